@@ -26,8 +26,7 @@ FLOORS = [
     {"sage.kernels", "sage.middleware.database", "sage.middleware.webhooks"},
     {
         *("sage.middleware.providers", "sage.middleware.retrieval", "sage.middleware.auth", "sage.middleware.queue"),
-        "sage.middleware.budgets",
-        "sage.middleware.ingest",
+        *("sage.middleware.budgets", "sage.middleware.ingest", "sage.middleware.usage"),
         "sage.api",
     },
     {"sage.middleware.engines", "sage.middleware.evaluation", "sage.service", "sage.middleware.client"},

@@ -112,7 +112,9 @@ class EdgeMiddleware:
         fields = scope[FIELDS]
         given = fields.get(b"x-request-id")
         request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else self._new_id()
-        facts: dict[str, Any] = scope.setdefault("state", {}).setdefault("log", {})
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        facts: dict[str, Any] = state.setdefault("log", {})
         status, takes_whole = 0, "sage.exchange" in scope
 
         def send_answer(message: Message) -> Awaitable[None]:  # no coroutine of its own: each chunk would make one

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from sage.middleware.app.access_log import AccessLog
 from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.error_handlers import add_error_handlers
+from sage.middleware.app.ledger import make_ledger
 from sage.middleware.app.openapi import describe
 from sage.middleware.app.pages import add_pages
 from sage.middleware.app.registry import make_registry
@@ -93,7 +94,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.gateway = gateway
-    app.state.readiness = Readiness(gateway.registry, queue)
+    app.state.readiness = Readiness(gateway.registry, queue, gateway.ledger)
     app.state.queue = queue
     app.state.own_worker = own_worker
     app.state.accounts = accounts
@@ -141,7 +142,8 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
     for name, is_listed in EMBEDDER_NAMES.items():
         registry.register_own(name, embedders, listed=is_listed)
     dispatch = Dispatch(transport, settings.llm.routing)
-    return Gateway(registry, dispatch, transport, Metrics(), settings, _search_models, generate, embedders)
+    ledger = make_ledger(settings, registry)
+    return Gateway(registry, dispatch, transport, Metrics(), settings, _search_models, generate, embedders, ledger)
 
 
 def _search_models(running_gateway: RunningGateway) -> Models:
@@ -174,6 +176,8 @@ def _lifespan(
         gateway.loop = asyncio.get_running_loop()
         gateway.registry.preload()
         gateway.services.begin()
+        if gateway.ledger is not None:
+            gateway.ledger.start()
         queue.begin()
         try:
             yield

@@ -17,6 +17,7 @@ from sage.middleware.routers import (
     models,
     search,
     services,
+    usage,
     vdb,
 )
 from sage.middleware.routers.http.asgi import ASGIApp
@@ -45,6 +46,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     tasks.router,
     worker.router,
     schedules.router,
+    usage.router,
 )
 
 

@@ -25,6 +25,7 @@ from sage.middleware.cli.models import generate, models_app
 from sage.middleware.cli.search import search
 from sage.middleware.cli.services import services_app
 from sage.middleware.cli.tasks.command import tasks_app
+from sage.middleware.cli.usage import usage
 from sage.middleware.cli.worker import worker_command
 from sage.middleware.settings.reading import find_config, load_settings
 
@@ -117,6 +118,7 @@ app.command("chat")(chat)
 app.command("generate")(generate)
 app.command("search")(search)
 app.command("ingest")(ingest)
+app.command("usage")(usage)
 app.command("worker")(worker_command)
 app.command("flower")(flower_command)
 app.command("token")(token_command)

@@ -50,6 +50,14 @@ class Client:
     def get(self, path: str, **query: str | int) -> dict[str, Any]:
         return self._json(self._open("GET", path, None, query))
 
+    def text(self, path: str, **query: str | int) -> str:
+        """An answer that is no JSON."""
+        with self._open("GET", path, None, query) as answer:
+            try:
+                return answer.read().decode("utf-8", "replace")
+            except (OSError, http.client.HTTPException) as exc:
+                raise CallFailed(f"the answer of {self._url} broke off: {exc}") from exc
+
     def post(self, path: str, body: Mapping[str, Any] | bytes | None = None) -> dict[str, Any]:
         """``body`` may be JSON already, as bytes."""
         return self._json(self._open("POST", path, body or {}))

@@ -19,6 +19,7 @@ from sage.middleware.providers.base import Endpoint, Provider, UpstreamModel
 from sage.middleware.providers.wire.errors import CREDENTIAL_REFUSED
 from sage.middleware.settings.providers import Timeouts
 from sage.middleware.settings.settings import Routing
+from sage.middleware.settings.usage import PriceSettings
 
 _PASSING = ("connect_failed", "connect_timeout", "upstream_broken")
 """Codes of failures without an answer that may be over in a moment."""
@@ -42,6 +43,7 @@ class Deployment:
         "model",
         "name",
         "opens",
+        "price",
         "priority",
         "provider",
         "quota",
@@ -64,6 +66,7 @@ class Deployment:
         priority: int = 0,
         max_concurrency: int | None = None,
         retries: int = 2,
+        price: PriceSettings | None = None,
     ) -> None:
         self.provider = provider
         self.target = target
@@ -82,6 +85,8 @@ class Deployment:
         self.priority = priority
         self.max_concurrency = max_concurrency
         self.retries = min(retries, provider.retries)
+        self.price = price
+        """What it costs; ``None`` means as its model does elsewhere."""
         self.in_flight = 0
         self.last_used: float | None = None
         self.hosted_state: str | None = None

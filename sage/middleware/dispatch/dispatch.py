@@ -205,6 +205,7 @@ class Dispatch:
         call.deadline = deadline = plan.started_at + deployment.timeouts.total + _CANCEL_LATER
         self.deadlines.expect(deadline)
         plan.sent = True
+        call.asked = deployment
         call.attempts += 1
         if call.attempts == 1:
             budget.request(plan.started_at)

@@ -74,6 +74,8 @@ class UpstreamStream(UpstreamAnswer):
         "_relay",
         "_response",
         "_write",
+        "passed_bytes",
+        "passed_events",
     )
 
     def __init__(self, lease: DeploymentLease, response: UpstreamResponse, call: ModelCall, owner: Owner) -> None:
@@ -89,6 +91,9 @@ class UpstreamStream(UpstreamAnswer):
         """Events that ``_write`` has not taken."""
         self._fault: Exception | None = None
         """What :meth:`_pass_on` has raised."""
+        self.passed_bytes = 0
+        """Of events that were passed on after the first ones."""
+        self.passed_events = 0
         self._is_drained = False
         """Whether the upstream's stream was read to its clean end."""
 
@@ -139,9 +144,12 @@ class UpstreamStream(UpstreamAnswer):
         relay = self._relay
         try:
             events = relay.feed(data)
-            if events and not self._write(events):
-                self._refused = events
-                return False
+            if events:
+                self.passed_bytes += len(events)
+                self.passed_events += events.count(b"\n\n")
+                if not self._write(events):
+                    self._refused = events
+                    return False
         except Exception as exc:  # it is raised where the stream is waited for
             self._fault = exc
             return False

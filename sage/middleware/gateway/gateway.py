@@ -24,10 +24,13 @@ from sage.middleware.gateway.metrics import CLIENT_LEFT, Metrics, ModelMetrics
 from sage.middleware.gateway.model_caller import RunningGateway
 from sage.middleware.gateway.services.plans import Messages, ServiceDependencies
 from sage.middleware.gateway.services.services import GatewayServices
+from sage.middleware.gateway.settlement import answered_for, estimate, forget
 from sage.middleware.providers.base import ModelCall, Sink, takes_nothing
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.settings import Settings
+from sage.middleware.usage.estimates import estimate_prompt
+from sage.middleware.usage.ledger import Ledger
 
 if TYPE_CHECKING:  # brings numpy, which a gateway without searches does not load
     from sage.middleware.retrieval.embedding.protocols import Models
@@ -50,10 +53,12 @@ class Gateway:
         search_models: Callable[[RunningGateway], Models],
         generate: Callable[[RunningGateway, str, Messages], str],
         embedders: EmbedderProvider | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         """``search_models`` makes the embedders and rerankers of collections; it is called when the first is needed.
         ``generate`` gives a model's answer to messages as text; it is called on threads. ``embedders`` answers for
-        the models of the registry that run in this process; it is closed with the gateway."""
+        the models of the registry that run in this process; it is closed with the gateway, as is ``ledger``, which
+        every call is settled in."""
         data_dir, running = settings.data_dir, self.running_gateway
         models = partial(search_models, running)
         self.registry = registry
@@ -79,6 +84,8 @@ class Gateway:
         self.low_priority.count_running = metrics.count_in_flight
         metrics.low_priority = self.low_priority
         self._embedders = embedders
+        self.ledger = metrics.ledger = ledger
+        self.settled = ledger.add if ledger is not None else forget
 
     def share_with_others(self, on_health: Callable[[Deployment], None], in_flight: Callable[[], int]) -> None:
         """Tells other processes of this gateway of failures of deployments, and counts their running calls as live
@@ -107,6 +114,8 @@ class Gateway:
         await closing
         if self._embedders is not None:
             await asyncio.to_thread(self._embedders.close)
+        if self.ledger is not None:
+            await asyncio.to_thread(self.ledger.stop)
 
     def call(self, principal: Principal, call: ModelCall) -> GatewayCall:
         """``async with gateway.call(principal, call) as answer`` admits, dispatches and counts the call exactly once.
@@ -160,10 +169,24 @@ class Gateway:
 class GatewayCall:
     """One call, from its admission until it is counted."""
 
-    __slots__ = ("_answer", "_call", "_gateway", "_metrics", "_principal", "_started", "_status", "body", "deployment")
+    __slots__ = (
+        "_answer",
+        "_call",
+        "_first_at",
+        "_gateway",
+        "_metrics",
+        "_models",
+        "_principal",
+        "_prompt_tokens",
+        "_started",
+        "_status",
+        "body",
+        "deployment",
+    )
 
     _answer: UpstreamAnswer
     _metrics: ModelMetrics
+    _models: list[PublicModel]
     body: bytes
     """The complete answer, or the first events of the stream."""
     deployment: str
@@ -174,21 +197,26 @@ class GatewayCall:
         self._principal = principal
         self._call = call
         call.caller = (principal.tenant, principal.user)
+        self._first_at: float | None = None
+        self._prompt_tokens = 0
         self._status = 200
 
     async def __aenter__(self) -> GatewayCall:
         self._started = time.perf_counter()
         call, gateway = self._call, self._gateway
-        models = await gateway.admit(self._principal, call)
+        self._models = models = await gateway.admit(self._principal, call)
+        if call.stream:
+            self._prompt_tokens = estimate_prompt(call.body)  # which is forgotten once the stream has begun
         self._metrics = gateway.metrics.begin(models[0].label)
         try:
             self._answer = answer = await gateway.open(call, models)
         except BaseException as exc:
-            self._settle(None, _status_of(exc))
+            self._settle(None, _status_of(exc), exc)
             raise
         self.body, self.deployment = answer.body, answer.deployment.name
         if call.stream:
-            self._metrics.time_to_first_token.observe(time.perf_counter() - self._started)
+            self._first_at = time.perf_counter()
+            self._metrics.time_to_first_token.observe(self._first_at - self._started)
         return self
 
     async def __aexit__(
@@ -237,10 +265,30 @@ class GatewayCall:
         number = _FIRST_ATTEMPT if attempts == 1 else (b"x-sage-attempts", b"%d" % attempts)
         return [self._answer.deployment.header, number]
 
-    def _settle(self, answer: UpstreamAnswer | None, status: int) -> None:
-        """Counts the call, once, at its end; without an ``answer`` it has failed, or was left."""
+    def _settle(self, answer: UpstreamAnswer | None, status: int, failure: BaseException | None = None) -> None:
+        """Counts the call, once, at its end; without an ``answer`` it has failed with ``failure``, or was left."""
+        call, models, now = self._call, self._models, time.perf_counter()
         usage = answer.usage if answer is not None else None
-        self._metrics.settle(status, time.perf_counter() - self._started, usage)
+        self._metrics.settle(status, now - self._started, usage)
+        asked = call.asked
+        self._gateway.settled(
+            (
+                now,
+                self._started,
+                self._first_at,
+                self._principal,
+                call.request_id,
+                models[0].name if len(models) == 1 else answered_for(models, asked),
+                call.operation,
+                call.stream,
+                asked,
+                call.attempts,
+                status,
+                usage,
+                estimate(call, answer, failure, self._prompt_tokens) if usage is None else None,
+                None,
+            )
+        )
 
 
 class LowPriorityCall(GatewayCall):

@@ -141,6 +141,28 @@ class LowPriorityCounts(Protocol):
     def waiting(self) -> int: ...
 
 
+class LedgerCounts(Protocol):
+    """What is counted of the usage ledger."""
+
+    written: int
+    dropped: int
+
+    @property
+    def waiting(self) -> int: ...
+
+
+def _ledger_metrics(counts: LedgerCounts) -> Iterator[Metric]:
+    written = CounterMetricFamily("sage_usage_written", "Calls that were written into the usage ledger.")
+    written.add_metric((), counts.written)
+    dropped = CounterMetricFamily(
+        "sage_usage_dropped", "Calls that are lost to the ledger, as its database was away and memory full."
+    )
+    dropped.add_metric((), counts.dropped)
+    waiting = GaugeMetricFamily("sage_usage_waiting", "Calls that wait to be written into the usage ledger.")
+    waiting.add_metric((), counts.waiting)
+    yield from (written, dropped, waiting)
+
+
 def _low_priority_metrics(counts: LowPriorityCounts) -> Iterator[Metric]:
     waiting = GaugeMetricFamily("sage_low_priority_waiting", "Calls of low priority that wait for live ones.")
     waiting.add_metric((), counts.waiting)
@@ -174,6 +196,7 @@ class Metrics(Collector):
         self.retrieval = RetrievalMetrics()
         self.services = ServiceMetrics()
         self.low_priority: LowPriorityCounts | None = None
+        self.ledger: LedgerCounts | None = None
         self.jobs: Sequence[Metric] = ()
         """The metrics of jobs, as they were when they were last asked for."""
 
@@ -221,6 +244,8 @@ class Metrics(Collector):
         )
         if self.low_priority is not None:
             yield from _low_priority_metrics(self.low_priority)
+        if self.ledger is not None:
+            yield from _ledger_metrics(self.ledger)
         yield from self.jobs
         yield from self._retrieval_metrics()
         yield from self.services.collect()

@@ -13,6 +13,7 @@ from sage.middleware.gateway.job_metrics import QueueStatus
 from sage.middleware.gateway.jobs.opening import Queue
 from sage.middleware.providers.base import Provider
 from sage.middleware.registry.registry import Registry
+from sage.middleware.usage.ledger import Ledger
 
 _CONNECT_WITHIN = 1.0  # seconds
 _FRESH_FOR = 2.0  # seconds
@@ -36,9 +37,10 @@ class ReadinessReport:
 class Readiness:
     """Checks each provider: a local one can serve if it has a model, a remote one if its port accepts a connection."""
 
-    def __init__(self, registry: Registry, queue: Queue) -> None:
+    def __init__(self, registry: Registry, queue: Queue, ledger: Ledger | None = None) -> None:
         self._registry = registry
         self._queue = queue
+        self._ledger = ledger
         self._last: tuple[float, ReadinessReport] | None = None
         self._checking = asyncio.Lock()
 
@@ -66,6 +68,8 @@ class Readiness:
             fault = exc.message
         if fault is not None:
             report.cannot_serve["queue"] = fault
+        if self._ledger is not None and (fault := self._ledger.fault) is not None:
+            report.cannot_serve["usage"] = fault
         return report
 
     async def _queue_fault(self, status: QueueStatus | None) -> str | None:

@@ -33,6 +33,8 @@ class GatewayThread:
         # A daemon, since what keeps the program alive is decided in `program_end`.
         self._thread = threading.Thread(target=self._run, name="sage-gateway", daemon=True)
         self._thread.start()
+        if gateway.ledger is not None:
+            gateway.ledger.start()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Starts ``work`` on the loop. Raises :class:`Unavailable` after :meth:`close`."""

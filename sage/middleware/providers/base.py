@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from sage.errors import SageError
+from sage.middleware.providers.token_details import token_details
 from sage.middleware.settings.providers import Timeouts
 from sage.middleware.settings.settings import DeploymentSettings
 
@@ -77,6 +78,10 @@ class ModelCall:
     """Live calls go before it (``x-sage-priority: low``)."""
     attempts: int = 0
     """Requests that were sent to upstreams for it so far."""
+    asked: Any = None
+    """The deployment that the last of them was sent to."""
+    request_id: bytes = b""
+    """The ``x-request-id`` of the request that it was made of; empty without one."""
     hints: Mapping[str, Any] | None = None
     """Fields beside those of ``body``, for vendors that have such a thing: how to load a model (``options``), not to
     think (``reasoning_effort: none``), not to cut texts (``truncate: false``). They ask nothing of the others."""
@@ -239,6 +244,15 @@ class Usage:
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    reported: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    """All that it said of them, which is read when the call is in the ledger."""
+
+    def details(self) -> tuple[int, int, Mapping[str, int] | None]:
+        """Cached tokens of the prompt, tokens of reasoning, and what else has a price, by genai-prices' names."""
+        if self.reported is None:
+            return 0, 0, None
+        cached, reasoning, units = token_details(self.reported)
+        return min(cached, self.prompt_tokens), min(reasoning, self.completion_tokens), units
 
 
 class Relay(Protocol):

@@ -125,6 +125,7 @@ class Registry:
             priority=wanted.priority,
             max_concurrency=settings.max_concurrency,
             retries=settings.retries,
+            price=wanted.price,
         )
 
     def _quota_of(self, provider: Provider) -> ProviderQuota:

@@ -21,6 +21,7 @@ from sage.middleware.settings.quantities import Duration, Origin, Size, Text, ex
 from sage.middleware.settings.queue import QueueSettings
 from sage.middleware.settings.retrieval import Retrieval
 from sage.middleware.settings.services import ServicesSettings
+from sage.middleware.settings.usage import PriceSettings, UsageSettings
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -87,6 +88,8 @@ class DeploymentSettings(SettingsSection):
     """A server that the gateway starts itself (vLLM)."""
     lora: Text | None = None
     """A LoRA adapter over ``model``: the name of a directory in the provider's ``lora_dir`` (vLLM)."""
+    price: PriceSettings | None = None
+    """What it costs here; ``None`` means as ``llm.prices`` says, else as its vendor publishes."""
 
 
 def _at_least_one(deployments: tuple[DeploymentSettings, ...]) -> tuple[DeploymentSettings, ...]:
@@ -150,6 +153,8 @@ class Llm(SettingsSection):
 
     providers: dict[str, ProviderSection] = Field(default_factory=dict)
     models: dict[str, Model] = Field(default_factory=dict)
+    prices: dict[str, PriceSettings] = Field(default_factory=dict)
+    """By patterns of ``provider/model`` (``east/gpt-4o*``) or of the model's name there; the first that fits holds."""
     keep_alive: Duration = 600.0
     memory_budget: Size | None = None
     """Bytes that managed models may take together; ``None`` means no bound."""
@@ -217,6 +222,7 @@ class Settings(SettingsSection):
     retrieval: Retrieval = Retrieval()
     services: ServicesSettings = ServicesSettings()
     queue: QueueSettings = QueueSettings()
+    usage: UsageSettings = UsageSettings()
 
     @model_validator(mode="after")
     def _keys_are_no_sources(self) -> Self:

@@ -14,6 +14,7 @@ from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.dispatch.upstream_answer import UpstreamAnswer
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.gateway.metrics import Metrics
+from sage.middleware.gateway.settlement import forget
 from sage.middleware.providers.base import ModelCall
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
@@ -126,6 +127,8 @@ class FrontGateway(Gateway):
         self.deadlines = dispatch.deadlines
         self._limits = settings.llm.limits
         self._embedders = None
+        self.ledger = None
+        self.settled = forget
 
     def call(self, principal: Principal, call: ModelCall) -> GatewayCall:
         if call.low_priority:

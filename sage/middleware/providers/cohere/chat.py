@@ -369,7 +369,7 @@ def read_usage(reported: Any) -> Usage | None:
     for kind in ("tokens", "billed_units"):
         units = reported.get(kind)
         if isinstance(units, dict) and ("input_tokens" in units or "output_tokens" in units):
-            return Usage(count(units.get("input_tokens")), count(units.get("output_tokens")))
+            return Usage(count(units.get("input_tokens")), count(units.get("output_tokens")), reported)
     return None
 
 

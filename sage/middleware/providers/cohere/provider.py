@@ -183,7 +183,8 @@ def _embeddings(call: ModelCall, answer: Mapping[str, Any]) -> tuple[dict[str, A
         return None
     meta = answer.get("meta")
     meta = meta if isinstance(meta, dict) else {}
-    usage = read_usage(meta) or Usage()
+    counted = read_usage(meta)
+    usage = counted or Usage()
     translated: dict[str, Any] = {
         "object": "list",
         "data": [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)],
@@ -194,7 +195,7 @@ def _embeddings(call: ModelCall, answer: Mapping[str, Any]) -> tuple[dict[str, A
     normalise_embeddings(call, translated["data"], None, None)
     if set(lists) != {first}:
         translated["embeddings"] = lists
-    return translated, usage
+    return translated, counted
 
 
 def _of_length(call: ModelCall, kind: str, vectors: list[Any], dimensions: Any) -> list[Any]:
@@ -213,7 +214,15 @@ def _ranking(call: ModelCall, answer: dict[str, Any]) -> tuple[dict[str, Any], U
     answer["model"] = call.model
     if usage is not None:
         answer["usage"] = usage_object(usage)
+    elif meta := _searches(answer.get("meta")):
+        usage = Usage(reported=meta)
     return answer, usage
+
+
+def _searches(meta: Any) -> dict[str, Any] | None:
+    """``meta`` if it says how many searches are billed, which is all that a reranker counts."""
+    billed = meta.get("billed_units") if isinstance(meta, dict) else None
+    return meta if isinstance(billed, dict) and "search_units" in billed else None
 
 
 def _tokenized(call: ModelCall, answer: Mapping[str, Any]) -> tuple[dict[str, Any], None] | None:

@@ -383,16 +383,20 @@ class EventRelay:
         raise cut_off()
 
 
+_ANTHROPIC_PROMPT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+"""What it counts apart, and others as one."""
+
+
 def read_usage(usage: Any) -> Usage | None:
     """The tokens in a ``usage`` object; ``None`` if it is not an object. A count that is not a number is 0."""
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if type(prompt) is int and type(completion) is int and 0 <= prompt <= _MAX_COUNT and 0 <= completion <= _MAX_COUNT:
-        return Usage(prompt, completion)
+        return Usage(prompt, completion, usage)
     if prompt is None and completion is None:  # Anthropic's names, which some servers of this wire send, too
-        prompt, completion = usage.get("input_tokens"), usage.get("output_tokens")
-    return Usage(count(prompt), count(completion))
+        prompt, completion = sum(count(usage.get(name)) for name in _ANTHROPIC_PROMPT), usage.get("output_tokens")
+    return Usage(count(prompt), count(completion), usage)
 
 
 def count(value: Any) -> int:

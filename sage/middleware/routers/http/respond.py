@@ -37,6 +37,7 @@ async def respond(
     Without them the answer is sent as it is, in OpenAI's wire format.
     """
     state = scope["state"]
+    call.request_id = state["request_id"]
     if LOW_PRIORITY in state:
         call.low_priority = True
     client = scope.get("sage.exchange") or AsgiClient(receive)

@@ -1,0 +1,26 @@
+"""The usage ledger of a gateway, and what reads it, made of its settings."""
+
+from __future__ import annotations
+
+from sage.middleware.dispatch.deployment import Deployment
+from sage.middleware.registry.registry import Registry
+from sage.middleware.settings.settings import Settings
+from sage.middleware.usage.database import UsageDatabase
+from sage.middleware.usage.ledger import Ledger
+from sage.middleware.usage.price_list import PriceList
+from sage.middleware.usage.reader import UsageReader
+from sage.middleware.usage.store import UsageStore
+
+
+def make_ledger(settings: Settings, registry: Registry) -> Ledger:
+    """The ledger of the calls of a gateway. It opens its database with the first call, and runs once it is started."""
+    database = UsageDatabase(settings.data_dir, settings.database)
+
+    def deployments() -> list[Deployment]:
+        return [deployment for model in registry.models() for deployment in model.deployments]
+
+    prices = PriceList(settings.llm.prices, deployments)
+    ledger = Ledger(lambda: UsageStore(database.open()), prices, settings.usage)
+    ledger.reader = UsageReader(database.open)
+    ledger.on_stopped = database.close
+    return ledger

@@ -1,0 +1,49 @@
+"""What a call has used where its upstream has not said it, and which model answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from sage.errors import DeadlineExceeded
+from sage.middleware.dispatch.deployment import Deployment, PublicModel
+from sage.middleware.dispatch.upstream_answer import UpstreamAnswer, UpstreamStream
+from sage.middleware.providers.base import ModelCall, Operation
+from sage.middleware.usage.estimates import answer_tokens, estimate_answer, estimate_prompt
+from sage.middleware.usage.ledger import Waiting
+
+_WITHOUT_USAGE = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
+
+
+def forget(call: Waiting) -> None:
+    """For a gateway without a ledger."""
+
+
+def answered_for(models: Sequence[PublicModel], asked: Deployment | None) -> str:
+    """The name of the model that ``asked`` belongs to; the requested one's if none was asked."""
+    return next((model.name for model in models if asked in model.deployments), models[0].name)
+
+
+def estimate(
+    call: ModelCall, answer: UpstreamAnswer | None, failure: BaseException | None, prompt_tokens: int
+) -> tuple[int, int] | None:
+    """The tokens of prompt and answer as we count them. ``None`` means that no upstream has worked on the call, as far
+    as we know: none was asked, or it has refused or failed.
+
+    ``failure`` is why there is no answer. ``prompt_tokens`` are those of a stream; its body is forgotten.
+    """
+    if not call.attempts or call.operation in _WITHOUT_USAGE:
+        return None
+    if answer is None:
+        return (prompt_tokens or estimate_prompt(call.body), 0) if _was_cut(failure) else None
+    if isinstance(answer, UpstreamStream):
+        passed, events = answer.passed_bytes + len(answer.body), answer.passed_events + answer.body.count(b"\n\n")
+        return prompt_tokens, estimate_answer(passed, events, answer.body)
+    return estimate_prompt(call.body), answer_tokens(answer.body)
+
+
+def _was_cut(failure: BaseException | None) -> bool:
+    """Whether a call ended while an upstream may have worked on it."""
+    if isinstance(failure, DeadlineExceeded):
+        return failure.code != "connect_timeout"
+    return isinstance(failure, asyncio.CancelledError)

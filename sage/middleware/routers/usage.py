@@ -1,0 +1,257 @@
+"""``/usage``: what calls have used and cost, summed and one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from sage.errors import InvalidRequest, NotFound, PermissionDenied
+from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.routers.http.deps import Caller, TheGateway
+from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.routers.items import reply
+from sage.middleware.usage.csv_table import csv_table
+from sage.middleware.usage.ledger import Ledger
+from sage.middleware.usage.models import SUMS
+from sage.middleware.usage.periods import UsagePeriod, read_period
+from sage.middleware.usage.reader import UsageFilter, UsageReader
+
+router = guarded_router("Usage")
+
+_STATUS = re.compile(r"([1-5])xx|([1-5]\d\d)|failed")
+_CURSOR = re.compile(r"[0-9]{1,19}")
+_CSV = "text/csv; charset=utf-8"
+_CSV_ANSWER: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
+_Group = Literal["key", "user", "tenant", "model", "provider", "day", "tag"]
+
+
+class UsageSum(BaseModel):
+    """The sums of the calls that have one `key`, `user`, `tenant`, `model`, `provider`, `day` or `tag`. `cost` is in US
+    dollars, of the calls whose price is known, and null if it is known of none; `priced` tells whether it is that of
+    all. `failed` calls have a status from 400, `estimated` ones were counted by the gateway."""
+
+    key: str | None = None
+    user: str | None = None
+    tenant: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    day: str | None = None
+    tag: str | None = None
+    requests: int
+    failed: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    estimated: int
+    cost: float | None
+    unpriced: int
+    ms: int
+    priced: bool
+
+
+class UsageSums(BaseModel):
+    """`from` and `to` are what the question came to: whole quarters of an hour, in Unix seconds."""
+
+    by: str
+    begin: float = Field(alias="from")
+    end: float = Field(alias="to")
+    rows: list[UsageSum]
+
+
+class UsageCall(BaseModel):
+    """One call. `id` is its `x-request-id`, `time` when it ended (Unix seconds). `cost` is in US dollars, null if
+    nobody knows the price. `provider` is empty if no upstream was asked."""
+
+    id: str
+    time: float
+    tenant: str
+    user: str
+    key: str
+    tags: list[str]
+    model: str
+    provider: str
+    deployment: str
+    upstream_model: str
+    operation: str
+    stream: bool
+    attempts: int
+    status: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    estimated: bool
+    cost: float | None
+    ms: float
+    first_token_ms: float | None
+    priced: bool
+
+
+class UsageCalls(BaseModel):
+    """Calls, the newest first; `cursor` gives the next page, and is null at the last."""
+
+    requests: list[UsageCall]
+    cursor: str | None
+
+
+class UsageErased(BaseModel):
+    """How many calls were deleted."""
+
+    requests: int
+
+
+def _period(
+    begin: Annotated[str | None, Query(alias="from", description="A date, a time (ISO 8601), or Unix seconds.")] = None,
+    end: Annotated[
+        str | None, Query(alias="to", description="As `from`; a date belongs to the period. Without it: now.")
+    ] = None,
+    tz: Annotated[
+        str | None, Query(description="Whose days and dates: a name (Asia/Kolkata) or an offset (+05:30); UTC.")
+    ] = None,
+) -> UsagePeriod:
+    return read_period(begin, end, tz)
+
+
+def _filter(
+    caller: Caller,
+    user: Annotated[str | None, Query(description="For owners and admins; others have their own usage.")] = None,
+    tenant: Annotated[str | None, Query(description="For admins.")] = None,
+    key: str | None = None,
+    model: str | None = None,
+    provider: str | None = None,
+    tag: str | None = None,
+) -> UsageFilter:
+    tenant, user = _reach(caller, tenant, user)
+    return UsageFilter(tenant, user, key, model, provider, tag)
+
+
+def _reach(caller: Principal, tenant: str | None, user: str | None) -> tuple[str | None, str | None]:
+    """Whose usage the caller sees: its own, as an owner its tenant's, as an admin everybody's."""
+    if Scope.ADMIN in caller.scopes:
+        return tenant, user
+    if tenant not in (None, caller.tenant):
+        raise PermissionDenied("only admins see the usage of other tenants", param="tenant", code="missing_scope")
+    if Scope.TENANT_ADMIN in caller.scopes:
+        return caller.tenant, user
+    if user not in (None, caller.user):
+        raise PermissionDenied(
+            "only admins, and owners of a tenant, see the usage of other users", param="user", code="missing_scope"
+        )
+    return caller.tenant, caller.user
+
+
+async def _ledger(gateway: TheGateway) -> Ledger:
+    if gateway.ledger is None or gateway.ledger.reader is None:
+        raise NotFound("this gateway keeps no usage")
+    return gateway.ledger
+
+
+Wanted = Annotated[UsageFilter, Depends(_filter)]
+Within = Annotated[UsagePeriod, Depends(_period)]
+TheLedger = Annotated[Ledger, Depends(_ledger)]
+Format = Annotated[Literal["json", "csv"] | None, Query(description="Without it, as `Accept` asks.")]
+
+
+@router.get("/usage", name="usage", response_model=UsageSums, responses=_CSV_ANSWER)
+@requires(Scope.USAGE)
+async def usage(
+    request: Request,
+    ledger: TheLedger,
+    period: Within,
+    wanted: Wanted,
+    by: Annotated[_Group, Query(description="What calls are summed by.")] = "day",
+    format: Format = None,
+) -> Response:
+    """The sums of calls: of one's own, for owners of their tenant's, for admins of all. They hold all calls that have
+    ended. Calls with several tags count under each of them."""
+    await ledger.stored()
+    rows = await asyncio.to_thread(_reader(ledger).sums, by, period, wanted)
+    if _wants_csv(request, format):
+        return _csv([by, *SUMS, "priced"], rows, f"usage-by-{by}")
+    first, after = period.quarters
+    return reply({"by": by, "from": first * 900, "to": after * 900, "rows": rows})
+
+
+@router.get("/usage/requests", name="usage_requests", response_model=UsageCalls, responses=_CSV_ANSWER)
+@requires(Scope.USAGE)
+async def usage_requests(
+    request: Request,
+    ledger: TheLedger,
+    period: Within,
+    wanted: Wanted,
+    status: Annotated[str | None, Query(description="A status (429), a class (5xx), or `failed`.")] = None,
+    cursor: Annotated[str | None, Query(description="The `cursor` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    format: Format = None,
+) -> Response:
+    """Single calls, the newest first: one's own, for owners their tenant's, for admins all."""
+    wanted = UsageFilter(
+        *(wanted.tenant, wanted.user, wanted.key, wanted.model, wanted.provider, wanted.tag), _statuses(status)
+    )
+    await ledger.stored()
+    rows, following = await asyncio.to_thread(_reader(ledger).page, period, wanted, _before(cursor), limit)
+    if _wants_csv(request, format):
+        for row in rows:
+            row["time"] = datetime.fromtimestamp(row["time"], UTC).isoformat(timespec="milliseconds")
+        answer = _csv(list(UsageCall.model_fields), rows, "usage-requests")
+        if following is not None:
+            answer.headers["x-sage-cursor"] = following
+        return answer
+    return reply({"requests": rows, "cursor": following})
+
+
+@router.delete("/usage", name="usage_erase")
+@requires(Scope.TENANT_ADMIN)
+async def usage_erase(
+    ledger: TheLedger,
+    caller: Caller,
+    user: Annotated[str, Query(min_length=1, description="Whose calls are forgotten.")],
+    tenant: Annotated[str | None, Query(description="Only those in this tenant; owners erase in their own.")] = None,
+) -> UsageErased:
+    """Forgets a user: deletes the user's calls, and takes the name and the keys out of the sums, which stay."""
+    tenant, user_name = _reach(caller, tenant, user)
+    assert user_name is not None
+    await ledger.stored()
+    return UsageErased(requests=await asyncio.to_thread(_reader(ledger).erase, user_name, tenant))
+
+
+def _reader(ledger: Ledger) -> UsageReader:
+    assert ledger.reader is not None
+    return ledger.reader
+
+
+def _statuses(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = _STATUS.fullmatch(text)
+    if match is None:
+        raise InvalidRequest("'status' must be a number such as 429, a class such as 5xx, or 'failed'", param="status")
+    if match[1]:
+        return int(match[1]) * 100, int(match[1]) * 100 + 99
+    return (int(match[2]), int(match[2])) if match[2] else (400, 599)
+
+
+def _before(cursor: str | None) -> int | None:
+    if cursor is None:
+        return None
+    if _CURSOR.fullmatch(cursor) is None:
+        raise InvalidRequest("'cursor' is not one that this route has given", param="cursor")
+    return min(int(cursor), 2**63 - 1)
+
+
+def _wants_csv(request: Request, wanted: str | None) -> bool:
+    if wanted is not None:
+        return wanted == "csv"
+    accepted = request.headers.get("accept", "")
+    return "text/csv" in accepted and "application/json" not in accepted
+
+
+def _csv(columns: list[str], rows: list[dict[str, Any]], name: str) -> Response:
+    disposition = {"content-disposition": f'attachment; filename="{name}.csv"'}
+    return Response(csv_table(columns, rows), media_type=_CSV, headers=disposition)

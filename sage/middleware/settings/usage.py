@@ -1,0 +1,47 @@
+"""The settings of the usage ledger, and prices as a configuration states them."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import Field
+
+from sage.middleware.settings.providers import SettingsSection
+from sage.middleware.settings.quantities import Duration
+
+Usd = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=18, decimal_places=9)]
+
+
+class PriceSettings(SettingsSection):
+    """What a model costs, in US dollars. What is left out costs nothing of its own: cached tokens then cost what
+    ``input`` says, and tokens of reasoning what ``output`` says."""
+
+    input: Usd | None = None
+    """A million tokens of prompts."""
+    cached: Usd | None = None
+    """A million tokens of prompts that the upstream had in its cache."""
+    output: Usd | None = None
+    """A million tokens of answers."""
+    reasoning: Usd | None = None
+    """A million tokens of reasoning."""
+    per_request: Usd | None = None
+    per_second: Usd | None = None
+    """A second of a call, from its beginning to its end."""
+
+
+class UsageRetention(SettingsSection):
+    """How long the ledger keeps what it knows, in seconds."""
+
+    requests: Duration = 30 * 86400.0
+    """Single calls."""
+    rollups: Duration = 2 * 365 * 86400.0
+    """Sums of a quarter of an hour."""
+
+
+class UsageSettings(SettingsSection):
+    """The ledger of what calls have used."""
+
+    retention: UsageRetention = UsageRetention()
+    max_waiting: int = Field(200_000, ge=1)
+    """Calls that wait in memory while the database cannot be written; the oldest are dropped beyond it."""

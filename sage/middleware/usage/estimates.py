@@ -1,0 +1,101 @@
+"""About how many tokens a request and its answer have, where no upstream has counted them.
+
+Text counts as a token for each four bytes of UTF-8, which is close for English, and for Chinese within a third of what
+current tokenizers make of it. Nothing here asks a tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+_BYTES = 4
+_EACH_MESSAGE = 4
+"""Tokens for the role of a message and what separates it from the next."""
+_EACH_MEDIUM = 500
+"""Tokens for an image, a sound or a file: vendors take from 85 to some thousands."""
+_TEXTS = frozenset(
+    {"prompt", "query", "text_1", "text_2", "input", "messages", "documents", "tools", "functions", "texts", "inputs"}
+)
+_MEDIA = frozenset({"image_url", "input_audio", "file", "video_url", "image", "audio_url", "source"})
+
+
+def estimate_prompt(body: Mapping[str, Any]) -> int:
+    """About how many tokens the request in ``body`` has, in OpenAI's shape; at least 1."""
+    size = tokens = 0
+    for field, value in body.items():
+        if field == "messages" and isinstance(value, list):
+            tokens += _EACH_MESSAGE * len(value)
+        if field in _TEXTS:
+            more, others = _measure(value)
+            size += more
+            tokens += others
+    return max(1, tokens + -(-size // _BYTES))
+
+
+def upper_bound_prompt(body: Mapping[str, Any]) -> int:
+    """A number of tokens that the request surely does not exceed: a byte of text is a token at most. Media are as in
+    :func:`estimate_prompt`, which no rule bounds."""
+    size = tokens = 0
+    for value in body.values():
+        more, others = _measure(value)
+        size += more
+        tokens += others
+    return size + tokens + 16
+
+
+def estimate_answer(sent_bytes: int, sent_events: int, sample: bytes) -> int:
+    """About how many tokens of a stream were sent: one an event, and more where events carry long texts.
+
+    ``sample`` holds some of the events; what of them is no text is taken for what every event has.
+    """
+    if not sent_events:
+        return 0
+    events = sample.count(b"\n\n") or 1
+    overhead = max(0, len(sample) // events - _BYTES)
+    text = max(0, sent_bytes - overhead * sent_events)
+    return max(sent_events, text // _BYTES)
+
+
+def answer_tokens(body: bytes) -> int:
+    """About how many tokens a whole answer of OpenAI's shape has; 0 for one that generates nothing."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return 0
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    size, _ = _measure([choice.get("message") or choice.get("text") for choice in choices or () if choice])
+    return -(-size // _BYTES)
+
+
+def text_tokens(text: str) -> int:
+    """About how many tokens ``text`` has."""
+    return -(-_size(text) // _BYTES)
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _measure(value: Any) -> tuple[int, int]:
+    """The bytes of text in ``value``, and the tokens of what is no text."""
+    size = tokens = 0
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            size += _size(value)
+        elif isinstance(value, dict):
+            for field, inner in value.items():
+                if field in _MEDIA:
+                    tokens += _EACH_MEDIUM
+                elif field != "role" and field != "type":
+                    waiting.append(inner)
+        elif isinstance(value, list):
+            if value and type(value[0]) is int:  # the numbers of tokens
+                tokens += len(value)
+            else:
+                waiting.extend(value)
+    return size, tokens

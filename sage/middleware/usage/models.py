@@ -1,0 +1,115 @@
+"""The tables of the ledger: calls, their tags, and their sums by quarters of an hour.
+
+A call's ``id`` is its time: milliseconds since 1970, shifted by 20 bits, and a number below. So ids are in the order of
+time, and a range of time is a range of ids. A quarter is numbered from 1970. Every time zone of today is a multiple of
+a quarter of an hour from UTC, so the days of all of them are made of whole quarters.
+
+Costs are in nano-dollars. Names without a value are empty texts, since they are parts of primary keys.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Boolean, Column, Float, Index, MetaData, Table, Text, text
+
+from sage.middleware.database.types import Whole
+
+metadata = MetaData()
+
+QUARTER = 900
+"""Seconds."""
+requests = Table(
+    "usage_requests",
+    metadata,
+    Column("id", Whole, primary_key=True, autoincrement=False),
+    Column("request_id", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("user", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("tags", Text, nullable=False),  # a JSON list
+    Column("model", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("deployment", Text, nullable=False),
+    Column("upstream_model", Text, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("stream", Boolean, nullable=False),
+    Column("attempts", Whole, nullable=False),
+    Column("status", Whole, nullable=False),
+    Column("prompt_tokens", Whole, nullable=False),
+    Column("cached_tokens", Whole, nullable=False),
+    Column("completion_tokens", Whole, nullable=False),
+    Column("reasoning_tokens", Whole, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("cost", Whole),
+    Column("ms", Float, nullable=False),
+    Column("first_token_ms", Float),
+    Index("ix_usage_requests_tenant", "tenant", "id"),
+    Index("ix_usage_requests_user", "user", "id"),
+    Index("ix_usage_requests_key", "key", "id"),
+    Index("ix_usage_requests_model", "model", "id"),
+    Index(
+        "ix_usage_requests_failed",
+        "status",
+        "id",
+        sqlite_where=text("status >= 400"),
+        postgresql_where=text("status >= 400"),
+    ),
+)
+
+request_tags = Table(
+    "usage_request_tags",
+    metadata,
+    Column("tag", Text, primary_key=True),
+    Column("id", Whole, primary_key=True, autoincrement=False),
+    Index("ix_usage_request_tags_id", "id"),
+)
+
+SUMS = (
+    "requests",
+    "failed",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "reasoning_tokens",
+    "estimated",
+    "cost",
+    "unpriced",
+    "ms",
+)
+"""What is added up. ``failed``, ``estimated`` and ``unpriced`` count calls; ``cost`` is that of the priced ones."""
+
+
+def _sums() -> list[Column[int]]:
+    return [Column(name, Whole, nullable=False) for name in SUMS]
+
+
+quarters = Table(
+    "usage_quarters",
+    metadata,
+    Column("quarter", Whole, primary_key=True, autoincrement=False),
+    Column("tenant", Text, primary_key=True),
+    Column("user", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("provider", Text, primary_key=True),
+    *_sums(),
+)
+
+tag_quarters = Table(
+    "usage_tag_quarters",
+    metadata,
+    Column("quarter", Whole, primary_key=True, autoincrement=False),
+    Column("tenant", Text, primary_key=True),
+    Column("user", Text, primary_key=True),
+    Column("tag", Text, primary_key=True),
+    *_sums(),
+)
+"""Calls with several tags count under each of them."""
+
+writers = Table(
+    "usage_writers",
+    metadata,
+    Column("writer", Text, primary_key=True),
+    Column("batch", Whole, nullable=False),
+    Column("at", Whole, nullable=False),
+)
+"""The last batch that each process has written, so that none counts twice whose commit was not heard of."""

@@ -1,0 +1,168 @@
+"""What calls cost, in whole nano-dollars.
+
+Every part of a price has a *unit*, such as ``input_tokens`` or ``cache_read_tokens``. A unit may lie within another:
+cached tokens are input tokens, and are paid once, at their own rate. So of each unit only what no more special priced
+unit has taken is charged, as genai-prices does it. A rate may have tiers; the size of the whole prompt decides which
+one holds, for all tokens of the call.
+
+The parts of a cost are added up exactly, and the sum is rounded once, to the nearest nano-dollar, halves up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from sage.middleware.settings.usage import PriceSettings
+from sage.middleware.usage.records import NANO
+
+_SCALE = 9 * 10**9
+"""The least common multiple of all numbers of units that rates are stated for (1, 60, 1,000, 3,600, 10**6, 10**9)."""
+_MILLION = 10**6
+_DAY = 86400
+
+
+class Tier(NamedTuple):
+    """A rate that holds for prompts of more than ``above`` tokens."""
+
+    above: int
+    rate: int
+
+
+class Part(NamedTuple):
+    """The price of one unit. Rates are in nano-dollars for :data:`_SCALE` units."""
+
+    unit: str
+    rate: int
+    tiers: tuple[Tier, ...] = ()
+    within: tuple[int, ...] = ()
+    """The earlier parts whose units lie within this one."""
+
+    def rate_for(self, prompt_tokens: int) -> int:
+        """The rate that holds for a prompt of that size."""
+        rate = self.rate
+        for tier in self.tiers:
+            if prompt_tokens > tier.above:
+                rate = tier.rate
+        return rate
+
+
+def rate(usd: Decimal, units: int) -> int:
+    """``usd`` for so many ``units`` as a :class:`Part` states it; a fraction beyond it is rounded up."""
+    numerator, denominator = usd.as_integer_ratio()
+    return -(-numerator * NANO * _SCALE // (denominator * units))
+
+
+class PriceCondition(NamedTuple):
+    """When a price holds: from a day on (Unix seconds), or at a time of each day (seconds since midnight, UTC)."""
+
+    since: float | None = None
+    begin: float | None = None
+    end: float | None = None
+
+    def holds(self, time: float) -> bool:
+        if self.since is not None and time < self.since:
+            return False
+        if self.begin is None or self.end is None:
+            return True
+        second = time % _DAY
+        if self.end < self.begin:
+            return second >= self.begin or second < self.end
+        return self.begin <= second < self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """The price of a model. Of several sets of parts the last holds whose condition does, else the first."""
+
+    parts: tuple[tuple[PriceCondition | None, tuple[Part, ...]], ...]
+
+    @classmethod
+    def of(cls, *parts: Part) -> Price:
+        """A price that always holds."""
+        return cls(((None, parts),))
+
+    def parts_at(self, time: float) -> tuple[Part, ...]:
+        """The parts that hold at ``time``, in Unix seconds."""
+        sets = self.parts
+        if len(sets) > 1:
+            for condition, parts in reversed(sets):
+                if condition is None or condition.holds(time):
+                    return parts
+        return sets[0][1]
+
+    def cost(self, counts: Mapping[str, int], time: float) -> int:
+        """What a call that used ``counts`` of each unit costs, in nano-dollars."""
+        parts = self.parts_at(time)
+        prompt_tokens = counts.get("input_tokens", 0)
+        charged: list[int] = []
+        total = 0
+        for part in parts:
+            count = counts.get(part.unit, 0)
+            for index in part.within:
+                count -= charged[index]
+            if count < 0:  # an upstream's nonsense: more cached tokens than the prompt has
+                count = 0
+            charged.append(count)
+            if count:
+                total += count * (part.rate_for(prompt_tokens) if part.tiers else part.rate)
+        return (2 * total + _SCALE) // (2 * _SCALE)
+
+    def most(self, prompt_tokens: int, output_tokens: int, seconds: float, time: float) -> int:
+        """What a call of that size may cost at most, whatever of it is cached, audio or reasoning."""
+        dearest = {"input": 0, "output": 0, "other": 0}
+        for part in self.parts_at(time):
+            rates = (part.rate, *(tier.rate for tier in part.tiers if prompt_tokens > tier.above))
+            if part.unit == "requests":
+                dearest["other"] += max(rates)
+            elif part.unit == "milliseconds":
+                dearest["other"] += max(rates) * int(seconds * 1000 + 1)
+            elif part.unit.endswith("tokens"):
+                kind = "output" if part.unit.startswith("output") else "input"
+                dearest[kind] = max(dearest[kind], *rates)
+        total = dearest["input"] * prompt_tokens + dearest["output"] * output_tokens + dearest["other"]
+        return -(-total // _SCALE)
+
+
+FREE = Price.of()
+"""That of a model which runs on machines of ours."""
+
+
+def configured_price(settings: PriceSettings) -> Price:
+    """The price that a configuration states."""
+    parts: list[Part] = []
+
+    def add(unit: str, usd: Decimal | None, units: int, *within: str) -> None:
+        if usd is not None:
+            inner = tuple(index for index, part in enumerate(parts) if part.unit in within)
+            parts.append(Part(unit, rate(usd, units), within=inner))
+
+    add("cache_read_tokens", settings.cached, _MILLION)
+    add("output_reasoning_tokens", settings.reasoning, _MILLION)
+    add("input_tokens", settings.input, _MILLION, "cache_read_tokens")
+    add("output_tokens", settings.output, _MILLION, "output_reasoning_tokens")
+    add("requests", settings.per_request, 1)
+    add("milliseconds", settings.per_second, 1000)
+    return Price.of(*parts)
+
+
+def published_price(described: Sequence[Mapping[str, Any]]) -> Price:
+    """The price that :mod:`sage.middleware.usage.vendor_prices` describes."""
+    return Price(tuple((_condition(each), tuple(map(_part, each["parts"]))) for each in described))
+
+
+def _condition(described: Mapping[str, Any]) -> PriceCondition | None:
+    since, begin, end = described.get("since"), described.get("begin"), described.get("end")
+    if since is None and begin is None:
+        return None
+    day = None if since is None else datetime.fromisoformat(since).replace(tzinfo=UTC).timestamp()
+    return PriceCondition(day, begin, end)
+
+
+def _part(described: Mapping[str, Any]) -> Part:
+    units = described["per"]
+    tiers = tuple(Tier(above, rate(Decimal(usd), units)) for above, usd in described.get("tiers", ()))
+    return Part(described["unit"], rate(Decimal(described["usd"]), units), tiers, tuple(described["within"]))

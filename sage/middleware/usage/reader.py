@@ -1,0 +1,134 @@
+"""What the ledger says: sums by whatever a question names, and single calls, the newest first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import ColumnElement, Table, and_, func, select
+
+from sage.errors import InvalidRequest
+from sage.middleware.database.database import Database
+from sage.middleware.usage.entries import first_id, time_of
+from sage.middleware.usage.erasure import erase_user
+from sage.middleware.usage.models import SUMS, quarters, request_tags, requests, tag_quarters
+from sage.middleware.usage.periods import UsagePeriod
+from sage.middleware.usage.records import NANO
+
+GROUPS = ("key", "user", "tenant", "model", "provider", "day", "tag")
+MOST_ROWS = 10_000
+"""Groups in one answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageFilter:
+    """Which calls count; ``None`` means any."""
+
+    tenant: str | None = None
+    user: str | None = None
+    key: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    tag: str | None = None
+    statuses: tuple[int, int] | None = None
+    """The least and the greatest status."""
+
+    def conditions(self, table: Table) -> list[ColumnElement[bool]]:
+        """As conditions on ``table``; raises :class:`InvalidRequest` for what it has not."""
+        found = []
+        for name in ("tenant", "user", "key", "model", "provider"):
+            value = getattr(self, name)
+            if value is not None:
+                if name not in table.c:
+                    raise InvalidRequest(f"calls by tag are not summed by '{name}'; leave it out", param=name)
+                found.append(table.c[name] == value)
+        if self.tag is not None and table is tag_quarters:
+            found.append(table.c.tag == self.tag)
+        return found
+
+
+class UsageReader:
+    """Blocks; for threads. Raises :class:`sage.errors.Unavailable` when the database cannot be read."""
+
+    def __init__(self, open_database: Callable[[], Database]) -> None:
+        self._open = open_database
+
+    def sums(self, by: str, period: UsagePeriod, wanted: UsageFilter) -> list[dict[str, Any]]:
+        """One row for each value of ``by``: the dearest first, days in their order."""
+        table = tag_quarters if by == "tag" or wanted.tag is not None else quarters
+        column = table.c.get("quarter" if by == "day" else by)
+        if column is None:
+            raise InvalidRequest(f"calls by tag are not summed by '{by}'", param="by")
+        begin, end = period.quarters
+        added = [func.sum(table.c[name]).label(name) for name in SUMS]
+        conditions = [table.c.quarter >= begin, table.c.quarter < end, *wanted.conditions(table)]
+        statement = select(column, *added).where(and_(*conditions)).group_by(column)
+        with self._open().reading() as connection:
+            rows: list[tuple[Any, ...]] = [tuple(row) for row in connection.execute(statement)]
+        if by == "day":
+            return _by_day(rows, period)
+        sums = [(str(row[0]), list(map(int, row[1:]))) for row in rows]
+        sums.sort(key=lambda each: (-each[1][SUMS.index("cost")], -each[1][0], each[0]))
+        return [_sum_row(by, name, values) for name, values in sums[:MOST_ROWS]]
+
+    def erase(self, user: str, tenant: str | None = None) -> int:
+        """As :func:`sage.middleware.usage.erasure.erase_user`."""
+        return erase_user(self._open(), user, tenant)
+
+    def page(
+        self, period: UsagePeriod, wanted: UsageFilter, before: int | None, limit: int
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """Up to ``limit`` calls, the newest first, from those before the cursor ``before``; and the next cursor."""
+        ids = requests.c.id
+        conditions = [ids >= first_id(period.begin), ids < first_id(period.end), *wanted.conditions(requests)]
+        if before is not None:
+            conditions.append(ids < before)
+        if wanted.statuses is not None:
+            conditions.append(requests.c.status.between(*wanted.statuses))
+        source: Any = requests
+        if wanted.tag is not None:
+            source = requests.join(request_tags, request_tags.c.id == ids)
+            conditions += [request_tags.c.tag == wanted.tag, request_tags.c.id >= first_id(period.begin)]
+        statement = select(requests).select_from(source).where(and_(*conditions)).order_by(ids.desc())
+        with self._open().reading() as connection:
+            rows = connection.execute(statement.limit(limit + 1)).mappings().all()
+        shown = [_request_row(row) for row in rows[:limit]]
+        return shown, str(rows[limit - 1]["id"]) if len(rows) > limit else None
+
+
+def usd(nano: int | None) -> float | None:
+    """Nano-dollars as US dollars."""
+    return None if nano is None else round(nano / NANO, 9)
+
+
+def _by_day(rows: Sequence[Sequence[Any]], period: UsagePeriod) -> list[dict[str, Any]]:
+    days: dict[str, list[int]] = {}
+    for row in rows:
+        day = days.setdefault(period.day_of(row[0]), [0] * len(SUMS))
+        for index, value in enumerate(row[1:]):
+            day[index] += int(value)
+    return [_sum_row("day", day, values) for day, values in sorted(days.items())]
+
+
+def _sum_row(by: str, name: Any, values: Sequence[int]) -> dict[str, Any]:
+    row: dict[str, Any] = {by: name, **dict(zip(SUMS, values, strict=True))}
+    unpriced = row["unpriced"]
+    row["cost"] = None if unpriced and unpriced == row["requests"] else usd(row["cost"])
+    row["priced"] = not unpriced
+    return row
+
+
+def _request_row(row: Mapping[Any, Any]) -> dict[str, Any]:
+    shown = dict(row)
+    shown["time"] = time_of(shown.pop("id"))
+    shown["id"] = shown.pop("request_id")
+    shown["tags"] = orjson.loads(shown["tags"])
+    shown["priced"] = shown["cost"] is not None
+    shown["cost"] = usd(shown["cost"])
+    shown["ms"] = round(shown["ms"], 3)
+    if shown["first_token_ms"] is not None:
+        shown["first_token_ms"] = round(shown["first_token_ms"], 3)
+    first = ("id", "time")
+    return {name: shown[name] for name in (*first, *(each for each in shown if each not in first))}
