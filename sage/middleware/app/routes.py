@@ -8,7 +8,6 @@ from sage.middleware.app.inference_routes import INFERENCE_ROUTES
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.routers import (
-    auth,
     collections,
     documents,
     health,
@@ -20,6 +19,7 @@ from sage.middleware.routers import (
     usage,
     vdb,
 )
+from sage.middleware.routers.auth import keys, login, me, teams, users
 from sage.middleware.routers.http.asgi import ASGIApp
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.http.hot_route import HotRoute
@@ -49,10 +49,18 @@ _ROUTERS: tuple[APIRouter, ...] = (
     usage.router,
 )
 
+_ACCOUNT_ROUTERS: tuple[APIRouter, ...] = (
+    login.router,
+    me.router,
+    keys.router,
+    users.router,
+    teams.router,
+)
+
 
 def routers(*, with_accounts: bool = True) -> tuple[APIRouter, ...]:
     """The routers of framework routes. Without accounts there are no routes to log in."""
-    return (*_ROUTERS, auth.router) if with_accounts else _ROUTERS
+    return (*_ROUTERS, *_ACCOUNT_ROUTERS) if with_accounts else _ROUTERS
 
 
 def guarded_routes(*, with_accounts: bool = True) -> list[GuardedRoute]:

@@ -8,15 +8,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sage.middleware.auth.api_keys import ApiKeys
+from sage.middleware.auth.api_keys.api_keys import ApiKeys
+from sage.middleware.auth.api_keys.last_use import KeyUse
+from sage.middleware.auth.changes import Changes
 from sage.middleware.auth.credentials import Verifier
 from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.first_admin import FirstAdmin
 from sage.middleware.auth.job_tokens import JobTokens
 from sage.middleware.auth.key_files import are_private_keys
 from sage.middleware.auth.login_throttle import LoginThrottle
+from sage.middleware.auth.own_password import OwnPassword
 from sage.middleware.auth.passwords import HashCost, Passwords
 from sage.middleware.auth.sessions import LoginSessions
+from sage.middleware.auth.teams.teams import Teams
 from sage.middleware.auth.users import Users
 from sage.middleware.database.shared_files import open_shared_files
 from sage.middleware.settings.database import DatabaseUrl
@@ -28,12 +32,13 @@ if TYPE_CHECKING:
 
 
 class Accounts:
-    """Users, API keys and sessions in ``data_dir``: for the server, and for the command line beside it.
+    """Users, teams, API keys and sessions in ``data_dir``: for the server, and for the command line beside it.
 
     All calls block on the database. Those that hash a password (``users.add``, ``users.change`` with a password,
-    ``sessions.login``, ``first_admin.complete``) go through ``await passwords.run(…)`` in a server, logins also through
-    ``throttle``. ``clock`` gives Unix seconds; ``hash_cost`` is for tests. With ``url`` they are in PostgreSQL. Raises
-    :class:`sage.errors.ConfigError` when the directory, a file in it or the database cannot be used.
+    ``own_password.change``, ``sessions.login``, ``first_admin.complete``) go through ``await passwords.run(…)`` in a
+    server, those that check one also through ``throttle``. ``clock`` gives Unix seconds; ``hash_cost`` is for tests.
+    With ``url`` they are in PostgreSQL. Raises :class:`sage.errors.ConfigError` when the directory, a file in it or the
+    database cannot be used.
     """
 
     def __init__(
@@ -54,8 +59,12 @@ class Accounts:
         self.passwords = Passwords(hash_cost)
         self.throttle = LoginThrottle()
         self.database = AccountsDatabase(data_dir, url=url)
-        self.users = Users(self.database, self.passwords, clock)
-        self.keys = ApiKeys(self.database, clock)
+        self.changes = Changes()
+        self.users = Users(self.database, self.passwords, clock, self.changes)
+        self.own_password = OwnPassword(self.database, self.passwords, clock, self.changes)
+        self.keys = ApiKeys(self.database, clock, self.changes)
+        self.key_use = KeyUse(self.database)
+        self.teams = Teams(self.database, clock, self.changes)
         self.sessions = LoginSessions(
             self.database,
             self.passwords,

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from hashlib import sha256
 
-from sage.errors import AuthenticationFailed
+from sage.errors import AuthenticationFailed, SageError
 from sage.middleware.auth.accounts import Accounts
+from sage.middleware.auth.api_keys.last_use import WRITE_EVERY
 from sage.middleware.auth.credential_cache import CredentialCache, Verified
 from sage.middleware.auth.credentials import job_principal
 from sage.middleware.auth.job_tokens import PREFIX as JOB_PREFIX
@@ -88,9 +89,11 @@ class Authenticator(CredentialCache):
         return await asyncio.to_thread(self._accounts.verifier.tenant_of, user)
 
     async def follow(self) -> None:
-        """Reads the revision of rights every ``interval`` seconds until cancelled, and lets the setup token expire."""
+        """Reads the revision of rights every ``interval`` seconds until cancelled, lets the setup token expire, and
+        writes now and then when keys were used."""
         loop = asyncio.get_running_loop()
         thread = ThreadPool(1, "sage-revision")  # its own, so that other work does not delay it
+        uses_written_at = self._monotonic()
         try:
             while True:
                 started = self._monotonic()
@@ -104,14 +107,24 @@ class Authenticator(CredentialCache):
                     self._revision_read_at = started
                 if self.on_read is not None:
                     self.on_read()
+                if started - uses_written_at >= WRITE_EVERY:
+                    uses_written_at = started
+                    await asyncio.to_thread(self._write_uses, self.take_uses())
                 await asyncio.sleep(self._interval)
         finally:
             self._revision_read_at = -math.inf
             thread.shutdown(wait=False, cancel_futures=True)
+            self._write_uses(self.take_uses())
 
     def _read_revision(self) -> int:
         self._accounts.first_admin.expire()
         return self._database.read_revision()
+
+    def _write_uses(self, uses: dict[str, float]) -> None:
+        try:
+            self._accounts.key_use.write(uses)
+        except SageError:
+            self.note_uses(uses)  # once the database is there again
 
     def _observe(self, revision: int) -> None:
         super()._observe(revision)

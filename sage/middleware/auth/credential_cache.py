@@ -11,7 +11,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
@@ -54,6 +54,8 @@ class CredentialCache(ABC):
         self._capacity = capacity
         self._monotonic = monotonic
         self._cache: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+        self._uses: dict[str, float] = {}
+        """By credential, when it was last used since that was taken (Unix seconds)."""
         self._revision = newest.revision
         self._revision_read_at = -math.inf
 
@@ -76,15 +78,27 @@ class CredentialCache(ABC):
         if entry is None:
             return None
         principal, expires_at = entry
-        if expires_at <= self._clock():
+        now = self._clock()
+        if expires_at <= now:
             del self._cache[digest]
             return None
+        self._uses[principal.credential] = now
         self._cache.move_to_end(digest)
         return principal
 
     async def authenticate(self, authorization: bytes | None) -> Principal:
         """The full check of a header value; raises :class:`sage.errors.AuthenticationFailed` with what to do."""
         return (await self.verify(authorization)).principal
+
+    def take_uses(self) -> dict[str, float]:
+        """When credentials were used since the last call: Unix seconds by credential."""
+        uses, self._uses = self._uses, {}
+        return uses
+
+    def note_uses(self, uses: Mapping[str, float]) -> None:
+        """Adds what was used elsewhere, or could not be written."""
+        for credential, used_at in uses.items():
+            self._uses[credential] = max(used_at, self._uses.get(credential, 0.0))
 
     @abstractmethod
     async def verify(self, authorization: bytes | None) -> Verified:
@@ -101,6 +115,7 @@ class CredentialCache(ABC):
             self._revision = revision
 
     def _remember(self, authorization: bytes, verified: Verified) -> None:
+        self._uses[verified.principal.credential] = self._clock()
         self._observe(verified.revision)
         if verified.revision != self._revision:
             return  # read before a change that this process has seen

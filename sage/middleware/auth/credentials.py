@@ -10,13 +10,13 @@ from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from sage.errors import AuthenticationFailed
+from sage.middleware.auth.api_keys.text import PREFIX, matches, parse_key
 from sage.middleware.auth.credential_cache import Verified
 from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.job_tokens import PREFIX as JOB_PREFIX
 from sage.middleware.auth.job_tokens import JobClaims, JobTokens
-from sage.middleware.auth.keys import PREFIX, matches, parse_key
 from sage.middleware.auth.models import KeyRow, RevisionRow, SessionRow, UserRow
-from sage.middleware.auth.principal import IN_JOBS, ROLES, Asker, Principal, Scope
+from sage.middleware.auth.principal import IN_JOBS, ROLES, Asker, Principal, Scope, with_implied
 from sage.middleware.auth.subjects import subjects_of
 from sage.middleware.auth.user_names import account_of
 from sage.middleware.settings.limits import Limits
@@ -108,7 +108,8 @@ class Verifier:
         if ends_at is None or ends_at <= self._clock():
             raise _invalid_key("it has been rotated; use its new secret")
         own = verified.principal.expires_at
-        principal = replace(verified.principal, expires_at=ends_at if own is None else min(own, ends_at))
+        expires_at = ends_at if own is None else min(own, ends_at)
+        principal = replace(verified.principal, expires_at=expires_at, is_replaced=True)
         return Verified(principal, verified.revision)
 
     def _principal_of_key(self, session: Session, row: Row[KeyRow, UserRow, int]) -> Verified:
@@ -125,14 +126,14 @@ class Verifier:
         principal = Principal(
             user=user.name,
             tenant=key.tenant,
-            scopes=frozenset(scope for scope in _scopes_of(user) if scope in key.scopes),
+            scopes=with_implied(scope for scope in _scopes_of(user) if scope in key.scopes),
             models=tuple(key.models),
             credential=f"key:{key.id}",
             expires_at=key.expires_at,
             role=user.role,
             subjects=subjects.subjects,
             limits=subjects.limits,
-            tags=tuple(key.tags),
+            tags=subjects.tags,
             tenant_models=subjects.tenant_models,
         )
         return Verified(principal, revision)

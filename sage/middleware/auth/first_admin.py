@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sage.errors import AuthenticationFailed, Conflict
-from sage.middleware.auth.users import DEFAULT_TENANT, User, Users
+from sage.middleware.auth.teams.tenants import DEFAULT_TENANT
+from sage.middleware.auth.users import User, Users
 from sage.private_files import write_private
 
 LIFETIME = 15 * 60  # seconds

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from sage.errors import InvalidRequest, PermissionDenied
-from sage.middleware.auth.principal import ROLES, Principal, Scope
+from sage.middleware.auth.principal import NOT_BY_DEFAULT, ROLES, Principal, Scope
+from sage.middleware.settings.limits import Limits
 
+MAX_NOTE = 1000
+MAX_TAGS = 20
 _MAX_PATTERNS = 50
 _MAX_PATTERN_LENGTH = 256
 _MAX_STARS = 8  # keeps matching fast whatever the pattern
@@ -17,13 +20,22 @@ _ANY = "\0"  # stands for a child's '*': only a '*' of the parent matches it
 
 @dataclass(frozen=True, slots=True)
 class KeyRequest:
-    """What is requested for a new key. ``None`` means as much as its creator has, without ``admin`` and ``worker``."""
+    """What is requested for a new key. ``None`` means as much as its creator has, without ``admin``, ``tenant:admin``
+    and ``worker``.
+
+    ``user`` is whose key it is to be, if not its creator's. Its limits hold beside those of its creator, which count
+    its calls too.
+    """
 
     name: str = ""
     scopes: Sequence[str] | None = None
     models: Sequence[str] | None = None
     tenant: str | None = None
     expires_at: int | None = None
+    note: str = ""
+    tags: Sequence[str] = ()
+    limits: Limits | None = None
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +89,40 @@ def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(patterns))
 
 
+def check_name(text: str) -> str:
+    """Raises :class:`InvalidRequest` for a name of a key that is too long or not printable."""
+    if len(text) > 100 or not text.isprintable():
+        raise InvalidRequest("a key's name has at most 100 printable characters", param="name")
+    return text
+
+
+def check_note(text: str) -> str:
+    """Raises :class:`InvalidRequest` for a note that is too long or has control characters."""
+    if len(text) > MAX_NOTE or not all(char.isprintable() or char == "\n" for char in text):
+        raise InvalidRequest(f"a note has at most {MAX_NOTE} printable characters", param="note")
+    return text
+
+
+def check_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """The tags, each once; raises :class:`InvalidRequest` for one that is malformed, or too many."""
+    if len(tags) > MAX_TAGS:
+        raise InvalidRequest(f"a key has at most {MAX_TAGS} tags", param="tags")
+    for tag in tags:
+        if not 1 <= len(tag) <= 64 or not tag.isprintable() or " " in tag or "," in tag:
+            raise InvalidRequest("a tag has 1 to 64 printable characters without spaces and commas", param="tags")
+    return tuple(dict.fromkeys(tags))
+
+
+def is_within(scopes: Sequence[str], models: Sequence[str], holder: Principal) -> bool:
+    """Whether a key with these scopes and models may do no more than ``holder``."""
+    return set(scopes) <= set(holder.scopes) and all(
+        any(covers(own, pattern) for own in holder.models) for pattern in models
+    )
+
+
 def _scopes(creator: Principal, requested: Sequence[str] | None) -> tuple[Scope, ...]:
     if requested is None:
-        return tuple(sorted(creator.scopes - {Scope.ADMIN, Scope.WORKER}))
+        return tuple(sorted(creator.scopes - NOT_BY_DEFAULT))
     unknown = sorted(set(requested) - {str(scope) for scope in Scope})
     if unknown:
         valid = ", ".join(sorted(Scope))

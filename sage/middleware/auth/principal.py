@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -57,6 +58,15 @@ ROLES: dict[str, frozenset[Scope]] = {
 """What each role may do: an admin in all tenants, the others in their own."""
 
 
+def with_implied(scopes: Iterable[Scope]) -> frozenset[Scope]:
+    """The scopes, and those that they bring along: who manages all tenants manages its own too."""
+    given = frozenset(scopes)
+    return given | {Scope.TENANT_ADMIN} if Scope.ADMIN in given else given
+
+
+NOT_BY_DEFAULT = frozenset({Scope.ADMIN, Scope.TENANT_ADMIN, Scope.WORKER})
+"""What a key gets only where it is asked for by name."""
+
 MAX_BYTES = 8 * 1024
 """No credential is longer."""
 
@@ -102,6 +112,8 @@ class Principal:
     """The limits that its calls count against, but for the models' own."""
     tags: tuple[str, ...] = ()
     """Those of its key, in the ledger."""
+    is_replaced: bool = False
+    """Whether its key has a newer secret: this one may do all but get another."""
     tenant_models: tuple[str, ...] = ("*",)
     """Patterns of models that its tenant reaches: a model must be among these and among ``models``."""
 

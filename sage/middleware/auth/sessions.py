@@ -17,7 +17,7 @@ from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.models import RefreshTokenRow, SessionRow, UserRow
 from sage.middleware.auth.passwords import Passwords
 from sage.middleware.auth.principal import ROLES, Principal, Scope
-from sage.middleware.auth.users import find_user, require_user
+from sage.middleware.auth.teams.authority import find_user, require_user
 
 if TYPE_CHECKING:
     from sage.middleware.auth.tokens import Tokens

@@ -20,6 +20,7 @@ class Subjects:
 
     subjects: tuple[str, ...]
     limits: tuple[SubjectLimits, ...]
+    tags: tuple[str, ...]
     tenant_models: tuple[str, ...]
 
 
@@ -28,19 +29,23 @@ def subjects_of(
 ) -> Subjects:
     """What holds for ``user`` in ``tenant`` with ``key``, where ``roles`` are the configured defaults.
 
-    The limits of a key hold for it and all the keys made with it, together. A user's are its own, else those that its
-    team gives each member, else those of its role. The tenant's are of all its members and keys together.
+    The tags of a key are also those of the keys made with it, and its limits hold for all of these together. A user's
+    limits are its own, else those that its team gives each member, else those of its role. The tenant's are of all its
+    members and keys together.
     """
     team = session.get(TenantRow, tenant)
     found: list[tuple[str, Limits]] = []
+    tags: list[str] = []
     while key is not None:
         found.append((f"key:{key.id}", limits_of(key.limits) or NO_LIMITS))
+        tags.extend(key.tags)
         key = session.get(KeyRow, key.parent_id) if key.parent_id is not None else None
     found.append((f"user:{user.name}", _limits_of_user(user, team, roles)))
     found.append((f"tenant:{tenant}", (limits_of(team.limits) if team is not None else None) or NO_LIMITS))
     return Subjects(
         subjects=tuple(subject for subject, _ in found),
         limits=tuple(SubjectLimits(subject, limits) for subject, limits in found if limits != NO_LIMITS),
+        tags=tuple(dict.fromkeys(tags)),
         tenant_models=("*",) if team is None else tuple(team.models),
     )
 
@@ -48,6 +53,11 @@ def subjects_of(
 def limits_of(stored: Mapping[str, Any] | None) -> Limits | None:
     """Limits as a row has them; ``None`` means that it has none of its own."""
     return None if stored is None else Limits.model_validate(stored)
+
+
+def stored_limits(limits: Limits | None) -> dict[str, int] | None:
+    """Limits as a row keeps them."""
+    return None if limits is None else limits.model_dump(exclude_none=True)
 
 
 def _limits_of_user(user: UserRow, team: TenantRow | None, roles: Mapping[str, Limits]) -> Limits:

@@ -2,55 +2,96 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from sage.errors import Conflict, InvalidRequest, NotFound
+from sage.errors import Conflict, InvalidRequest
+from sage.middleware.auth.changes import Changes
 from sage.middleware.auth.database import AccountsDatabase
-from sage.middleware.auth.models import SessionRow, TenantRow, UserRow
+from sage.middleware.auth.models import SessionRow, UserRow
 from sage.middleware.auth.passwords import Passwords
-from sage.middleware.auth.principal import ROLES
+from sage.middleware.auth.principal import ROLES, Principal
+from sage.middleware.auth.subjects import limits_of, stored_limits
+from sage.middleware.auth.teams.authority import (
+    find_user,
+    governs,
+    governs_all,
+    require_role,
+    require_tenant,
+    require_user,
+)
+from sage.middleware.auth.teams.tenants import DEFAULT_TENANT, check_tenant, ensure_tenant
 from sage.middleware.auth.user_names import account_of, looks_of, user_name
-
-DEFAULT_TENANT = "default"
-
-_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+from sage.middleware.settings.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user as listings show it. ``created_at`` is in Unix seconds."""
+    """A user as listings show it. Times are in Unix seconds.
+
+    ``limits`` are its own; ``None`` means those that its team gives each member, else those of its role.
+    """
 
     name: str
     role: str
     tenant: str
     disabled: bool
+    limits: Limits | None
     created_at: int
+    last_login_at: int | None
+
+
+class UserChanges(TypedDict, total=False):
+    """What is to become of a user; what is left out stays as it is."""
+
+    role: str
+    tenant: str
+    disabled: bool
+    password: str
+    limits: Limits | None
 
 
 class Users:
-    """The users of one installation. Calls block; those with a password also hash it (:class:`Passwords`)."""
+    """The users of one installation. Calls block; those with a password also hash it (:class:`Passwords`).
 
-    def __init__(self, database: AccountsDatabase, passwords: Passwords, clock: Callable[[], float]) -> None:
+    ``by`` is always the caller, whose rights bound what it may do (:mod:`sage.middleware.auth.teams.authority`).
+    """
+
+    def __init__(
+        self, database: AccountsDatabase, passwords: Passwords, clock: Callable[[], float], changes: Changes
+    ) -> None:
         self._database = database
         self._passwords = passwords
         self._clock = clock
+        self._changes = changes
 
     def add(
-        self, name: str, password: str, role: str = "user", tenant: str = DEFAULT_TENANT, *, first: bool = False
+        self,
+        name: str,
+        password: str | None,
+        role: str = "user",
+        tenant: str = DEFAULT_TENANT,
+        *,
+        limits: Limits | None = None,
+        first: bool = False,
+        by: Principal | None = None,
     ) -> User:
-        """Makes a user, with ``first`` only the first one. Raises :class:`Conflict` for a name that is taken."""
-        name = _check_new(name, role, tenant)
-        password_hash = self._passwords.hash_new(password, (name, tenant))
+        """Makes a user, with ``first`` only the first one; without a password it cannot log in with one.
+
+        Raises :class:`Conflict` for a name that is taken.
+        """
+        name = _check_new(name, role, tenant, by)
+        password_hash = None if password is None else self._passwords.hash_new(password, (name, tenant))
+        now = int(self._clock())
         with self._database.write() as session:
             if first and session.scalar(select(func.count()).select_from(UserRow)):
                 raise Conflict("there are users already; log in, or run 'sage user add'", code="already_set_up")
             _check_free(session, name)
-            ensure_tenant(session, tenant, int(self._clock()))
+            ensure_tenant(session, tenant, now)
             row = UserRow(
                 name=name,
                 account=account_of(name),
@@ -59,20 +100,30 @@ class Users:
                 tenant=tenant,
                 password_hash=password_hash,
                 disabled=False,
-                created_at=int(self._clock()),
+                limits=stored_limits(limits),
+                created_at=now,
             )
             session.add(row)
             session.flush()
+            self._changes.tell(session, by, "user.create", f"user:{name}", tenant, {"role": role, "limits": row.limits})
             return _view(row)
 
-    def list(self) -> list[User]:
-        """All users by name."""
+    def list(self, by: Principal | None = None) -> list[User]:
+        """The users that ``by`` manages, by name."""
+        query = select(UserRow).order_by(UserRow.account)
+        if by is not None and not governs_all(by):
+            query = query.where(UserRow.tenant == by.tenant)
         with self._database.read() as session:
-            return [_view(row) for row in session.scalars(select(UserRow).order_by(UserRow.account))]
+            return [_view(row) for row in session.scalars(query) if governs(by, row)]
+
+    def get(self, name: str, by: Principal | None = None) -> User:
+        """A user; raises :class:`NotFound` also for one that ``by`` does not manage."""
+        with self._database.read() as session:
+            return _view(require_user(session, name, by))
 
     def check_new(self, name: str, role: str, tenant: str) -> None:
         """Raises what :meth:`add` would raise, but for the password: to be called before asking for one."""
-        name = _check_new(name, role, tenant)
+        name = _check_new(name, role, tenant, None)
         with self._database.read() as session:
             _check_free(session, name)
 
@@ -81,70 +132,63 @@ class Users:
         with self._database.read() as session:
             return session.scalar(select(UserRow.id).limit(1)) is not None
 
-    def change(
-        self,
-        name: str,
-        *,
-        role: str | None = None,
-        tenant: str | None = None,
-        disabled: bool | None = None,
-        password: str | None = None,
-    ) -> User:
-        """Changes what is not ``None``. Disabling and a new password end the user's sessions with all their tokens.
+    def change(self, name: str, by: Principal | None = None, **changes: Unpack[UserChanges]) -> User:
+        """Changes a user. Disabling it and a new password end its sessions with all their tokens.
 
         Raises :class:`Conflict` for disabling or demoting the last enabled admin.
         """
-        if role is not None:
-            _check_role(role)
-        if tenant is not None:
-            check_tenant(tenant)
-        password_hash = None if password is None else self._passwords.hash_new(password, (name,))
+        if "role" in changes:
+            _check_role(changes["role"], by)
+        if "tenant" in changes:
+            check_tenant(changes["tenant"])
+            require_tenant(by, changes["tenant"])
+        password_hash = self._passwords.hash_new(changes["password"], (name,)) if "password" in changes else None
+        now = int(self._clock())
         with self._database.write() as session:
-            row = require_user(session, name)
-            if row.role == "admin" and not row.disabled and (disabled or role not in (None, "admin")):
+            row = require_user(session, name, by)
+            require_role(by, row.role)
+            if row.role == "admin" and not row.disabled and _takes_an_admin_away(changes):
                 _keep_an_admin(session, row)
-            row.role = role or row.role
-            if tenant is not None:
-                ensure_tenant(session, tenant, int(self._clock()))
-                row.tenant = tenant
-            row.disabled = row.disabled if disabled is None else disabled
-            row.password_hash = password_hash or row.password_hash
-            if disabled or password_hash:
-                end_sessions(session, row.id, int(self._clock()))
+            details = _apply(session, row, changes, now)
+            if password_hash is not None:
+                row.password_hash = password_hash
+                details["new_password"] = True
+            if password_hash or changes.get("disabled"):
+                end_sessions(session, row.id, now)
             self._database.bump(session)
+            self._changes.tell(session, by, "user.change", f"user:{row.name}", row.tenant, details)
             return _view(row)
 
 
-def check_tenant(name: str) -> None:
-    """Raises :class:`InvalidRequest` unless ``name`` can be a tenant's name."""
-    if _TENANT.fullmatch(name) is None:
-        raise InvalidRequest(
-            "a tenant has 1 to 64 of the characters a-z A-Z 0-9 . _ @ + - and starts with a letter or digit",
-            param="tenant",
-        )
+def _takes_an_admin_away(changes: UserChanges) -> bool:
+    return changes.get("disabled", False) or changes.get("role", "admin") != "admin"
 
 
-def ensure_tenant(session: Session, name: str, now: int) -> TenantRow:
-    """The tenant of that name, made when there is none; raises :class:`Conflict` for one that was deleted."""
-    row = session.get(TenantRow, name)
-    if row is None:
-        row = TenantRow(name=name, note="", models=["*"], created_at=now)
-        session.add(row)
-        session.flush()
-    elif row.deleted_at is not None:
-        raise Conflict(
-            f"the team '{name}' was deleted, and what it stored is still there; restore it first, or take another name",
-            param="tenant",
-            code="team_deleted",
-        )
-    return row
+def _apply(session: Session, row: UserRow, changes: UserChanges, now: int) -> dict[str, Any]:
+    """Makes the changes, but for the password; returns what they are, as it is told."""
+    details: dict[str, Any] = {}
+    tenant, role, disabled = changes.get("tenant"), changes.get("role"), changes.get("disabled")
+    if tenant is not None and tenant != row.tenant:
+        ensure_tenant(session, tenant, now)
+        details["tenant"], details["tenant_before"] = tenant, row.tenant
+        row.tenant = tenant
+    if role is not None and role != row.role:
+        details["role"], details["role_before"] = role, row.role
+        row.role = role
+    if disabled is not None and disabled != row.disabled:
+        details["disabled"] = row.disabled = disabled
+    if "limits" in changes:
+        details["limits_before"], row.limits = row.limits, stored_limits(changes["limits"])
+        details["limits"] = row.limits
+    return details
 
 
-def _check_new(name: str, role: str, tenant: str) -> str:
+def _check_new(name: str, role: str, tenant: str, by: Principal | None) -> str:
     """The form in which the name of a new user is stored."""
     name = user_name(name)
     check_tenant(tenant)
-    _check_role(role)
+    _check_role(role, by)
+    require_tenant(by, tenant)
     return name
 
 
@@ -158,36 +202,15 @@ def _check_free(session: Session, name: str) -> None:
         raise Conflict(message, param="username", code="name_taken")
 
 
-def find_user(session: Session, name: str) -> UserRow | None:
-    """The user with that name, in upper or lower case; ``None`` if there is none."""
-    try:
-        name = user_name(name)
-    except InvalidRequest:
-        return None
-    return session.scalar(select(UserRow).where(UserRow.account == account_of(name)))
-
-
-def require_user(session: Session, name: str) -> UserRow:
-    """The user with that name; raises :class:`NotFound` with the existing names."""
-    row = find_user(session, name)
-    if row is None:
-        raise NotFound(
-            f"there is no user '{name[:64]}'; {_existing_names(session)}", param="name", code="user_not_found"
-        )
-    return row
-
-
-def end_sessions(session: Session, user_id: int, now: int) -> None:
-    """Revokes every session of a user. The caller must increase the revision."""
+def end_sessions(session: Session, user_id: int, now: int, *, keep: str | None = None) -> int:
+    """Revokes every session of a user but the one with the id ``keep``; returns how many those were. The caller must
+    increase the revision."""
     is_live = (SessionRow.user_id == user_id) & SessionRow.revoked_at.is_(None)
+    if keep is not None:
+        is_live &= SessionRow.id != keep
+    live = session.scalars(select(SessionRow.id).where(is_live, SessionRow.expires_at > now)).all()
     session.execute(update(SessionRow).where(is_live).values(revoked_at=now))
-
-
-def _existing_names(session: Session) -> str:
-    names = session.scalars(select(UserRow.name).order_by(UserRow.account).limit(11)).all()
-    if not names:
-        return "there are no users yet; make the first: sage user add NAME --role admin"
-    return f"there are: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
+    return len(live)
 
 
 def _keep_an_admin(session: Session, row: UserRow) -> None:
@@ -196,10 +219,19 @@ def _keep_an_admin(session: Session, row: UserRow) -> None:
         raise Conflict(f"'{row.name}' is the last enabled admin; make another admin first", code="last_admin")
 
 
-def _check_role(role: str) -> None:
+def _check_role(role: str, by: Principal | None) -> None:
     if role not in ROLES:
         raise InvalidRequest(f"there is no role '{role[:32]}'; known: {', '.join(sorted(ROLES))}", param="role")
+    require_role(by, role)
 
 
 def _view(row: UserRow) -> User:
-    return User(row.name, row.role, row.tenant, row.disabled, row.created_at)
+    return User(
+        name=row.name,
+        role=row.role,
+        tenant=row.tenant,
+        disabled=row.disabled,
+        limits=limits_of(row.limits),
+        created_at=row.created_at,
+        last_login_at=row.last_login_at,
+    )

@@ -165,7 +165,7 @@ def key_list(
     config: Config = None,
 ) -> None:
     """List the API keys, without their secrets."""
-    from sage.middleware.auth.users import DEFAULT_TENANT
+    from sage.middleware.auth.teams.tenants import DEFAULT_TENANT
 
     with _accounts(config) as accounts:
         keys = [asdict(key) for key in accounts.keys.list(user)]

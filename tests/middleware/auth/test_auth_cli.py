@@ -17,7 +17,7 @@ from project import ROOT
 
 from sage.errors import AuthenticationFailed
 from sage.middleware.auth.accounts import Accounts
-from sage.middleware.auth.keys import parse_key
+from sage.middleware.auth.api_keys.text import parse_key
 
 pytestmark = pytest.mark.slow  # many processes
 

@@ -128,7 +128,7 @@ def test_a_key_cannot_make_a_key_with_more_rights_over_http(running) -> None:
 
 
 def test_unknown_fields_and_wrong_kinds_are_400(running) -> None:
-    assert error(running.post("/auth/keys", {"user": "eve"}), 400)["param"] == "user"
+    assert error(running.post("/auth/keys", {"owner": "eve"}), 400)["param"] == "owner"
     assert error(running.post("/auth/keys", {"scopes": "admin"}), 400)["param"] == "scopes"
     assert error(running.post("/auth/users", {"username": "x", "password": PASSWORD, "admin": True}), 400)
     secret = running.post("/auth/refresh", {"refresh_token": {"a": "s3cret"}})

@@ -12,8 +12,8 @@ from sqlalchemy import text
 
 from sage.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound, PermissionDenied, SageError
 from sage.middleware.auth.accounts import Accounts
+from sage.middleware.auth.api_keys.text import _checksum, hash_key, make_key, matches, parse_key
 from sage.middleware.auth.grants import KeyRequest, check_patterns, covers, decide
-from sage.middleware.auth.keys import _checksum, hash_key, make_key, matches, parse_key
 from sage.middleware.auth.principal import ROLES, Principal, Scope
 
 pytestmark = pytest.mark.both_databases
@@ -125,7 +125,7 @@ def test_a_key_without_options_has_the_rights_of_its_user_except_admin_and_worke
 ) -> None:
     made = accounts.keys.create_for(root, KeyRequest())
     caller = principal(accounts, made.secret)
-    assert caller.scopes == frozenset(Scope) - {Scope.ADMIN, Scope.WORKER}
+    assert caller.scopes == frozenset(Scope) - {Scope.ADMIN, Scope.TENANT_ADMIN, Scope.WORKER}
     assert (caller.user, caller.tenant, caller.models, caller.expires_at) == ("root", "default", ("*",), None)
     assert caller.credential == f"key:{made.key.id}"
     assert caller.by_key

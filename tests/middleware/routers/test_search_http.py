@@ -14,7 +14,7 @@ from running_gateway import Running
 from upstream import Received, Script, Upstream, openai_like, reply
 
 from sage.errors import Unavailable
-from sage.middleware.auth.users import DEFAULT_TENANT
+from sage.middleware.auth.teams.tenants import DEFAULT_TENANT
 from sage.middleware.gateway.collections.requests import SearchFields
 from sage.middleware.retrieval.types.search import Fusion, Mode
 

@@ -12,6 +12,7 @@ from sage.middleware.app.workers.live_use import FrontUse
 from sage.middleware.app.workers.messages import (
     AnsweredConversations,
     AskCounts,
+    CredentialUses,
     CredentialVerdict,
     DeploymentHealth,
     FrontCounts,
@@ -104,6 +105,9 @@ class FrontLink(FrameProtocol):
                 _settle(self._counted.pop(message.number))
         elif isinstance(message, DeploymentHealth | AnsweredConversations):
             self._heard(message)
+        elif isinstance(message, CredentialUses):
+            if self._authenticator is not None:
+                self._authenticator.note_uses(message.times)
         elif isinstance(message, FrontReady):
             self._ready()
 

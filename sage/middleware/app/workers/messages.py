@@ -118,6 +118,13 @@ class AnsweredConversations:
     deployments: Mapping[int, str]
 
 
+@dataclass(frozen=True, slots=True)
+class CredentialUses:
+    """Front to owner, once a second while there are any: when credentials were last used (Unix seconds)."""
+
+    times: Mapping[str, float]
+
+
 Message = (
     Begin
     | FrontReady
@@ -130,6 +137,7 @@ Message = (
     | LiveUse
     | DeploymentHealth
     | AnsweredConversations
+    | CredentialUses
 )
 
 

@@ -17,6 +17,7 @@ from sage.middleware.app.workers.messages import (
     AnsweredConversations,
     AskCounts,
     Begin,
+    CredentialUses,
     CredentialVerdict,
     DeploymentHealth,
     FrontCounts,
@@ -133,6 +134,11 @@ class OwnerLink(FrameProtocol):
         assert self.metrics is not None
         self.tell(FrontCounts(number, self.metrics.by_model))
 
+    def _tell_uses(self) -> None:
+        uses = self.authenticator.take_uses() if self.authenticator is not None else None
+        if uses:
+            self.tell(CredentialUses(uses))
+
     async def report(self) -> None:
         """Tells how busy this front is whenever that has changed, until it is cancelled."""
         assert self.registry is not None
@@ -146,6 +152,8 @@ class OwnerLink(FrameProtocol):
                 if self.prefixes is not None and (news := self.prefixes.news()):
                     self.tell(AnsweredConversations(news))
             rounds += 1
+            if rounds % _COUNTS_EVERY == 0:
+                self._tell_uses()
             if changed and rounds % _COUNTS_EVERY == 0:
                 self.tell_counts()
                 changed = False

@@ -40,9 +40,9 @@ class NewKey:
         return hash_key(self.text)
 
 
-def make_key() -> NewKey:
-    """A fresh random key."""
-    key_id = "".join(secrets.choice(_ID) for _ in range(12))
+def make_key(key_id: str | None = None) -> NewKey:
+    """A fresh random key; with ``key_id`` another secret for that key."""
+    key_id = key_id or "".join(secrets.choice(_ID) for _ in range(12))
     body = f"{PREFIX}{key_id}-{''.join(secrets.choice(_BASE62) for _ in range(40))}"
     return NewKey(key_id, body + _checksum(body))
 

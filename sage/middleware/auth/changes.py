@@ -1,0 +1,41 @@
+"""What was changed in the accounts, told to whoever keeps an account of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from sage.middleware.auth.principal import Principal
+
+
+@dataclass(frozen=True, slots=True)
+class AccountChange:
+    """One change. ``action`` is a noun and a verb, such as ``user.create``; ``target`` is ``user:<name>``,
+    ``key:<id>`` or ``team:<name>``. ``details`` are values of JSON, never a secret.
+
+    ``by`` is who made it; ``None`` means the operator, who owns the data directory. ``tenant`` is the target's.
+    """
+
+    by: Principal | None
+    action: str
+    target: str
+    tenant: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Changes:
+    """Every change of users, keys and teams comes through here, within its transaction."""
+
+    def __init__(self) -> None:
+        self.on_change: Callable[[Session, AccountChange], None] | None = None
+        """Writes it down in the same transaction; what it raises undoes the change."""
+
+    def tell(
+        self, session: Session, by: Principal | None, action: str, target: str, tenant: str, details: Mapping[str, Any]
+    ) -> None:
+        """Called once a change has been made, before it is committed."""
+        if self.on_change is not None:
+            self.on_change(session, AccountChange(by, action, target, tenant, details))

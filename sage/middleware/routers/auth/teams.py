@@ -1,0 +1,125 @@
+"""Teams over HTTP: all of them for admins, their own for owners. A team's id is its name, which is the tenant's."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, WithJsonSchema
+
+from sage.errors import InvalidRequest
+from sage.middleware.auth.grants import MAX_NOTE
+from sage.middleware.auth.principal import Scope
+from sage.middleware.auth.teams.teams import Team
+from sage.middleware.routers.auth.bodies import (
+    PATTERNS,
+    AccountsDep,
+    LimitsAnswer,
+    StrictBody,
+    TenantName,
+    or_null,
+    shown,
+)
+from sage.middleware.routers.http.deps import Caller
+from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.settings.capture import CaptureSettings
+from sage.middleware.settings.limits import Limits
+
+router = guarded_router("Accounts")
+
+_NULLABLE = {"limits", "member_limits", "capture"}
+
+
+class TeamChangeBody(StrictBody):
+    """Changes to a team; what is left out stays. ``null`` takes limits, or the capture, away.
+
+    Owners change ``note``, ``member_limits`` and ``capture``, admins all.
+    """
+
+    note: str | None = Field(None, json_schema_extra={"maxLength": MAX_NOTE})
+    models: Annotated[
+        list[str] | None,
+        WithJsonSchema(or_null(PATTERNS)),
+        Field(description="Patterns of the models that its members and keys reach at most."),
+    ] = None
+    limits: Limits | None = Field(None, description="Of all its members and keys together.")
+    member_limits: Limits | None = Field(None, description="Of each member that has no limits of its own.")
+    capture: CaptureSettings | None = Field(None, description="Whether prompts and answers are kept, and how long.")
+    deleted: bool | None = Field(None, description="`false` brings a deleted team back.")
+
+
+class NewTeamBody(StrictBody):
+    """A new team."""
+
+    name: TenantName
+    note: str = Field("", json_schema_extra={"maxLength": MAX_NOTE})
+    models: Annotated[list[str], WithJsonSchema(PATTERNS)] = Field(default_factory=lambda: ["*"])
+    limits: Limits | None = None
+    member_limits: Limits | None = None
+    capture: CaptureSettings | None = None
+
+
+class TeamAnswer(BaseModel):
+    """A team; ``id`` is its name. ``members`` and ``keys`` count its users, and its keys that are not revoked."""
+
+    id: str
+    name: str
+    note: str
+    models: list[str]
+    limits: LimitsAnswer
+    member_limits: LimitsAnswer
+    capture: CaptureSettings | None
+    members: int
+    keys: int
+    deleted: bool
+    created_at: int
+
+
+class TeamList(BaseModel):
+    """Teams by name."""
+
+    teams: list[TeamAnswer]
+
+
+@router.get("/auth/teams", name="auth_teams_list")
+@requires(Scope.TENANT_ADMIN)
+async def auth_teams_list(accounts: AccountsDep, caller: Caller) -> TeamList:
+    """All teams; to an owner its own."""
+    return TeamList(teams=[_answer(team) for team in await asyncio.to_thread(accounts.teams.list, caller)])
+
+
+@router.post("/auth/teams", name="auth_teams_create", status_code=201)
+@requires(Scope.ADMIN)
+async def auth_teams_create(body: NewTeamBody, accounts: AccountsDep, caller: Caller) -> TeamAnswer:
+    """Makes a team."""
+    fields: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set - {"name"}}
+    return _answer(await asyncio.to_thread(accounts.teams.add, body.name, caller, **fields))
+
+
+@router.get("/auth/teams/{id}", name="auth_teams_show")
+@requires(Scope.TENANT_ADMIN)
+async def auth_teams_show(id: str, accounts: AccountsDep, caller: Caller) -> TeamAnswer:
+    """One team."""
+    return _answer(await asyncio.to_thread(accounts.teams.get, id, caller))
+
+
+@router.patch("/auth/teams/{id}", name="auth_teams_change")
+@requires(Scope.TENANT_ADMIN)
+async def auth_teams_change(id: str, body: TeamChangeBody, accounts: AccountsDep, caller: Caller) -> TeamAnswer:
+    """Changes a team; what that takes away is gone within a second."""
+    changes: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set}
+    changes = {name: value for name, value in changes.items() if value is not None or name in _NULLABLE}
+    if not changes:
+        raise InvalidRequest("nothing to change: give note, models, limits, member_limits, capture or deleted")
+    return _answer(await asyncio.to_thread(accounts.teams.change, id, caller, **changes))
+
+
+@router.delete("/auth/teams/{id}", name="auth_teams_delete")
+@requires(Scope.ADMIN)
+async def auth_teams_delete(id: str, accounts: AccountsDep, caller: Caller) -> TeamAnswer:
+    """Deletes a team that has no members and no keys. What it has stored stays, so its name stays taken."""
+    return _answer(await asyncio.to_thread(accounts.teams.delete, id, caller))
+
+
+def _answer(team: Team) -> TeamAnswer:
+    return TeamAnswer(id=team.name, **shown(team))
