@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import second_try
+from brief_reports import be_brief
 from file_costs import CostRecorder, by_cost, share_of
 
 # Garbage is collected only once all modules are loaded, and then rarely: it was a fifth of what the fast tests took.
@@ -47,6 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("SAGE_TEST_COSTS") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(CostRecorder())
     second_try.register(config)
+    if not os.environ.get("SAGE_TEST_COSTS"):
+        be_brief(config)
     if _only_hands_out(config):
         return  # this process runs no test, and need not load the gateway
     _prepare(config, fast=fast)
