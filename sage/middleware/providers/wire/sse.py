@@ -159,7 +159,25 @@ class EventRelay:
         if cut < len(data):
             self._keep_incomplete(data[cut:])
             data = data[:cut]
+        if self._shape is None and self._unlike < _MOST_UNLIKE:
+            return self._relay_first(data)
         return self._relay(data)
+
+    def _relay_first(self, events: bytes) -> bytes:
+        """Relays events while no shape is known. Two are looked at: the others are often like the second."""
+        cut = events.find(b"\n\n", events.find(b"\n\n") + 2) + 2
+        if cut < 2 or cut == len(events):
+            return self._relay(events)
+        relayed, rest, more = self._relay(events[:cut]), events[cut:], None
+        if self.error is not None or self.finished:
+            return relayed
+        is_notable = self._is_notable
+        if self._shape is not None and not self._parses:
+            more = self._shape.relay(rest)
+        if more is None:
+            more = self._relay(rest)
+            self._is_notable = self._is_notable or is_notable
+        return relayed + more
 
     def _begin(self, data: bytes) -> bytes:
         """The beginning of a stream; empty, and ``data`` kept, while it may be a JSON in place of one.

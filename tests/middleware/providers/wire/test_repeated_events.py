@@ -38,7 +38,7 @@ def _payloads(events: bytes) -> list[Any]:
     return [json.loads(event.removeprefix(b"data: ")) for event in events.removesuffix(DONE).split(b"\n\n") if event]
 
 
-@given(pieces=st.lists(st.tuples(_TEXTS, _FIELDS, _MORE, st.booleans()), max_size=24), at_once=st.integers(1, 4))
+@given(pieces=st.lists(st.tuples(_TEXTS, _FIELDS, _MORE, st.booleans()), max_size=24), at_once=st.integers(1, 8))
 def test_all_events_come_through_under_our_name(
     pieces: list[tuple[str, str, dict[str, Any], bool]], at_once: int
 ) -> None:
@@ -125,3 +125,39 @@ def test_an_event_in_two_halves_after_many_like_events_comes_whole() -> None:
     for cut in range(1, len(event)):
         first, second = relay.feed(event[:cut]), relay.feed(event[cut:])
         assert _payloads(first + second) == [{**_chunk("two"), "model": "public"}]
+
+
+_KINDS = {
+    "text": _event(_chunk("a")),
+    "more": _event(_chunk("b", created=2)),
+    "tool": _event({"id": "1", "model": "theirs", "choices": [{"delta": {"tool_calls": []}, "finish_reason": None}]}),
+    "finish": _event(_chunk("", finish="stop")),
+    "usage": _event({"id": "1", "model": "theirs", "choices": [], "usage": {"prompt_tokens": 3}}),
+    "error": _event({"error": {"message": "broken"}}),
+    "comment": b": ping\n\n",
+    "half": _event(_chunk("\ud83d")),
+    "done": DONE,
+}
+
+
+@given(
+    kinds=st.lists(st.sampled_from(["text", "text", "text", *_KINDS]), min_size=1, max_size=12),
+    chat=st.booleans(),
+)
+def test_events_that_come_at_once_are_those_that_come_one_by_one(kinds: list[str], chat: bool) -> None:
+    def relay() -> EventRelay:
+        made = NormalRelay if chat else EventRelay
+        return made("public", keep_usage=False, on_error=lambda error: UpstreamFailed(str(error)))
+
+    at_once, single = relay(), relay()
+    out, expected = at_once.feed(b"".join(map(_KINDS.__getitem__, kinds))), b""
+    for kind in kinds:
+        if single.error is None and not single.finished:
+            expected += single.feed(_KINDS[kind])
+
+    def said(events: bytes) -> list[bytes]:
+        """Without comments: of several in one read the last may go on alone."""
+        return [event for event in events.split(b"\n\n") if not event.startswith(b":")]
+
+    assert said(out) == said(expected)
+    assert (at_once.finished, at_once.usage, str(at_once.error)) == (single.finished, single.usage, str(single.error))
