@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from sage.errors import InvalidRequest, NotFound, PermissionDenied
 from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.routers.http.deps import Caller, TheGateway
 from sage.middleware.routers.http.guard import guarded_router, requires
 from sage.middleware.routers.items import reply
@@ -162,6 +163,7 @@ Format = Annotated[Literal["json", "csv"] | None, Query(description="Without it,
 @requires(Scope.USAGE)
 async def usage(
     request: Request,
+    gateway: TheGateway,
     ledger: TheLedger,
     period: Within,
     wanted: Wanted,
@@ -170,7 +172,7 @@ async def usage(
 ) -> Response:
     """The sums of calls: of one's own, for owners of their tenant's, for admins of all. They hold all calls that have
     ended. Calls with several tags count under each of them."""
-    await ledger.stored()
+    await _all_stored(gateway, ledger)
     rows = await asyncio.to_thread(_reader(ledger).sums, by, period, wanted)
     if _wants_csv(request, format):
         return _csv([by, *SUMS, "priced"], rows, f"usage-by-{by}")
@@ -182,6 +184,7 @@ async def usage(
 @requires(Scope.USAGE)
 async def usage_requests(
     request: Request,
+    gateway: TheGateway,
     ledger: TheLedger,
     period: Within,
     wanted: Wanted,
@@ -194,7 +197,7 @@ async def usage_requests(
     wanted = UsageFilter(
         *(wanted.tenant, wanted.user, wanted.key, wanted.model, wanted.provider, wanted.tag), _statuses(status)
     )
-    await ledger.stored()
+    await _all_stored(gateway, ledger)
     rows, following = await asyncio.to_thread(_reader(ledger).page, period, wanted, _before(cursor), limit)
     if _wants_csv(request, format):
         for row in rows:
@@ -209,6 +212,7 @@ async def usage_requests(
 @router.delete("/usage", name="usage_erase")
 @requires(Scope.TENANT_ADMIN)
 async def usage_erase(
+    gateway: TheGateway,
     ledger: TheLedger,
     caller: Caller,
     user: Annotated[str, Query(min_length=1, description="Whose calls are forgotten.")],
@@ -217,8 +221,14 @@ async def usage_erase(
     """Forgets a user: deletes the user's calls, and takes the name and the keys out of the sums, which stay."""
     tenant, user_name = _reach(caller, tenant, user)
     assert user_name is not None
-    await ledger.stored()
+    await _all_stored(gateway, ledger)
     return UsageErased(requests=await asyncio.to_thread(_reader(ledger).erase, user_name, tenant))
+
+
+async def _all_stored(gateway: Gateway, ledger: Ledger) -> None:
+    """Returns once all calls that have ended, in other processes too, are stored, or after some seconds."""
+    await gateway.metrics.ask_others()
+    await ledger.stored()
 
 
 def _reader(ledger: Ledger) -> UsageReader:

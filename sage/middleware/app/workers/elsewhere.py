@@ -8,13 +8,13 @@ from typing import Any, NoReturn, cast
 
 from sage.errors import SageError
 from sage.middleware.app.workers.forwarding import Forwarder, RecordedRequest
+from sage.middleware.app.workers.front_usage import FrontRecords
 from sage.middleware.auth.principal import Principal
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.dispatch.upstream_answer import UpstreamAnswer
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.gateway.metrics import Metrics
-from sage.middleware.gateway.settlement import forget
 from sage.middleware.providers.base import ModelCall
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
@@ -128,7 +128,8 @@ class FrontGateway(Gateway):
         self._limits = settings.llm.limits
         self._embedders = None
         self.ledger = None
-        self.settled = forget
+        self.records = FrontRecords()
+        self.settled = self.records.add
 
     def call(self, principal: Principal, call: ModelCall) -> GatewayCall:
         if call.low_priority:

@@ -68,6 +68,7 @@ class Front:
         dispatch.on_health, link.on_health = health.changed, health.heard
         gateway = FrontGateway(registry, dispatch, transport, Metrics(), settings)
         link.registry, link.metrics, link.prefixes = registry, gateway.metrics, dispatch.prefixes
+        link.records = gateway.records
         dispatch.prefixes.share(begin.affinity_key)
         if begin.revision is not None:
             link.authenticator = RemoteAuthenticator(begin.revision, link.verify)

@@ -19,6 +19,7 @@ from sage.middleware.app.workers.messages import (
     FrontReady,
     LiveUse,
     Message,
+    SettledCalls,
     SharedState,
     StateTaken,
     VerifyCredential,
@@ -38,8 +39,10 @@ class FrontLink(FrameProtocol):
         use: FrontUse,
         ready: Callable[[], None],
         heard: Callable[[DeploymentHealth | AnsweredConversations], None],
+        settled: Callable[[SettledCalls], None],
     ) -> None:
-        """``ready`` is called once the front serves, ``heard`` with what concerns other fronts too."""
+        """``ready`` is called once the front serves, ``heard`` with what concerns other fronts too, ``settled`` with
+        calls that have ended."""
         super().__init__()
         self.counts: Counts = {}
         """The newest metrics of the front."""
@@ -47,6 +50,7 @@ class FrontLink(FrameProtocol):
         self._authenticator = authenticator
         self._ready = ready
         self._heard = heard
+        self._settled = settled
         self.unanswered = 0
         """States that the front was told since it has last said that it goes by one."""
         self._taken = 0
@@ -99,6 +103,8 @@ class FrontLink(FrameProtocol):
             task.add_done_callback(self._verifying.discard)
         elif isinstance(message, LiveUse):
             self.use.heard(message)
+        elif isinstance(message, SettledCalls):
+            self._settled(message)
         elif isinstance(message, FrontCounts):
             self.counts = message.models
             if message.number in self._counted:

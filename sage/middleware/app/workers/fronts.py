@@ -16,8 +16,9 @@ from sage.middleware.app.workers.announcements import Announcements
 from sage.middleware.app.workers.forwarded_requests import ForwardedConnection
 from sage.middleware.app.workers.front_link import FrontLink
 from sage.middleware.app.workers.front_process import FrontProcess
+from sage.middleware.app.workers.front_usage import take_over
 from sage.middleware.app.workers.live_use import FrontUse
-from sage.middleware.app.workers.messages import AnsweredConversations, Begin, DeploymentHealth
+from sage.middleware.app.workers.messages import AnsweredConversations, Begin, DeploymentHealth, SettledCalls
 from sage.middleware.app.workers.settled_application import SettledApplication
 from sage.middleware.app.workers.shared_health import HealthReports
 from sage.middleware.app.workers.shared_metrics import Counts, FamilyMetrics
@@ -110,7 +111,13 @@ class Fronts:
         return Begin(self._settings, index, revision, self._affinity_key, tuple(EMBEDDER_NAMES))
 
     def link(self, ready: Callable[[], None]) -> FrontLink:
-        return FrontLink(self._authenticator, FrontUse(self._gateway.registry), ready, self._heard)
+        use = FrontUse(self._gateway.registry)
+        return FrontLink(self._authenticator, use, ready, self._heard, self._settled)
+
+    def _settled(self, calls: SettledCalls) -> None:
+        ledger = self._gateway.ledger
+        if ledger is not None:
+            take_over(ledger, self._gateway.registry, calls)
 
     def front_began(self, link: FrontLink) -> None:
         self._links.append(link)

@@ -13,6 +13,7 @@ from sage.errors import SageError
 from sage.middleware.auth.credential_cache import Verified
 from sage.middleware.gateway.metrics import ModelMetrics
 from sage.middleware.settings.settings import Settings
+from sage.middleware.usage.records import UsageRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,14 @@ class LiveUse:
 
 
 @dataclass(frozen=True, slots=True)
+class SettledCalls:
+    """Front to owner, ten times a second while there are some, and before :class:`FrontCounts`: calls that have ended,
+    for the usage ledger. Their costs are not known, but for those that cost nothing."""
+
+    records: tuple[UsageRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentHealth:
     """Both ways: a deployment failed, or its breaker closed again. Times are those of ``time.monotonic``."""
 
@@ -135,6 +144,7 @@ Message = (
     | AskCounts
     | FrontCounts
     | LiveUse
+    | SettledCalls
     | DeploymentHealth
     | AnsweredConversations
     | CredentialUses

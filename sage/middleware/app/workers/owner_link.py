@@ -12,6 +12,7 @@ from collections.abc import Callable
 from sage.errors import SageError, Unavailable
 from sage.middleware.app.workers.elsewhere import FrontRegistry
 from sage.middleware.app.workers.frames import FrameProtocol, PeerGone, frame
+from sage.middleware.app.workers.front_usage import FrontRecords
 from sage.middleware.app.workers.live_use import UseReport
 from sage.middleware.app.workers.messages import (
     AnsweredConversations,
@@ -67,6 +68,7 @@ class OwnerLink(FrameProtocol):
         self.metrics: Metrics | None = None
         self.on_health: Callable[[DeploymentHealth], None] | None = None
         self.prefixes: Prefixes | None = None
+        self.records: FrontRecords | None = None
         self.is_ending = False
         """Whether this process is about to end, so that it need not when the owner does."""
         self.told = asyncio.Event()
@@ -132,12 +134,18 @@ class OwnerLink(FrameProtocol):
     def tell_counts(self, number: int = 0) -> None:
         """What was counted here so far, in answer to the question of that number, or without one."""
         assert self.metrics is not None
+        self.tell_settled()
         self.tell(FrontCounts(number, self.metrics.by_model))
 
     def _tell_uses(self) -> None:
         uses = self.authenticator.take_uses() if self.authenticator is not None else None
         if uses:
             self.tell(CredentialUses(uses))
+
+    def tell_settled(self) -> None:
+        """The calls that have ended here since it was last asked."""
+        while self.records is not None and (calls := self.records.take()) is not None:
+            self.tell(calls)
 
     async def report(self) -> None:
         """Tells how busy this front is whenever that has changed, until it is cancelled."""
@@ -151,6 +159,7 @@ class OwnerLink(FrameProtocol):
                 changed = True
                 if self.prefixes is not None and (news := self.prefixes.news()):
                     self.tell(AnsweredConversations(news))
+            self.tell_settled()
             rounds += 1
             if rounds % _COUNTS_EVERY == 0:
                 self._tell_uses()

@@ -117,6 +117,20 @@ def test_calls_at_a_front_are_counted_once(family: WorkerFamily) -> None:
         assert after[name] - before.get(name, 0) == count
 
 
+def test_calls_of_every_worker_are_in_the_ledger_once_as_their_upstream_counted(family: WorkerFamily) -> None:
+    clients, asked = pair(family), {}
+    for client in clients:
+        for body in ({"model": "free"}, {"model": "capped"}, {"model": "one/some-model"}):
+            answer = client.ask("POST", "/v1/chat/completions", {**body, "messages": CHAT})
+            asked[answer.headers["x-request-id"]] = answer.json["usage"]
+    for client in clients:
+        shown = client.ask("GET", f"/usage/requests?limit={len(asked)}").json["requests"]
+        counted = {each["id"]: (each["prompt_tokens"], each["completion_tokens"]) for each in shown}
+        assert counted == {key: (each["prompt_tokens"], each["completion_tokens"]) for key, each in asked.items()}
+        assert {each["deployment"].partition("/")[0] for each in shown} == {"one"}
+        assert {each["user"] for each in shown} == {"me"}
+
+
 def test_keys_values_documents_memories_and_jobs_are_one_for_all(family: WorkerFamily) -> None:
     first, second = pair(family)
     assert second.ask("PUT", "/kv/shared", {"value": [1, 2]}).status in (200, 201)
