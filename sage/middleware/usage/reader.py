@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from sage.middleware.usage.models import SUMS, quarters, request_tags, requests,
 from sage.middleware.usage.periods import UsagePeriod
 from sage.middleware.usage.records import NANO
 
+_COLUMNS = tuple(f"{column.name}" for column in requests.columns)
 GROUPS = ("key", "user", "tenant", "model", "provider", "day", "tag")
 MOST_ROWS = 10_000
 """Groups in one answer."""
@@ -93,9 +94,9 @@ class UsageReader:
             conditions += [request_tags.c.tag == wanted.tag, request_tags.c.id >= first_id(period.begin)]
         statement = select(requests).select_from(source).where(and_(*conditions)).order_by(ids.desc())
         with self._open().reading() as connection:
-            rows = connection.execute(statement.limit(limit + 1)).mappings().all()
-        shown = [_request_row(row) for row in rows[:limit]]
-        return shown, str(rows[limit - 1]["id"]) if len(rows) > limit else None
+            rows = connection.execute(statement.limit(limit + 1)).all()
+        shown = [_request_row(dict(zip(_COLUMNS, row, strict=True))) for row in rows[:limit]]
+        return shown, str(rows[limit - 1][0]) if len(rows) > limit else None
 
 
 def usd(nano: int | None) -> float | None:
@@ -120,8 +121,7 @@ def _sum_row(by: str, name: Any, values: Sequence[int]) -> dict[str, Any]:
     return row
 
 
-def _request_row(row: Mapping[Any, Any]) -> dict[str, Any]:
-    shown = dict(row)
+def _request_row(shown: dict[str, Any]) -> dict[str, Any]:
     shown["time"] = time_of(shown.pop("id"))
     shown["id"] = shown.pop("request_id")
     shown["tags"] = orjson.loads(shown["tags"])

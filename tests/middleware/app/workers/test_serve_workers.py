@@ -128,7 +128,7 @@ def test_calls_of_every_worker_are_in_the_ledger_once_as_their_upstream_counted(
         counted = {each["id"]: (each["prompt_tokens"], each["completion_tokens"]) for each in shown}
         assert counted == {key: (each["prompt_tokens"], each["completion_tokens"]) for key, each in asked.items()}
         assert {each["deployment"].partition("/")[0] for each in shown} == {"one"}
-        assert {each["user"] for each in shown} == {"me"}
+        assert {each["user"] for each in shown} == {"root"}
 
 
 def test_keys_values_documents_memories_and_jobs_are_one_for_all(family: WorkerFamily) -> None:
