@@ -20,6 +20,8 @@ class SageError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "api_error"
     default_code: ClassVar[str] = "internal_error"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    """Further headers of the answer that reports it."""
     upstream_status: int | None = None
     """The status with which an upstream reported it; ``None`` if no upstream did."""
 

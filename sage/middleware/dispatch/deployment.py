@@ -17,6 +17,7 @@ from sage.middleware.engines.managed_model import ManagedModel
 from sage.middleware.engines.process import EngineFailed
 from sage.middleware.providers.base import Endpoint, Provider, UpstreamModel
 from sage.middleware.providers.wire.errors import CREDENTIAL_REFUSED
+from sage.middleware.settings.limits import SubjectLimits
 from sage.middleware.settings.providers import Timeouts
 from sage.middleware.settings.settings import Routing
 from sage.middleware.settings.usage import PriceSettings
@@ -285,6 +286,8 @@ class PublicModel:
     pin: bool = False
     waiting: int = 0
     """Requests that wait for one of its deployments."""
+    limits: tuple[SubjectLimits, ...] = ()
+    """Its own, of all its callers together."""
     budget: RetryBudget = field(default_factory=RetryBudget)
 
     label: str = field(init=False)

@@ -22,9 +22,11 @@ from sage.middleware.gateway.builtin_embedders import EmbedderProvider
 from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.metrics import CLIENT_LEFT, Metrics, ModelMetrics
 from sage.middleware.gateway.model_caller import RunningGateway
+from sage.middleware.gateway.rates import RatedCall, RateLimits
 from sage.middleware.gateway.services.plans import Messages, ServiceDependencies
 from sage.middleware.gateway.services.services import GatewayServices
 from sage.middleware.gateway.settlement import answered_for, estimate, forget
+from sage.middleware.limits.local_limiter import Limiter, LocalLimiter
 from sage.middleware.providers.base import ModelCall, Sink, takes_nothing
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
@@ -54,11 +56,12 @@ class Gateway:
         generate: Callable[[RunningGateway, str, Messages], str],
         embedders: EmbedderProvider | None = None,
         ledger: Ledger | None = None,
+        limiter: Limiter | None = None,
     ) -> None:
         """``search_models`` makes the embedders and rerankers of collections; it is called when the first is needed.
         ``generate`` gives a model's answer to messages as text; it is called on threads. ``embedders`` answers for
         the models of the registry that run in this process; it is closed with the gateway, as is ``ledger``, which
-        every call is settled in."""
+        every call is settled in. ``limiter`` counts rates; without it this process counts them alone."""
         data_dir, running = settings.data_dir, self.running_gateway
         models = partial(search_models, running)
         self.registry = registry
@@ -80,6 +83,7 @@ class Gateway:
         """What watches over calls are entered in."""
         self.transport = transport
         self._limits = settings.llm.limits
+        self.rates = RateLimits(limiter or LocalLimiter(), metrics)
         self.low_priority = dispatch.low_priority
         self.low_priority.count_running = metrics.count_in_flight
         metrics.low_priority = self.low_priority
@@ -178,6 +182,7 @@ class GatewayCall:
         "_models",
         "_principal",
         "_prompt_tokens",
+        "_rated",
         "_started",
         "_status",
         "body",
@@ -199,12 +204,15 @@ class GatewayCall:
         call.caller = (principal.tenant, principal.user)
         self._first_at: float | None = None
         self._prompt_tokens = 0
+        self._rated: RatedCall | None = None
         self._status = 200
 
     async def __aenter__(self) -> GatewayCall:
         self._started = time.perf_counter()
         call, gateway = self._call, self._gateway
         self._models = models = await gateway.admit(self._principal, call)
+        if self._principal.limits or models[0].limits or len(models) > 1:
+            self._rated = await gateway.rates.admit(self._principal, call, models)
         if call.stream:
             self._prompt_tokens = estimate_prompt(call.body)  # which is forgotten once the stream has begun
         self._metrics = gateway.metrics.begin(models[0].label)
@@ -263,14 +271,19 @@ class GatewayCall:
         """Headers that name the deployment and the number of attempts; a name outside ASCII is percent-encoded."""
         attempts = self._call.attempts
         number = _FIRST_ATTEMPT if attempts == 1 else (b"x-sage-attempts", b"%d" % attempts)
-        return [self._answer.deployment.header, number]
+        headers = [self._answer.deployment.header, number]
+        return headers if self._rated is None else headers + self._rated.headers
 
     def _settle(self, answer: UpstreamAnswer | None, status: int, failure: BaseException | None = None) -> None:
         """Counts the call, once, at its end; without an ``answer`` it has failed with ``failure``, or was left."""
         call, models, now = self._call, self._models, time.perf_counter()
         usage = answer.usage if answer is not None else None
+        estimated = estimate(call, answer, failure, self._prompt_tokens) if usage is None else None
         self._metrics.settle(status, now - self._started, usage)
         asked = call.asked
+        if self._rated is not None:
+            tokens = usage.prompt_tokens + usage.completion_tokens if usage is not None else sum(estimated or ())
+            self._rated.settle(asked, tokens)
         self._gateway.settled(
             (
                 now,
@@ -285,7 +298,7 @@ class GatewayCall:
                 call.attempts,
                 status,
                 usage,
-                estimate(call, answer, failure, self._prompt_tokens) if usage is None else None,
+                estimated,
                 None,
             )
         )

@@ -50,7 +50,9 @@ class Durations:
 class ModelMetrics:
     """The metrics of one model: plain numbers, since they change on one event loop only."""
 
-    __slots__ = ("completion_tokens", "duration", "in_flight", "prompt_tokens", "statuses", "time_to_first_token")
+    __slots__ = (
+        *("completion_tokens", "duration", "in_flight", "limited", "prompt_tokens", "statuses", "time_to_first_token"),
+    )
 
     def __init__(self) -> None:
         self.statuses: Counter[int] = Counter()
@@ -59,6 +61,8 @@ class ModelMetrics:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.in_flight = 0
+        self.limited: Counter[tuple[str, str]] = Counter()
+        """Requests that a rate limit has refused, by the kinds of its subject and of the limit."""
 
     def settle(self, status: int, seconds: float, usage: Usage | None) -> None:
         """Counts one finished request that began with :meth:`Metrics.begin`; ``usage=None`` means that the upstream has
@@ -80,6 +84,7 @@ class ModelMetrics:
         self.prompt_tokens += other.prompt_tokens
         self.completion_tokens += other.completion_tokens
         self.in_flight += other.in_flight
+        self.limited.update(other.limited)
 
 
 class RetrievalMetrics:
@@ -212,6 +217,13 @@ class Metrics(Collector):
         metrics.in_flight += 1
         return metrics
 
+    def limited(self, model: str, subject: str, kind: str) -> None:
+        """A rate limit has refused a request for ``model``: one of that kind, of a subject of that kind."""
+        metrics = self.by_model.get(model)
+        if metrics is None:
+            metrics = self.by_model[model] = ModelMetrics()
+        metrics.limited[subject, kind] += 1
+
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
@@ -222,6 +234,11 @@ class Metrics(Collector):
         )
         tokens = CounterMetricFamily("sage_tokens", "Tokens, as the upstream counted them.", labels=("model", "type"))
         running = GaugeMetricFamily("sage_requests_in_flight", "Requests in progress.", labels=("model",))
+        limited = CounterMetricFamily(
+            "sage_rate_limited",
+            "Requests that a rate limit has refused, by whose limit it was (subject) and of what.",
+            labels=("model", "subject", "limit"),
+        )
         by_model = self.with_others(self.by_model)
         for model, metrics in by_model.items():
             for status, count in sorted(metrics.statuses.items()):
@@ -229,7 +246,9 @@ class Metrics(Collector):
             tokens.add_metric((model, "prompt"), metrics.prompt_tokens)
             tokens.add_metric((model, "completion"), metrics.completion_tokens)
             running.add_metric((model,), metrics.in_flight)
-        yield from (requests, tokens, running)
+            for (subject, kind), count in sorted(metrics.limited.items()):
+                limited.add_metric((model, subject, kind), count)
+        yield from (requests, tokens, running, limited)
         yield _histogram(
             "sage_request_duration_seconds",
             "From the request to the last byte of its answer.",

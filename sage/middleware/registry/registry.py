@@ -33,6 +33,7 @@ from sage.middleware.registry.pulled_models import PulledModels
 from sage.middleware.registry.runtime_models import RuntimeModels, check_name, parse_registration
 from sage.middleware.registry.upstream_models import ModelLists
 from sage.middleware.settings.kinds import KINDS, RESERVED_PREFIXES, vendors_of
+from sage.middleware.settings.limits import SubjectLimits
 from sage.middleware.settings.settings import DeploymentSettings
 from sage.middleware.settings.settings import Model as ModelSettings
 
@@ -91,6 +92,8 @@ class Registry:
         """
         unused = self._fleet.forget(name)
         model = PublicModel(name, [], settings.fallbacks, source=source, preload=settings.preload, pin=settings.pin)
+        if settings.limits is not None:
+            model.limits = (SubjectLimits(f"model:{name}", settings.limits),)
         for wanted in settings.deployments:
             provider = self.providers.get(wanted.provider)
             if provider is None:

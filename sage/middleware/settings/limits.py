@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, SecretStr
 
 from sage.middleware.settings.providers import SettingsSection
 
@@ -36,3 +39,26 @@ class SubjectLimits:
 
     subject: str
     limits: Limits
+
+
+def _redis_url(url: SecretStr) -> SecretStr:
+    # The message does not repeat the text, which may hold a password.
+    try:
+        parts = urlsplit(url.get_secret_value())
+        good = parts.scheme in ("redis", "rediss") and parts.hostname and (parts.port is None or parts.port > 0)
+        good = good and re.fullmatch(r"(/\d*)?", parts.path) and not re.search(r"\s", url.get_secret_value())
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(
+            "is not the URL of a Redis server such as redis://user:password@localhost:6379/0 (rediss:// with TLS); "
+            "what stands there is not shown"
+        )
+    return url
+
+
+class LimitsSettings(SettingsSection):
+    """Where rate limits are counted."""
+
+    redis: Annotated[SecretStr, AfterValidator(_redis_url)] | None = None
+    """A Redis or Valkey that several gateways count in together; ``None`` means that each counts for itself."""

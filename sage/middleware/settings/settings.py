@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from sage.middleware.settings.database import DatabaseSetting
 from sage.middleware.settings.kinds import KINDS, ProviderSection
-from sage.middleware.settings.limits import Limits, RoleSettings
+from sage.middleware.settings.limits import Limits, LimitsSettings, RoleSettings
 from sage.middleware.settings.providers import SettingsSection, TimeoutOverrides
 from sage.middleware.settings.quantities import Duration, Origin, Size, Text, expand, nearest
 from sage.middleware.settings.queue import QueueSettings
@@ -118,6 +118,8 @@ class Model(SettingsSection):
     """Requests at a time for each of its deployments; ``None`` means no bound but the provider's."""
     retries: int = Field(2, ge=0, le=2)
     """Further attempts after the first; the provider's, if that is less."""
+    limits: Limits | None = None
+    """What all callers together may ask of it; ``None`` means no bounds."""
 
 
 class RequestLimits(SettingsSection):
@@ -223,6 +225,7 @@ class Settings(SettingsSection):
     services: ServicesSettings = ServicesSettings()
     queue: QueueSettings = QueueSettings()
     usage: UsageSettings = UsageSettings()
+    limits: LimitsSettings = LimitsSettings()
 
     @model_validator(mode="after")
     def _keys_are_no_sources(self) -> Self:

@@ -15,6 +15,8 @@ from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.dispatch.upstream_answer import UpstreamAnswer
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.gateway.metrics import Metrics
+from sage.middleware.gateway.rates import RateLimits
+from sage.middleware.limits.local_limiter import Limiter
 from sage.middleware.providers.base import ModelCall
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
@@ -112,8 +114,15 @@ class FrontGateway(Gateway):
     registry: FrontRegistry
 
     def __init__(
-        self, registry: FrontRegistry, dispatch: Dispatch, transport: Transport, metrics: Metrics, settings: Settings
+        self,
+        registry: FrontRegistry,
+        dispatch: Dispatch,
+        transport: Transport,
+        metrics: Metrics,
+        settings: Settings,
+        limiter: Limiter | None = None,
     ) -> None:
+        """``limiter`` counts rates together with the owner's; without it a call that has limits is the owner's."""
         # Not Gateway's own, which makes collections and services.
         self.registry = registry
         self.metrics = metrics
@@ -126,6 +135,7 @@ class FrontGateway(Gateway):
         self._dispatch = dispatch
         self.deadlines = dispatch.deadlines
         self._limits = settings.llm.limits
+        self.rates = RateLimits(limiter or cast(Any, OfTheOwner()), metrics)
         self._embedders = None
         self.ledger = None
         self.records = FrontRecords()

@@ -125,6 +125,7 @@ def error_headers(error: SageError, size: int) -> Headers:
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % size)]
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after + 0.499))))
+    headers += error.headers
     if error.status == 401:
         headers.append((b"www-authenticate", b'Bearer realm="sage"'))
     if error.status == 413:
