@@ -26,12 +26,7 @@ FLOORS = [
     {"sage.kernels", "sage.middleware.database", "sage.middleware.webhooks"},
     {
         *("sage.middleware.providers", "sage.middleware.retrieval", "sage.middleware.auth", "sage.middleware.queue"),
-<<<<<<< HEAD
-        *("sage.middleware.budgets", "sage.middleware.ingest", "sage.middleware.usage"),
-=======
-        *("sage.middleware.budgets", "sage.middleware.limits"),
-        "sage.middleware.ingest",
->>>>>>> 955df3e (limits: rates counted in this process)
+        *("sage.middleware.budgets", "sage.middleware.ingest", "sage.middleware.limits", "sage.middleware.usage"),
         "sage.api",
     },
     {"sage.middleware.engines", "sage.middleware.evaluation", "sage.service", "sage.middleware.client"},

@@ -69,6 +69,7 @@ class LocalLimiter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._uses: dict[str, SubjectUse] = {}
+        self._has_new = False
 
     def __len__(self) -> int:
         """How many subjects it remembers."""
@@ -106,6 +107,9 @@ class LocalLimiter:
     ) -> Admitted:
         for use in uses:
             use.take(slot, tokens)
+        if self._has_new:  # only now, since a new one is idle before
+            self._has_new = False
+            self._sweep(slot)
         admitted = Admitted(self, limits, uses, slot, tokens)
         admitted.headers = make_headers(limits, [_standing(use, now) for use in uses])
         return admitted
@@ -122,8 +126,8 @@ class LocalLimiter:
     def _use(self, subject: str, slot: int) -> SubjectUse:
         use = self._uses.get(subject)
         if use is None:
-            self._sweep(slot)
             use = self._uses[subject] = SubjectUse()
+            self._has_new = True
         else:
             use.advance(slot)
         return use
