@@ -24,6 +24,7 @@ _ROOMS = (
     "sage/addresses.py",
     "sage/middleware/settings",
     "sage/middleware/auth",
+    "sage/middleware/database",
     "sage/middleware/client",
     "sage/middleware/ingest",
     "sage/middleware/app/gateway_server.py",

@@ -16,6 +16,7 @@ from sage.middleware.cli.accounts import key_app, token_command, user_app
 from sage.middleware.cli.chat.command import chat
 from sage.middleware.cli.collections import collections_app
 from sage.middleware.cli.config import ConfigFile, config_app
+from sage.middleware.cli.databases import db_app
 from sage.middleware.cli.flower import flower_command
 from sage.middleware.cli.import_command import import_app
 from sage.middleware.cli.ingest_command import ingest
@@ -131,6 +132,7 @@ app.add_typer(services_app, name="services")
 app.add_typer(user_app, name="user")
 app.add_typer(key_app, name="key")
 app.add_typer(config_app, name="config")
+app.add_typer(db_app, name="db")
 app.add_typer(import_app, name="import")
 
 

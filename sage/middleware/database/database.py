@@ -98,7 +98,7 @@ class Database:
             with self._backend.reader.connect() as connection:
                 return self._schema.is_current(connection, self._backend.place)
         except DatabaseError as exc:
-            raise self._unusable(exc, "be read as {title}") from exc
+            raise unusable(f"{self._backend.place} cannot be read as {self._schema.title}", exc) from exc
 
     def _migrate(self) -> None:
         """Migrates to the newest schema. One process does it; others that open the database wait."""
@@ -107,15 +107,17 @@ class Database:
                 if not self._schema.is_current(connection, self._backend.place):
                     self._schema.upgrade(connection)
         except (sqlite3.Error, DatabaseError) as exc:
-            raise self._unusable(exc, "be migrated") from exc
+            raise unusable(f"{self._backend.place} cannot be migrated", exc) from exc
 
-    def _unusable(self, exc: Exception, what: str) -> SageError:
-        origin = exc.orig if isinstance(exc, DatabaseError) else exc
-        place, deed = self._backend.place, what.format(title=self._schema.title)
-        if not is_postgresql(origin):
-            return ConfigError(f"{place} cannot {deed}: {origin}")
-        message = f"{place} cannot {deed}: {cause_of(origin)}"
-        return Unavailable(message) if is_passing(origin) else ConfigError(message)
+
+def unusable(fault: str, exc: Exception) -> SageError:
+    """``fault`` and its cause, for a database that cannot even be opened: :class:`Unavailable` where it may answer
+    soon."""
+    origin = exc.orig if isinstance(exc, DatabaseError) else exc
+    if not is_postgresql(origin):
+        return ConfigError(f"{fault}: {origin}")
+    message = f"{fault}: {cause_of(origin)}"
+    return Unavailable(message) if is_passing(origin) else ConfigError(message)
 
 
 def value_refused() -> InvalidRequest:
@@ -131,8 +133,13 @@ def _open(
 ) -> Backend:
     if url is None:
         return SqliteFile(path, pragmas, busy_seconds)
+    return open_postgresql(url, schema.name, busy_seconds)
+
+
+def open_postgresql(url: DatabaseUrl, name: str, busy_seconds: float) -> Backend:
+    """The room ``name`` in the database at ``url``; nothing is connected yet. Raises :class:`MissingExtra`."""
     try:
         from sage.middleware.database.postgresql import PostgresqlRoom
     except ImportError as exc:
         raise MissingExtra("the setting 'database'", "postgres") from exc
-    return PostgresqlRoom(url, schema.name, busy_seconds)
+    return PostgresqlRoom(url, name, busy_seconds)

@@ -46,12 +46,21 @@ class Schema:
         A new database gets the tables at once, which are those that the migrations arrive at.
         """
         if self._is_new(connection):
-            self.metadata.create_all(connection)
-            versions = _versions(self.version_table(connection))
-            versions.create(connection)
-            connection.execute(versions.insert().values(version_num=self.revisions[-1]))
+            self.create(connection)
         else:
             self.migrate(connection)
+
+    def create(self, connection: Connection) -> None:
+        """Makes all tables, which are not there, in the transaction of ``connection``."""
+        self.metadata.create_all(connection)
+        versions = _versions(self.version_table(connection))
+        versions.create(connection)
+        connection.execute(versions.insert().values(version_num=self.revisions[-1]))
+
+    def present_tables(self, connection: Connection) -> list[str]:
+        """Those of its tables that are there."""
+        names = (*self.metadata.tables, self.version_table(connection))
+        return [name for name in names if _has_table(connection, name)]
 
     def migrate(self, connection: Connection) -> None:
         """Runs the migrations that the database has not had, in the transaction of ``connection``."""

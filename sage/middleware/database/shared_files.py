@@ -27,7 +27,7 @@ from sage.middleware.settings.database import DatabaseUrl
 from sage.private_files import make_private_dir, write_private
 
 _metadata = MetaData()
-_files = Table(
+FILES = Table(
     "shared_files",
     _metadata,
     Column("name", String(255), primary_key=True),
@@ -153,43 +153,43 @@ class DatabaseFiles(SharedFiles):
         return f"{self._folder}/{name}"
 
     def place(self, name: str) -> str:
-        return f"{self._name(name)} in the table {_files.name} of {self._url.shown}"
+        return f"{self._name(name)} in the table {FILES.name} of {self._url.shown}"
 
     def names(self, pattern: str) -> list[str]:
         with self._database.reading() as connection:
-            found = connection.scalars(select(_files.c.name)).all()
+            found = connection.scalars(select(FILES.c.name)).all()
         return sorted(name.partition("/")[2] for name in found if fnmatchcase(name, self._name(pattern)))
 
     def read(self, name: str) -> bytes | None:
         with self._database.reading() as connection:
-            return connection.scalar(select(_files.c.data).where(_files.c.name == self._name(name)))
+            return connection.scalar(select(FILES.c.data).where(FILES.c.name == self._name(name)))
 
     def check_private(self, name: str) -> None:
         return  # whoever may read the table may read the accounts too
 
     def version(self, name: str) -> int:
         with self._database.reading() as connection:
-            return connection.scalar(select(_files.c.version).where(_files.c.name == self._name(name))) or 0
+            return connection.scalar(select(FILES.c.version).where(FILES.c.name == self._name(name))) or 0
 
     def add(self, name: str, data: bytes) -> bool:
         row = {"name": self._name(name), "data": data, "version": time.time_ns()}
         with self._database.writing(alone=False) as connection:
-            added = insert_into(connection, _files).values(row).on_conflict_do_nothing()
+            added = insert_into(connection, FILES).values(row).on_conflict_do_nothing()
             return bool(connection.execute(added).rowcount)
 
     def change(self, name: str, change: Change) -> None:
-        this = _files.c.name == self._name(name)
+        this = FILES.c.name == self._name(name)
         with self._database.writing() as connection:
-            data = connection.scalar(select(_files.c.data).where(this))
+            data = connection.scalar(select(FILES.c.data).where(this))
             values = {"data": change(data), "version": time.time_ns()}
             if data is None:
-                connection.execute(_files.insert().values(name=self._name(name), **values))
+                connection.execute(FILES.insert().values(name=self._name(name), **values))
             else:
-                connection.execute(update(_files).where(this).values(values))
+                connection.execute(update(FILES).where(this).values(values))
 
     def remove(self, name: str) -> None:
         with self._database.writing() as connection:
-            connection.execute(delete(_files).where(_files.c.name == self._name(name)))
+            connection.execute(delete(FILES).where(FILES.c.name == self._name(name)))
 
     def close(self) -> None:
         opened: Database | None = self.__dict__.pop("_database", None)
@@ -197,6 +197,15 @@ class DatabaseFiles(SharedFiles):
             opened.close()
 
 
+PATTERNS = (("keys", "*.pem"), ("keys", "jobs.key"), ("queue", "key"), ("", "models.json"))
+"""Where the shared files of a gateway are: their folder below ``data_dir``, and their names."""
+
+
+def row_folder(folder: str) -> str:
+    """What a folder is called in the table."""
+    return folder or "gateway"
+
+
 def open_shared_files(data_dir: Path, folder: str, url: DatabaseUrl | None) -> SharedFiles:
     """The files of ``folder``: below ``data_dir``, or with ``url`` in PostgreSQL."""
-    return DirectoryFiles(data_dir / folder) if url is None else DatabaseFiles(url, folder or "gateway")
+    return DirectoryFiles(data_dir / folder) if url is None else DatabaseFiles(url, row_folder(folder))

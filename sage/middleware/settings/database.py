@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, SecretStr
 
 _SCHEMES = ("postgresql", "postgres")
-_LOCAL = "for SQLite leave 'database' out: its files are in data_dir"
 
 
 class DatabaseUrl(SecretStr):
@@ -28,28 +27,28 @@ class DatabaseUrl(SecretStr):
 
 
 def _checked(url: DatabaseUrl) -> DatabaseUrl:
-    # The messages do not repeat the text, which may hold a password.
+    # No message repeats the text, which may hold a password.
     try:
         parts = urlsplit(url.get_secret_value())
-        _check_scheme(parts)
-        name = parts.path.removeprefix("/")
-        if not name or "/" in name or any(character.isspace() for character in url.get_secret_value()):
-            raise ValueError("is not of the form postgresql://user:password@host:5432/name")
-    except ValueError as exc:
-        reason = str(exc) if str(exc).startswith(("is ", "has ")) else "is no URL; percent-encode signs in the password"
-        raise ValueError(f"{reason} (what stands there is not shown)") from None
+        _ = parts.port
+    except ValueError:
+        raise ValueError("is no URL; write signs of the password such as @ / [ as %40 %2F %5B") from None
+    _check_scheme(parts.scheme)
+    name = parts.path.removeprefix("/")
+    if not name or "/" in name or any(character.isspace() for character in url.get_secret_value()):
+        raise ValueError("is not of the form postgresql://user:password@host:5432/name")
     return url
 
 
-def _check_scheme(parts: SplitResult) -> None:
-    scheme = parts.scheme.partition("+")[0]
-    if scheme in _SCHEMES and "+" not in parts.scheme:
-        return
+def _check_scheme(scheme: str) -> None:
     if scheme in _SCHEMES:
+        return
+    if scheme.partition("+")[0] in _SCHEMES:
         raise ValueError("has a driver in its scheme; write postgresql://…, the driver is psycopg")
-    if scheme in ("sqlite", "file", ""):
-        raise ValueError(f"is no postgresql:// URL; {_LOCAL}")
-    raise ValueError(f"has a scheme that is not known; postgresql://user:password@host:5432/name is; {_LOCAL}")
+    raise ValueError(
+        "does not begin with postgresql://, and no other database is known; for SQLite leave it out: its files are in "
+        "data_dir"
+    )
 
 
 DatabaseSetting = Annotated[DatabaseUrl, AfterValidator(_checked)]

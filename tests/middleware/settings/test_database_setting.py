@@ -45,15 +45,15 @@ def test_commands_beside_the_gateway_read_it_too(tmp_path: Path) -> None:
     [
         (
             "mysql://sage:s3cret@db/sage",
-            r"has a scheme that is not known; postgresql://user:password@host:5432/name is",
+            "does not begin with postgresql://, and no other database is known",
         ),
-        ("sqlite:////data/s3cret.db", "for SQLite leave 'database' out"),
-        ("/data/s3cret.db", "for SQLite leave 'database' out"),
+        ("sqlite:////data/s3cret.db", "for SQLite leave it out: its files are in data_dir"),
+        ("/data/s3cret.db", "for SQLite leave it out: its files are in data_dir"),
         ("postgresql+psycopg2://sage:s3cret@db/sage", r"write postgresql://…, the driver is psycopg"),
         ("postgresql://sage:s3cret@db", "is not of the form postgresql://user:password@host:5432/name"),
         ("postgresql://sage:s3cret@db/", "is not of the form"),
         ("postgresql://sage:s3 cret@db/sage", "is not of the form"),
-        ("postgresql://sage:s3[cret@db/sage", "is no URL; percent-encode"),
+        ("postgresql://sage:s3[cret@db/sage", "is no URL; write signs of the password"),
     ],
 )
 def test_other_urls_are_refused_with_advice_and_not_shown(url: str, message: str, tmp_path: Path) -> None:

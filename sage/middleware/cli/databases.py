@@ -1,0 +1,83 @@
+"""``sage db …``: moves an installation from SQLite to PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sage.errors import ConfigError
+from sage.middleware.cli.config import ConfigFile
+from sage.middleware.cli.language.catalogue import _
+from sage.middleware.cli.output import AsJson, print_json, print_table
+from sage.middleware.cli.progress import showing_steps
+from sage.middleware.settings.reading import CLIENT_SECTIONS, find_config, load_settings
+
+if TYPE_CHECKING:
+    from sage.middleware.database.copying import RoomFile
+
+db_app = typer.Typer(help="Move this installation to another database.", no_args_is_help=True)
+
+
+@db_app.callback()
+def db() -> None:
+    """Move this installation to another database."""
+
+
+@db_app.command("copy")
+def db_copy(
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="URL",
+            help="The empty PostgreSQL database: postgresql://user:password@host:5432/name. Without it, the one that "
+            "the setting 'database' names, where nobody sees its password.",
+        ),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="DIRECTORY", help="The data directory to copy from. Without it, the configured one."
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy all that SQLite files hold into an empty PostgreSQL database: everything, or nothing.
+
+    End the gateway first. The files stay as they are.
+    """
+    named = {} if to is None else {"database": to}
+    settings = load_settings(find_config(config, os.environ), os.environ, named, sections=CLIENT_SECTIONS)
+    if settings.database is None:
+        raise ConfigError("which database? name it with the setting 'database', or with --to postgresql://…")
+    from sage.middleware.database.copying import copy_rooms
+
+    data_dir = source or settings.data_dir
+    if not data_dir.is_dir():
+        raise ConfigError(f"{data_dir} is no directory; --from names a data directory")
+    with showing_steps("rows") as show:
+        counts = copy_rooms(_rooms(data_dir), data_dir, settings.database, show)
+    if as_json:
+        print_json({"tables": counts})
+        return
+    print_table(("TABLE", "ROWS"), counts.items())
+    typer.echo(
+        _("copied to {place}; the files in {directory} are as they were").format(
+            place=settings.database.shown, directory=data_dir
+        )
+    )
+
+
+def _rooms(data_dir: Path) -> list[RoomFile]:
+    """Every room with tables, and its file."""
+    from sage.middleware.auth.database import SCHEMA as ACCOUNTS
+    from sage.middleware.budgets.database import SCHEMA as BUDGETS
+    from sage.middleware.database.copying import RoomFile
+    from sage.middleware.queue.database import SCHEMA as JOBS
+
+    accounts = data_dir / "sage.db"
+    return [RoomFile(ACCOUNTS, accounts), RoomFile(BUDGETS, accounts), RoomFile(JOBS, data_dir / "queue" / "jobs.db")]
