@@ -33,6 +33,7 @@ from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.settings import Settings
 from sage.middleware.usage.estimates import estimate_prompt
 from sage.middleware.usage.ledger import Ledger
+from sage.middleware.usage.settled_calls import SettledCall
 
 if TYPE_CHECKING:  # brings numpy, which a gateway without searches does not load
     from sage.middleware.retrieval.embedding.protocols import Models
@@ -89,7 +90,7 @@ class Gateway:
         metrics.low_priority = self.low_priority
         self._embedders = embedders
         self.ledger = metrics.ledger = ledger
-        self.settled = ledger.add if ledger is not None else forget
+        self.settled: Callable[[SettledCall], None] = ledger.add if ledger is not None else forget
 
     def share_with_others(self, on_health: Callable[[Deployment], None], in_flight: Callable[[], int]) -> None:
         """Tells other processes of this gateway of failures of deployments, and counts their running calls as live

@@ -10,12 +10,12 @@ from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.upstream_answer import UpstreamAnswer, UpstreamStream
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.usage.estimates import answer_tokens, estimate_answer, estimate_prompt
-from sage.middleware.usage.ledger import Waiting
+from sage.middleware.usage.settled_calls import SettledCall
 
 _WITHOUT_USAGE = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
 
 
-def forget(call: Waiting) -> None:
+def forget(call: SettledCall) -> None:
     """For a gateway without a ledger."""
 
 

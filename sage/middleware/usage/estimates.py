@@ -24,6 +24,18 @@ _MEDIA = frozenset({"image_url", "input_audio", "file", "video_url", "image", "a
 
 def estimate_prompt(body: Mapping[str, Any]) -> int:
     """About how many tokens the request in ``body`` has, in OpenAI's shape; at least 1."""
+    messages = body.get("messages")
+    if messages is not None and "tools" not in body:
+        size = 0
+        try:
+            for message in messages:
+                size += len(message["content"].encode())
+                if len(message) > 2:
+                    break
+            else:
+                return max(1, _EACH_MESSAGE * len(messages) + -(-size // _BYTES))
+        except (TypeError, KeyError, AttributeError, UnicodeEncodeError):
+            pass
     size = tokens = 0
     for field, value in body.items():
         if field == "messages" and isinstance(value, list):

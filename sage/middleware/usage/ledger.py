@@ -183,22 +183,33 @@ class Ledger:
         finished: list[UsageRecord] = []
         for call in calls:
             try:
-                record, deployment = recorded(call, offset)
-                resolved, price = (True, None) if deployment is None else self.prices.find(deployment)
-                if price is not None:
-                    record = record._replace(cost=price.cost(record.counts(), record.time))
+                if len(call) == 2:
+                    record, pending = self._priced(*call)
+                else:
+                    record, pending = recorded(call, offset, self.prices.find)
             except Exception:  # one call must not hold up all others
                 _log.exception("a call cannot be settled")
                 continue
             entry = LedgerEntry(self._identities.next(record.time), record)
             entries.append(entry)
-            if resolved or deployment is None:
+            if pending is None:
                 finished.append(record)
             else:
-                self._unpriced.append((time.monotonic(), entry, deployment))
+                self._unpriced.append((time.monotonic(), entry, pending))
         if self._unpriced:
             self._look_up_prices()
         return entries, finished
+
+    def _priced(
+        self, record: UsageRecord, deployment: PricedDeployment | None
+    ) -> tuple[UsageRecord, PricedDeployment | None]:
+        """As :func:`~sage.middleware.usage.settled_calls.recorded`, for what another process has recorded."""
+        if deployment is None:
+            return record, None
+        resolved, price = self.prices.find(deployment)
+        if price is None:
+            return record, None if resolved else deployment
+        return record._replace(cost=price.cost(record.counts(), record.time)), None
 
     def _tell(self, records: list[UsageRecord]) -> None:
         if self.on_settled is not None and records:

@@ -25,7 +25,6 @@ requests = Table(
     Column("tenant", Text, nullable=False),
     Column("user", Text, nullable=False),
     Column("key", Text, nullable=False),
-    Column("tags", Text, nullable=False),  # a JSON list
     Column("model", Text, nullable=False),
     Column("provider", Text, nullable=False),
     Column("deployment", Text, nullable=False),
@@ -42,6 +41,7 @@ requests = Table(
     Column("cost", Whole),
     Column("ms", Float, nullable=False),
     Column("first_token_ms", Float),
+    Column("tags", Text, nullable=False),  # a JSON list
     Index("ix_usage_requests_tenant", "tenant", "id"),
     Index("ix_usage_requests_user", "user", "id"),
     Index("ix_usage_requests_key", "key", "id"),

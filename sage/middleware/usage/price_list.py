@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import lru_cache
 
 from sage.middleware.settings.usage import PriceSettings
 from sage.middleware.usage.prices import FREE, Price, configured_price, published_price
@@ -55,13 +54,15 @@ class PriceList:
         self._deployments = deployments
         self._describe = describe
         self._published: dict[Key, Price | None] = {}
+        self._own: dict[int, tuple[PriceSettings, Price]] = {}
+        """By the identity of the settings, which are held, since a hash of them takes longer than the rest."""
         self._lock = threading.Lock()
         self._failed_at: float | None = None
 
     def find(self, deployment: PricedDeployment) -> tuple[bool, Price | None]:
         """Whether the price is resolved, and the price; ``None`` means that nobody knows it."""
         if deployment.price is not None:
-            return True, _configured(deployment.price)
+            return True, self._configured(deployment.price)
         key = deployment.provider.name, deployment.model
         try:
             return True, self._published[key]
@@ -69,7 +70,7 @@ class PriceList:
             pass
         for pattern, settings in self._patterns.items():
             if fnmatchcase(f"{key[0]}/{key[1]}", pattern) or fnmatchcase(key[1], pattern):
-                return True, self._remember(key, _configured(settings))
+                return True, self._remember(key, self._configured(settings))
         kind = deployment.provider.kind
         if kind in SELF_HOSTED:
             return True, self._remember(key, FREE)
@@ -126,16 +127,19 @@ class PriceList:
             most = max(most, price.most(prompt_tokens, max_output_tokens * answers, seconds, now))
         return most
 
+    def _configured(self, settings: PriceSettings) -> Price:
+        known = self._own.get(id(settings))
+        if known is None:
+            if len(self._own) >= _MOST_KNOWN:
+                self._own.clear()
+            known = self._own[id(settings)] = settings, configured_price(settings)
+        return known[1]
+
     def _remember(self, key: Key, price: Price | None) -> Price | None:
         while len(self._published) >= _MOST_KNOWN:
             self._published.pop(next(iter(self._published)), None)
         self._published[key] = price
         return price
-
-
-@lru_cache(maxsize=1024)
-def _configured(settings: PriceSettings) -> Price:
-    return configured_price(settings)
 
 
 def _address(deployment: PricedDeployment) -> str | None:

@@ -43,7 +43,8 @@ class PricedProvider(Protocol):
 
 
 class UsageRecord(NamedTuple):
-    """One call, settled. The ledger stores all of it but ``reservation`` and ``units``."""
+    """One call, settled. The ledger stores its ``time`` as a part of an id, what follows down to ``first_token_ms`` as
+    it stands here, ``tags`` as JSON, and no more."""
 
     time: float
     """When it ended, in Unix seconds."""
@@ -53,7 +54,6 @@ class UsageRecord(NamedTuple):
     user: str
     key: str
     """The id of the API key; empty for other credentials."""
-    tags: tuple[str, ...]
     model: str
     """The public name that was asked for."""
     provider: str
@@ -77,6 +77,7 @@ class UsageRecord(NamedTuple):
     """In nano-dollars; ``None`` means that nobody knows the price."""
     ms: float
     first_token_ms: float | None
+    tags: tuple[str, ...] = ()
     reservation: Any = None
     """What the call's budgets had reserved for it, as they gave it."""
     units: Mapping[str, int] | None = None
@@ -93,15 +94,23 @@ class UsageRecord(NamedTuple):
         return self.prompt_tokens + self.completion_tokens
 
     def counts(self) -> dict[str, int]:
-        """Everything that may have a price, by genai-prices' names, and ``milliseconds``."""
-        counts = {
-            "input_tokens": self.prompt_tokens,
-            "cache_read_tokens": self.cached_tokens,
-            "output_tokens": self.completion_tokens,
-            "output_reasoning_tokens": self.reasoning_tokens,
-            "requests": 1,
-            "milliseconds": int(self.ms + 0.5),
-        }
-        if self.units:
-            counts.update(self.units)
-        return counts
+        """Everything that may have a price."""
+        tokens = self.prompt_tokens, self.cached_tokens, self.completion_tokens, self.reasoning_tokens
+        return priced_counts(*tokens, self.ms, self.units)
+
+
+def priced_counts(
+    prompt: int, cached: int, completion: int, reasoning: int, ms: float, units: Mapping[str, int] | None
+) -> dict[str, int]:
+    """What a call has used of everything that may have a price, by genai-prices' names, and ``milliseconds``."""
+    counts = {
+        "input_tokens": prompt,
+        "cache_read_tokens": cached,
+        "output_tokens": completion,
+        "output_reasoning_tokens": reasoning,
+        "requests": 1,
+        "milliseconds": int(ms + 0.5),
+    }
+    if units:
+        counts.update(units)
+    return counts

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from sage.middleware.usage.records import PricedDeployment, UsageRecord
+from sage.middleware.usage.prices import Price
+from sage.middleware.usage.records import PricedDeployment, UsageRecord, priced_counts
 
 
 class Caller(Protocol):
@@ -56,52 +57,44 @@ SettledCall = tuple[
 ]
 
 
-def recorded(
-    call: SettledCall | tuple[UsageRecord, PricedDeployment | None], offset: float
-) -> tuple[UsageRecord, PricedDeployment | None]:
-    """The record of ``call``, and the deployment whose price holds; ``None`` where the cost is final.
+Find = Callable[[PricedDeployment], tuple[bool, Price | None]]
+"""As :meth:`sage.middleware.usage.price_list.PriceList.find`."""
+
+
+def recorded(call: SettledCall, offset: float, find: Find) -> tuple[UsageRecord, PricedDeployment | None]:
+    """The record of ``call``, and the deployment whose price is to be looked up; ``None`` where the cost is final.
 
     ``offset`` is ``time.time() - time.perf_counter()``. A call that no upstream has worked on costs nothing.
     """
-    if len(call) == 2:
-        return call
     ended, began, first_at, caller, request_id, model, operation, stream = call[:8]
     deployment, attempts, status, usage, estimate, reservation = call[8:]
+    time, ms = ended + offset, (ended - began) * 1000
     cached = reasoning = 0
     units: Mapping[str, int] | None = None
+    pending: PricedDeployment | None = None
+    cost: int | None = 0
     if usage is not None:
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         cached, reasoning, units = usage.details()
     else:
         prompt, completion = estimate or (0, 0)
-    is_free = deployment is None or (usage is None and estimate is None)
-    record = UsageRecord(
-        ended + offset,
-        request_id.decode("ascii", "replace"),
-        caller.tenant,
-        caller.user,
-        _key_of(caller.subjects),
-        caller.tags,
-        model,
-        deployment.provider.name if deployment is not None else "",
-        deployment.name if deployment is not None else "",
-        deployment.model if deployment is not None else "",
-        f"{operation}",
-        stream,
-        attempts,
-        status,
-        prompt,
-        cached,
-        completion,
-        reasoning,
-        usage is None and estimate is not None,
-        0 if is_free else None,
-        (ended - began) * 1000,
-        None if first_at is None else (first_at - began) * 1000,
-        reservation,
-        units,
+    if deployment is not None and (usage is not None or estimate is not None):
+        resolved, price = find(deployment)
+        if price is None:
+            cost = None
+            pending = None if resolved else deployment
+        else:
+            cost = price.cost(priced_counts(prompt, cached, completion, reasoning, ms, units), time)
+    names = (deployment.provider.name, deployment.name, deployment.model) if deployment is not None else ("", "", "")
+    values = (
+        *(time, request_id.decode("ascii", "replace"), caller.tenant, caller.user, _key_of(caller.subjects), model),
+        *names,
+        *(f"{operation}", stream, attempts, status, prompt, cached, completion, reasoning),
+        *(usage is None and estimate is not None, cost, ms, None if first_at is None else (first_at - began) * 1000),
+        *(caller.tags, reservation, units),
     )
-    return record, None if is_free else deployment
+    record = UsageRecord._make(values)
+    return record, pending
 
 
 def _key_of(subjects: tuple[str, ...]) -> str:

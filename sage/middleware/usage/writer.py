@@ -91,14 +91,9 @@ class BatchWriter:
 
 
 def _row(entry: LedgerEntry) -> tuple[Any, ...]:
-    r = entry.record
-    return (
-        entry.id,
-        *(r.request_id, r.tenant, r.user, r.key, orjson.dumps(r.tags).decode() if r.tags else "[]"),
-        *(r.model, r.provider, r.deployment, r.upstream_model, r.operation, r.stream, r.attempts, r.status),
-        *(r.prompt_tokens, r.cached_tokens, r.completion_tokens, r.reasoning_tokens, r.estimated, r.cost),
-        *(r.ms, r.first_token_ms),
-    )
+    record = entry.record
+    tags = record.tags
+    return (entry.id, *record[1:21], orjson.dumps(tags).decode() if tags else "[]")
 
 
 Sums = dict[tuple[Any, ...], list[int]]
@@ -110,28 +105,39 @@ def _sums(entries: Sequence[LedgerEntry], late: Sequence[LateCost]) -> tuple[Sum
     by_tag: Sums = {}
     for entry in entries:
         r = entry.record
-        counted = (
-            *(1, int(r.status >= _FAILED), r.prompt_tokens, r.cached_tokens, r.completion_tokens, r.reasoning_tokens),
-            *(int(r.estimated), r.cost or 0, int(r.cost is None), int(r.ms + 0.5)),
-        )
-        _count(r, counted, by_key, by_tag)
+        key = (int(r.time) // QUARTER, r.tenant, r.user, r.key, r.model, r.provider)
+        sums = by_key.get(key)
+        if sums is None:
+            sums = by_key[key] = [0] * 10
+        _add_call(sums, r)
+        for tag in r.tags:
+            _add_call(by_tag.setdefault((key[0], r.tenant, r.user, tag), [0] * 10), r)
     for each in late:
-        _count(each.entry.record, (*[0] * 7, each.cost or 0, -1, 0), by_key, by_tag)
+        r, cost = each.entry.record, each.cost or 0
+        quarter = int(r.time) // QUARTER
+        _add_cost(by_key.setdefault((quarter, r.tenant, r.user, r.key, r.model, r.provider), [0] * 10), cost)
+        for tag in r.tags:
+            _add_cost(by_tag.setdefault((quarter, r.tenant, r.user, tag), [0] * 10), cost)
     return by_key, by_tag
 
 
-def _count(r: UsageRecord, counted: tuple[int, ...], by_key: Sums, by_tag: Sums) -> None:
-    quarter = int(r.time) // QUARTER
-    _add_to(by_key, (quarter, r.tenant, r.user, r.key, r.model, r.provider), counted)
-    for tag in r.tags:
-        _add_to(by_tag, (quarter, r.tenant, r.user, tag), counted)
-
-
-def _add_to(sums: Sums, key: tuple[Any, ...], counted: tuple[int, ...]) -> None:
-    known = sums.get(key)
-    if known is None:
-        sums[key] = list(counted)
+def _add_call(sums: list[int], r: UsageRecord) -> None:
+    """Adds a call to sums in the order of :data:`SUMS`."""
+    sums[0] += 1
+    sums[1] += r.status >= _FAILED
+    sums[2] += r.prompt_tokens
+    sums[3] += r.cached_tokens
+    sums[4] += r.completion_tokens
+    sums[5] += r.reasoning_tokens
+    sums[6] += r.estimated
+    if r.cost is None:
+        sums[8] += 1
     else:
-        for index, value in enumerate(counted):
-            if value:
-                known[index] += value
+        sums[7] += r.cost
+    sums[9] += int(r.ms + 0.5)
+
+
+def _add_cost(sums: list[int], cost: int) -> None:
+    """Adds the cost of a call that had none."""
+    sums[7] += cost
+    sums[8] -= 1

@@ -10,9 +10,10 @@ from sage.middleware.app.workers.messages import SettledCalls
 from sage.middleware.providers.base import Provider
 from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.usage import PriceSettings
-from sage.middleware.usage.ledger import Ledger, Waiting
+from sage.middleware.usage.ledger import Ledger
+from sage.middleware.usage.prices import Price
 from sage.middleware.usage.records import PricedDeployment, UsageRecord
-from sage.middleware.usage.settled_calls import recorded
+from sage.middleware.usage.settled_calls import SettledCall, recorded
 
 _MOST_AT_ONCE = 1000
 """Calls in one message."""
@@ -22,8 +23,8 @@ class FrontRecords:
     """What a front has settled and not told yet. ``add`` is :attr:`sage.middleware.gateway.gateway.Gateway.settled`."""
 
     def __init__(self) -> None:
-        self._calls: list[Waiting] = []
-        self.add: Callable[[Waiting], None] = self._calls.append
+        self._calls: list[SettledCall] = []
+        self.add: Callable[[SettledCall], None] = self._calls.append
 
     def take(self) -> SettledCalls | None:
         """Some of it, the oldest; ``None`` means that there is nothing."""
@@ -32,7 +33,11 @@ class FrontRecords:
             return None
         del self._calls[: len(calls)]
         offset = time.time() - time.perf_counter()
-        return SettledCalls(tuple(recorded(call, offset)[0] for call in calls))
+        return SettledCalls(tuple(recorded(call, offset, _by_the_owner)[0] for call in calls))
+
+
+def _by_the_owner(deployment: PricedDeployment) -> tuple[bool, Price | None]:
+    return False, None
 
 
 @dataclass(frozen=True, slots=True)

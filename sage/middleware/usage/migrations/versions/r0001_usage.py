@@ -64,6 +64,7 @@ def _make_requests() -> None:
         sa.Column("cost", Whole),
         sa.Column("ms", sa.Float(), nullable=False),
         sa.Column("first_token_ms", sa.Float()),
+        sa.Column("tags", sa.Text(), nullable=False),
     )
     for name in ("tenant", "user", "key", "model"):
         op.create_index(f"ix_usage_requests_{name}", "usage_requests", [name, "id"])
