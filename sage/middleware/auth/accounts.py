@@ -70,6 +70,7 @@ class Accounts:
             self.passwords,
             lambda: self.tokens,
             clock,
+            self.changes,
             access_ttl=auth.access_token_ttl,
             refresh_ttl=auth.refresh_token_ttl,
         )

@@ -39,3 +39,8 @@ class Changes:
         """Called once a change has been made, before it is committed."""
         if self.on_change is not None:
             self.on_change(session, AccountChange(by, action, target, tenant, details))
+
+
+def nobody(name: str = "", tenant: str = "") -> Principal:
+    """Whoever acts without a verified credential: ``name`` is whose name or token was used, if anybody's."""
+    return Principal(user=name, tenant=tenant, scopes=frozenset())

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     event,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -57,6 +58,10 @@ class UserRow(Base):
     """Of the provider of single sign-on that answers for it."""
     subject: Mapped[str | None] = mapped_column(String(255))
     """What that provider calls it."""
+    claims_at: Mapped[Seconds | None]
+    """When the newest of that provider's claims were made that its role and tenant go by."""
+    withdrawn: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether it is disabled because those claims gave it no role."""
     created_at: Mapped[Seconds]
     last_login_at: Mapped[Seconds | None]
 
@@ -138,6 +143,10 @@ class RefreshTokenRow(Base):
     session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id", ondelete="CASCADE"))
     created_at: Mapped[Seconds]
     used_at: Mapped[Seconds | None]
+    used_by: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    """A hash of what is known of the client that used it."""
+    successor_salt: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    """What its successor is made of, with the token itself."""
 
 
 class RevisionRow(Base):

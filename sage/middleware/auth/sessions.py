@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,10 +11,12 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from sage.errors import AuthenticationFailed, InvalidRequest
+from sage.middleware.auth.changes import Changes, nobody
 from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.models import RefreshTokenRow, SessionRow, UserRow
 from sage.middleware.auth.passwords import Passwords
 from sage.middleware.auth.principal import ROLES, Principal, Scope
+from sage.middleware.auth.refresh_families import Replayed, find_token, first_of_family, is_refresh_token, successor_of
 from sage.middleware.auth.teams.authority import find_user, require_user
 
 if TYPE_CHECKING:
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_REFRESH = re.compile(r"rt-sage-[A-Za-z0-9_-]{43}")
-
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """The tokens of a session. ``expires_in`` is the access token's life in seconds."""
+    """The tokens of a session. ``expires_in`` is the access token's life in seconds, ``session_ends_in`` that of the
+    session, within which there are further ones."""
 
     access_token: str = field(repr=False)
     refresh_token: str = field(repr=False)
     expires_in: int
+    session_ends_in: int
 
 
 class LoginSessions:
@@ -48,6 +48,7 @@ class LoginSessions:
         passwords: Passwords,
         tokens: Callable[[], Tokens],
         clock: Callable[[], float],
+        changes: Changes,
         *,
         access_ttl: float,
         refresh_ttl: float,
@@ -56,6 +57,7 @@ class LoginSessions:
         self._passwords = passwords
         self._tokens = tokens
         self._clock = clock
+        self._changes = changes
         self._access_ttl = max(1, int(access_ttl))
         self._refresh_ttl = max(1, int(refresh_ttl))
 
@@ -89,6 +91,7 @@ class LoginSessions:
             stored = row.password_hash if row is not None else None
         is_right = self._passwords.verify(password, stored)
         if not is_right or row is None or stored is None or row.disabled:
+            self._tell_failure(row)
             raise wrong
         new_hash = self._passwords.hash(password) if self._passwords.needs_rehash(stored) else None
         with self._database.write() as session:
@@ -99,29 +102,36 @@ class LoginSessions:
             user.last_login_at = int(self._clock())
             return open_session(session, user)
 
-    def refresh(self, refresh_token: str) -> Login:
+    def _tell_failure(self, user: UserRow | None) -> None:
+        """A name that no user has is not told: it may be a password in the wrong field."""
+        if self._changes.on_change is not None:
+            name, tenant = (user.name, user.tenant) if user is not None else ("", "")
+            with self._database.write() as session:
+                self._changes.tell(session, nobody(), "login.failed", f"user:{name}", tenant, {})
+
+    def refresh(self, refresh_token: str, client: str | None = None) -> Login:
         """The session's next tokens in exchange for its newest refresh token, which is used up.
 
-        A refresh token that is used twice was stolen: the whole session ends.
+        A refresh token that is used twice was stolen: the whole session ends. For some seconds the same ``client``
+        gets the same next refresh token again (:mod:`sage.middleware.auth.refresh_families`).
         """
         invalid = AuthenticationFailed(
             "the refresh token is not valid: unknown, used, expired or logged out; log in again", code="invalid_token"
         )
-        if _REFRESH.fullmatch(refresh_token) is None:
+        if not is_refresh_token(refresh_token):
             raise invalid
         now = int(self._clock())
         with self._database.write() as session:
-            token = session.get(RefreshTokenRow, _hash(refresh_token))
-            session_row = session.get(SessionRow, token.session_id) if token is not None else None
-            user = session.get(UserRow, session_row.user_id) if session_row is not None else None
-            if token is not None and session_row is not None and user is not None:
-                alive = session_row.revoked_at is None and session_row.expires_at > now and not user.disabled
-                if alive and token.used_at is None:
-                    token.used_at = now
-                    return self._tokens_of(session, session_row, user)
-                if alive:
-                    session_row.revoked_at = now
-                    self._database.bump(session)
+            family = _live_family(session, refresh_token, now)
+            if family is not None:
+                token, session_row, user = family
+                try:
+                    successor = successor_of(session, refresh_token, token, client, now)
+                except Replayed:
+                    self._end(session, session_row, user, "session.replay")
+                else:
+                    if successor is not None:
+                        return self._login_of(session_row, user, successor)
         raise invalid  # only now: the revocation must be committed
 
     def logout(self, session_id: str | None) -> None:
@@ -132,9 +142,9 @@ class LoginSessions:
             )
         with self._database.write() as session:
             session_row = session.get(SessionRow, session_id)
-            if session_row is not None and session_row.revoked_at is None:
-                session_row.revoked_at = int(self._clock())
-                self._database.bump(session)
+            user = session.get(UserRow, session_row.user_id) if session_row is not None else None
+            if session_row is not None and user is not None and session_row.revoked_at is None:
+                self._end(session, session_row, user, "session.logout")
 
     def issue(self, name: str | None) -> str:
         """An access token without a password and without a refresh token, for the operator.
@@ -158,12 +168,29 @@ class LoginSessions:
         session.flush()
         return session_row
 
+    def _end(self, session: Session, session_row: SessionRow, user: UserRow, action: str) -> None:
+        session_row.revoked_at = int(self._clock())
+        self._database.bump(session)
+        self._changes.tell(session, nobody(user.name, user.tenant), action, f"user:{user.name}", user.tenant, {})
+
     def _tokens_of(self, session: Session, session_row: SessionRow, user: UserRow) -> Login:
-        now = int(self._clock())
-        refresh_token = f"rt-sage-{secrets.token_urlsafe(32)}"
-        session.add(RefreshTokenRow(hash=_hash(refresh_token), session_id=session_row.id, created_at=now, used_at=None))
-        lifetime = min(self._access_ttl, session_row.expires_at - now)
-        return Login(self._tokens().make(user.name, session_row.id, lifetime), refresh_token, lifetime)
+        return self._login_of(session_row, user, first_of_family(session, session_row.id, int(self._clock())))
+
+    def _login_of(self, session_row: SessionRow, user: UserRow, refresh_token: str) -> Login:
+        left = session_row.expires_at - int(self._clock())
+        lifetime = min(self._access_ttl, left)
+        return Login(self._tokens().make(user.name, session_row.id, lifetime), refresh_token, lifetime, left)
+
+
+def _live_family(session: Session, refresh_token: str, now: int) -> tuple[RefreshTokenRow, SessionRow, UserRow] | None:
+    """The token's row, with its session and user, unless that session has ended."""
+    token = find_token(session, refresh_token)
+    session_row = session.get(SessionRow, token.session_id) if token is not None else None
+    user = session.get(UserRow, session_row.user_id) if session_row is not None else None
+    if token is None or session_row is None or user is None or user.disabled:
+        return None
+    is_live = session_row.revoked_at is None and session_row.expires_at > now
+    return (token, session_row, user) if is_live else None
 
 
 def _only_user(session: Session) -> UserRow:
@@ -176,7 +203,3 @@ def _only_user(session: Session) -> UserRow:
         names = ", ".join(user.name for user in users[:10]) + (", …" if len(users) > 10 else "")
         raise InvalidRequest(f"there are several users; choose one with --user: {names}")
     return users[0]
-
-
-def _hash(refresh_token: str) -> bytes:
-    return hashlib.sha256(refresh_token.encode("ascii")).digest()

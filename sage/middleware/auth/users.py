@@ -177,6 +177,8 @@ def _apply(session: Session, row: UserRow, changes: UserChanges, now: int) -> di
         row.role = role
     if disabled is not None and disabled != row.disabled:
         details["disabled"] = row.disabled = disabled
+    if disabled is not None:
+        row.withdrawn = False  # from now on it is so because somebody wants it
     if "limits" in changes:
         details["limits_before"], row.limits = row.limits, stored_limits(changes["limits"])
         details["limits"] = row.limits

@@ -18,11 +18,12 @@ from sage.middleware.auth.principal import LOCAL, Principal
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.providers.transport import Transport
 from sage.middleware.routers.flower.browser_session import BrowserSession, BrowserSessions, set_cookie, take_cookie
-from sage.middleware.routers.flower.origins import HOME, header, is_loopback, is_same_origin, safe_target
+from sage.middleware.routers.flower.origins import HOME, safe_target
 from sage.middleware.routers.flower.pages import denied_page, language_of, login_page, page_headers, unavailable_page
 from sage.middleware.routers.flower.proxy import FlowerProxy, FlowerUnavailable
 from sage.middleware.routers.http.asgi import Headers, Receive, Scope, Send, error_headers, note, read_body
 from sage.middleware.routers.http.bodies import SMALL_BODY, LargeBody, too_large
+from sage.middleware.routers.http.browser_origin import header, is_loopback, is_same_origin
 from sage.middleware.routers.http.guard import credential, identify
 from sage.middleware.settings.settings import Settings
 
