@@ -52,6 +52,7 @@ _OTHER_ERRORS = {
     "UsageError",
     "ValueError",
     "_failed",
+    "failed",
     "_invalid_line",
     "_skip",
     "Unreadable",

@@ -12,7 +12,10 @@ import typer
 from sage.errors import SageError
 from sage.middleware.app.loading import quick_loading
 from sage.middleware.app.version import version
-from sage.middleware.cli.accounts import key_app, token_command, user_app
+from sage.middleware.cli.accounts.keys import key_app
+from sage.middleware.cli.accounts.teams import team_app
+from sage.middleware.cli.accounts.token import token_command
+from sage.middleware.cli.accounts.users import user_app
 from sage.middleware.cli.chat.command import chat
 from sage.middleware.cli.collections import collections_app
 from sage.middleware.cli.config import ConfigFile, config_app
@@ -130,6 +133,7 @@ app.add_typer(collections_app, name="collections")
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(services_app, name="services")
 app.add_typer(user_app, name="user")
+app.add_typer(team_app, name="team")
 app.add_typer(key_app, name="key")
 app.add_typer(config_app, name="config")
 app.add_typer(db_app, name="db")

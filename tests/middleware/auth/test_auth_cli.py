@@ -199,7 +199,7 @@ def test_a_terminal_prompts_twice_for_the_password_and_hides_it(
 
 
 def test_the_command_starts_without_the_server_and_the_auth_room(data_dir: Path, tmp_path: Path) -> None:
-    code = "import sys, sage.middleware.cli.accounts; print({'fastapi', 'sqlalchemy', 'jose'} & set(sys.modules))"
+    code = "import sys, sage.middleware.cli.main; print({'fastapi', 'sqlalchemy', 'jose'} & set(sys.modules))"
     ran = subprocess.run(
         [sys.executable, "-c", code], env=environment(data_dir), capture_output=True, text=True, check=True
     )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from sage.middleware.auth.accounts import Accounts
-from sage.middleware.auth.subjects import stored_limits
-from sage.middleware.settings.limits import Limits
 
 
 def _accounts(request: Request) -> Accounts:
@@ -41,14 +38,3 @@ UserName = Annotated[str, Field(validation_alias=AliasChoices("username", "name"
 TenantName = Annotated[str, WithJsonSchema({"type": "string", "pattern": NAME_PATTERN})]
 LimitsAnswer = dict[str, int] | None
 """``rpm``, ``tpm`` and ``concurrent``, as far as they are bounded; ``None`` means nothing of its own."""
-
-
-def shown(view: Any) -> dict[str, Any]:
-    """The fields of a view of the accounts as JSON has them."""
-    return {field.name: _shown(getattr(view, field.name)) for field in fields(view)}
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, Limits):
-        return stored_limits(value)
-    return list(value) if isinstance(value, tuple) else value

@@ -12,6 +12,7 @@ from sage.errors import InvalidRequest, PermissionDenied
 from sage.middleware.auth.api_keys.api_keys import OVERLAP
 from sage.middleware.auth.grants import MAX_NOTE, MAX_TAGS, KeyRequest
 from sage.middleware.auth.principal import Scope
+from sage.middleware.auth.teams.views import shown
 from sage.middleware.routers.auth.bodies import (
     PATTERNS,
     AccountsDep,
@@ -19,7 +20,6 @@ from sage.middleware.routers.auth.bodies import (
     StrictBody,
     TenantName,
     or_null,
-    shown,
 )
 from sage.middleware.routers.http.deps import Caller
 from sage.middleware.routers.http.guard import guarded_router, requires

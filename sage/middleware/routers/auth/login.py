@@ -14,7 +14,8 @@ from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.addresses import network_of
 from sage.middleware.auth.principal import Scope
 from sage.middleware.auth.sessions import Login
-from sage.middleware.routers.auth.bodies import AccountsDep, StrictBody, shown
+from sage.middleware.auth.teams.views import shown
+from sage.middleware.routers.auth.bodies import AccountsDep, StrictBody
 from sage.middleware.routers.auth.session_cookie import client_of, give, require_own_page, take, tokens
 from sage.middleware.routers.auth.users import UserAnswer
 from sage.middleware.routers.http.deps import Caller

@@ -11,6 +11,7 @@ from sage.errors import InvalidRequest
 from sage.middleware.auth.grants import MAX_NOTE
 from sage.middleware.auth.principal import Scope
 from sage.middleware.auth.teams.teams import Team
+from sage.middleware.auth.teams.views import shown
 from sage.middleware.routers.auth.bodies import (
     PATTERNS,
     AccountsDep,
@@ -18,7 +19,6 @@ from sage.middleware.routers.auth.bodies import (
     StrictBody,
     TenantName,
     or_null,
-    shown,
 )
 from sage.middleware.routers.http.deps import Caller
 from sage.middleware.routers.http.guard import guarded_router, requires

@@ -11,7 +11,8 @@ from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import ROLES, Scope
 from sage.middleware.auth.teams.authority import governs_all
 from sage.middleware.auth.teams.tenants import DEFAULT_TENANT
-from sage.middleware.routers.auth.bodies import AccountsDep, LimitsAnswer, StrictBody, TenantName, UserName, shown
+from sage.middleware.auth.teams.views import shown
+from sage.middleware.routers.auth.bodies import AccountsDep, LimitsAnswer, StrictBody, TenantName, UserName
 from sage.middleware.routers.http.deps import Caller
 from sage.middleware.routers.http.guard import guarded_router, requires
 from sage.middleware.settings.limits import Limits
