@@ -176,7 +176,7 @@ def test_the_last_uses_are_written_when_the_server_ends(data_dir: Path) -> None:
 
 def test_what_a_front_has_seen_used_reaches_the_process_that_writes_it(accounts: Accounts) -> None:
     authenticator = Authenticator(accounts)
-    link = FrontLink(authenticator, FrontUse(cast(Registry, None)), lambda: None, lambda _: None)
+    link = FrontLink(authenticator, FrontUse(cast(Registry, None)), lambda: None, lambda _: None, lambda _: None)
     for used_at in (20.0, 10.0):
         link.frame_received(0, encode(CredentialUses({"key:a": used_at})))
     assert authenticator.take_uses() == {"key:a": 20.0}
