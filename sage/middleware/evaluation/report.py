@@ -10,8 +10,8 @@ from typing import Any
 from sage.middleware.evaluation.statistics import mean, paired_interval, percentile
 
 Line = Mapping[str, Any]
-"""One question's result: ``system`` (which), ``question_id``, ``scores``, ``latency_ms``, ``usage``; with ``error``
-for one that failed."""
+"""One question's result: ``system`` (which), ``question_id``, ``scores``, ``latency_ms``, ``usage``, ``cost``; with
+``error`` for one that failed."""
 
 
 @dataclass(slots=True)
@@ -27,6 +27,10 @@ class SystemScores:
     missing: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     """By metric, how many answers could not be scored."""
     latencies: list[float] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+    """In US dollars, of the answers whose price is known."""
+    unpriced: int = 0
+    """How many answers have a price that nobody knows."""
     usage: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def add(self, line: Line) -> None:
@@ -41,6 +45,10 @@ class SystemScores:
                 self.scores[metric][line["question_id"]] = score
         if isinstance(line.get("latency_ms"), int | float):
             self.latencies.append(line["latency_ms"])
+        if isinstance(line.get("cost"), int | float):
+            self.costs.append(line["cost"])
+        else:
+            self.unpriced += 1
         for name, count in (line.get("usage") or {}).items():
             if isinstance(count, int):
                 self.usage[name] += count
@@ -64,8 +72,8 @@ class SystemScores:
             },
             "seconds": _rounded(sum(self.latencies) / 1000, 3),
             "usage": dict(self.usage),
-            "cost": None,
-            "priced": False,
+            "cost": round(sum(self.costs), 9) if self.costs else None,
+            "priced": bool(self.costs) and self.unpriced == 0,
         }
 
 

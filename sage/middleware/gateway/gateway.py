@@ -25,7 +25,7 @@ from sage.middleware.gateway.model_caller import RunningGateway
 from sage.middleware.gateway.rates import RatedCall, RateLimits
 from sage.middleware.gateway.services.plans import Messages, ServiceDependencies
 from sage.middleware.gateway.services.services import GatewayServices
-from sage.middleware.gateway.settlement import answered_for, estimate, forget
+from sage.middleware.gateway.settlement import answered_for, estimate, forget, settled_cost
 from sage.middleware.limits.local_limiter import Limiter, LocalLimiter
 from sage.middleware.providers.base import ModelCall, Sink, takes_nothing
 from sage.middleware.providers.transport import Transport
@@ -33,6 +33,7 @@ from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.settings import Settings
 from sage.middleware.usage.estimates import estimate_prompt
 from sage.middleware.usage.ledger import Ledger
+from sage.middleware.usage.price_list import PriceList
 from sage.middleware.usage.settled_calls import SettledCall
 
 if TYPE_CHECKING:  # brings numpy, which a gateway without searches does not load
@@ -121,6 +122,11 @@ class Gateway:
             await asyncio.to_thread(self._embedders.close)
         if self.ledger is not None:
             await asyncio.to_thread(self.ledger.stop)
+
+    @property
+    def prices(self) -> PriceList | None:
+        """What deployments cost; ``None`` means that this gateway knows no prices."""
+        return self.ledger.prices if self.ledger is not None else None
 
     def call(self, principal: Principal, call: ModelCall) -> GatewayCall:
         """``async with gateway.call(principal, call) as answer`` admits, dispatches and counts the call exactly once.
@@ -251,6 +257,16 @@ class GatewayCall:
     def finished(self) -> bool:
         """Whether :attr:`body` or :meth:`more` has returned the last event of the stream."""
         return self._answer.finished
+
+    async def cost(self) -> int | None:
+        """What a whole answer costs, in nano-dollars, as the ledger will have it; ``None`` means that nobody knows.
+        Waits for about a second where the model's price was never looked up."""
+        prices, answer = self._gateway.prices, self._answer
+        if prices is None:
+            return None
+        await prices.resolve([answer.deployment])
+        ms = (time.perf_counter() - self._started) * 1000
+        return settled_cost(prices, answer.deployment, answer.usage, estimate(self._call, answer, None, 0), ms)
 
     def timed_out(self) -> SageError | None:
         """The error if the call was cancelled because its time is over, else ``None``."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from sage.errors import DeadlineExceeded
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.upstream_answer import UpstreamAnswer, UpstreamStream
-from sage.middleware.providers.base import ModelCall, Operation
+from sage.middleware.providers.base import ModelCall, Operation, Usage
 from sage.middleware.usage.estimates import answer_tokens, estimate_answer, estimate_prompt
+from sage.middleware.usage.price_list import PriceList
+from sage.middleware.usage.records import priced_counts
 from sage.middleware.usage.settled_calls import SettledCall
 
 _WITHOUT_USAGE = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
@@ -40,6 +43,22 @@ def estimate(
         passed, events = answer.passed_bytes + len(answer.body), answer.passed_events + answer.body.count(b"\n\n")
         return prompt_tokens, estimate_answer(passed, events, answer.body)
     return estimate_prompt(call.body), answer_tokens(answer.body)
+
+
+def settled_cost(
+    prices: PriceList, deployment: Deployment, usage: Usage | None, estimated: tuple[int, int] | None, ms: float
+) -> int | None:
+    """What a call that an upstream has answered costs, in nano-dollars; ``None`` means that nobody knows."""
+    _, price = prices.find(deployment)
+    if price is None:
+        return None
+    if usage is None:
+        prompt, completion = estimated or (0, 0)
+        counts = priced_counts(prompt, 0, completion, 0, ms, None)
+    else:
+        cached, reasoning, units = usage.details()
+        counts = priced_counts(usage.prompt_tokens, cached, usage.completion_tokens, reasoning, ms, units)
+    return price.cost(counts, time.time())
 
 
 def _was_cut(failure: BaseException | None) -> bool:

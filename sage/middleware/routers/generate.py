@@ -20,6 +20,7 @@ from sage.middleware.providers.wire.tool_calls import ToolCall
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.respond import Events, respond
+from sage.middleware.usage.records import usd
 
 
 class TokenUsage(BaseModel):
@@ -71,6 +72,8 @@ class GenerateAnswer(BaseModel):
     sources: list[SourceShown] | None = None
     memories: list[MemoryShown] | None = None
     warnings: list[str] | None = None
+    cost: float | None = Field(None, description="In US dollars, where `cost` was asked for; null: nobody knows.")
+    priced: bool | None = None
 
 
 class Generate:
@@ -83,6 +86,8 @@ class Generate:
         request = parse_generate(await read_json(receive, scope))
         call = request.call()
         note(scope, model=call.model)
+        if request.cost:
+            _ = self._gateway.prices  # a front process leaves the whole request to the one that knows them
         context = Context()
         if request.search is not None or request.memory is not None:
             if request.search is not None:
@@ -94,7 +99,7 @@ class Generate:
             scope,
             receive,
             send,
-            lambda answer: _body(answer, context),
+            lambda answer: _body_with_cost(answer, context) if request.cost else _body(answer, context),
             lambda: _events(context),
         )
 
@@ -103,6 +108,14 @@ def _body(answer: GatewayCall, context: Context) -> bytes | Awaitable[bytes]:
     if context.memory is None:
         return orjson.dumps(complete_answer(answer, context))
     return _body_after_storing(answer, context)
+
+
+async def _body_with_cost(answer: GatewayCall, context: Context) -> bytes:
+    complete = complete_answer(answer, context)
+    if context.memory is not None:
+        await context.store_turn(complete["text"])
+    cost = await answer.cost()
+    return orjson.dumps({**complete, **context.warnings(), "cost": usd(cost), "priced": cost is not None})
 
 
 async def _body_after_storing(answer: GatewayCall, context: Context) -> bytes:

@@ -107,13 +107,14 @@ class Ledger:
             return
         if self._pricing is not None:
             self._pricing.join(_CLOSE_WITHIN)
+        settling, storing = self._threads
         self._stopping = True
-        self._ending.set()
         self._look.set()
-        for thread in self._threads:
-            with self._work:
-                self._work.notify_all()
-            thread.join(_CLOSE_WITHIN)
+        settling.join(_CLOSE_WITHIN)
+        self._ending.set()
+        with self._work:
+            self._work.notify_all()
+        storing.join(_CLOSE_WITHIN)
         self._threads = []
         self.on_stopped()
         if self.waiting:
@@ -264,9 +265,9 @@ class Ledger:
         pause = _FIRST_PAUSE
         while True:
             with self._work:
-                self._work.wait_for(lambda: self._unwritten or self._stopping, timeout=60.0)
+                self._work.wait_for(lambda: self._unwritten or self._ending.is_set(), timeout=60.0)
                 self._busy = bool(self._unwritten)
-            if self._stopping and (not self._unwritten or self.error is not None):
+            if self._ending.is_set() and (not self._unwritten or self.error is not None):
                 break
             try:
                 store = store or self._open_store()
@@ -277,7 +278,7 @@ class Ledger:
                     _log.error("usage is kept in memory: %s", exc.message)
                 self.error = exc.message
                 self._done()
-                if self._stopping:
+                if self._ending.is_set():
                     break
                 self._ending.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -15,7 +15,7 @@ from sage.middleware.usage.entries import first_id, time_of
 from sage.middleware.usage.erasure import erase_user
 from sage.middleware.usage.models import SUMS, quarters, request_tags, requests, tag_quarters
 from sage.middleware.usage.periods import UsagePeriod
-from sage.middleware.usage.records import NANO
+from sage.middleware.usage.records import usd
 
 _COLUMNS = tuple(f"{column.name}" for column in requests.columns)
 GROUPS = ("key", "user", "tenant", "model", "provider", "day", "tag")
@@ -97,11 +97,6 @@ class UsageReader:
             rows = connection.execute(statement.limit(limit + 1)).all()
         shown = [_request_row(dict(zip(_COLUMNS, row, strict=True))) for row in rows[:limit]]
         return shown, str(rows[limit - 1][0]) if len(rows) > limit else None
-
-
-def usd(nano: int | None) -> float | None:
-    """Nano-dollars as US dollars."""
-    return None if nano is None else round(nano / NANO, 9)
 
 
 def _by_day(rows: Sequence[Sequence[Any]], period: UsagePeriod) -> list[dict[str, Any]]:

@@ -114,3 +114,8 @@ def priced_counts(
     if units:
         counts.update(units)
     return counts
+
+
+def usd(nano: int | None) -> float | None:
+    """Nano-dollars as US dollars."""
+    return None if nano is None else round(nano / NANO, 9)

@@ -22,10 +22,10 @@ def test_a_report_by_hand() -> None:
     report = EvaluationReport([{"model": "a"}, {"model": "b"}], [{"collection": "c"}], seed=1)
     for one in (
         line(0, "1", 1.0, 10, usage={"prompt_tokens": 3, "total_tokens": 5}),
-        line(0, "2", 0.0, 30, usage={"prompt_tokens": 4, "total_tokens": 4}),
+        line(0, "2", 0.0, 30, usage={"prompt_tokens": 4, "total_tokens": 4}, cost=0.1),
         line(0, "3", None, 20),
-        line(1, "2", 0.5, 1),
-        line(1, "1", 1.0, 3),
+        line(1, "2", 0.5, 1, cost=0.1),
+        line(1, "1", 1.0, 3, cost=0.2),
         {"system": 1, "question_id": "3", "error": {"message": "no", "code": "x"}},
         {"system": 2, "question_id": "1", "scores": {"ndcg@10": 0.25}, "latency_ms": 5},
         {"system": 9, "question_id": "1", "scores": {"f1": 1.0}},
@@ -37,7 +37,8 @@ def test_a_report_by_hand() -> None:
     assert (first["model"], first["count"], first["failed"], first["seconds"]) == ("a", 3, 0, 0.06)
     assert first["latency_ms"] == {"p50": 20, "p95": 29}
     assert first["usage"] == {"prompt_tokens": 7, "total_tokens": 9}
-    assert (first["cost"], first["priced"]) == (None, False)
+    assert (first["cost"], first["priced"]) == (0.1, False)
+    assert (second["cost"], second["priced"]) == (0.3, True)
     assert (second["count"], second["failed"], second["scores"]["f1"]["mean"]) == (3, 1, 0.75)
     assert made["searches"][0]["scores"] == {"ndcg@10": {"mean": 0.25, "count": 1, "missing": 0}}
     (comparison,) = made["comparisons"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 from running_gateway import Running
-from upstream import Upstream, usage
+from upstream import Upstream, chat_chunk, usage, usage_chunk
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Hello there"}]
@@ -89,3 +89,78 @@ def test_a_whole_answer_is_recorded_as_its_upstream_counted(running: Running, up
     tokens = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
     assert [row[name] for name in tokens] == [3000, 1000, 200, 50]
     assert row["cost"] == 2000 * 500 + 1000 * 50 + 150 * 2000 + 50 * 4000
+
+
+def test_a_stream_is_recorded_with_its_first_token_and_what_its_upstream_counted(
+    running: Running, up: Upstream, rows: Any
+) -> None:
+    up.stream([chat_chunk("Hi"), chat_chunk("!", "stop"), usage_chunk(11, 7)])
+    assert ask(running, stream=True).status_code == 200
+    (row,) = rows(1)
+    assert (row["stream"], row["status"], row["prompt_tokens"], row["completion_tokens"], row["estimated"]) == (
+        1,
+        200,
+        11,
+        7,
+        0,
+    )
+    assert 0 < row["first_token_ms"] <= row["ms"]
+    assert row["cost"] == 11 * 500 + 7 * 2000
+
+
+def test_every_surface_is_in_the_ledger(running: Running, up: Upstream, rows: Any) -> None:
+    calls = {
+        "chat/completions": [
+            (CHAT, {"messages": MESSAGES}),
+            ("/generate", {"prompt": "Hello"}),
+            ("/api/chat", {"messages": MESSAGES, "stream": False}),
+            ("/v2/chat", {"messages": MESSAGES}),
+        ],
+        "completions": [("/v1/completions", {"prompt": "Hello"})],
+        "embeddings": [("/v1/embeddings", {"input": ["a", "b c"]}), ("/api/embed", {"input": "a"})],
+    }
+    asked = [(operation, path, body) for operation, several in calls.items() for path, body in several]
+    for _, path, body in asked:
+        answer = running.post(path, {"model": "bench", **body})
+        assert answer.status_code == 200, answer.text
+    found = rows(len(asked))
+    assert [row["operation"] for row in found] == [operation for operation, _, _ in asked]
+    assert all(row["prompt_tokens"] > 0 and not row["estimated"] for row in found)
+
+
+def test_a_price_that_nobody_knows_is_no_cost_of_zero_and_a_pattern_gives_one(
+    running: Running, up: Upstream, rows: Any
+) -> None:
+    assert running.post(CHAT, {"model": "unknown", "messages": MESSAGES}).ok
+    assert running.post(CHAT, {"model": "patterned", "messages": MESSAGES}).ok
+    unknown, patterned = rows(2)
+    assert unknown["cost"] is None
+    assert patterned["cost"] == 1000 * (patterned["prompt_tokens"] + patterned["completion_tokens"])
+
+
+def test_a_call_that_reaches_no_upstream_costs_nothing_and_a_fallbacks_counts_for_the_fallback(
+    running: Running, up: Upstream, rows: Any
+) -> None:
+    assert running.post(CHAT, {"model": "away", "messages": MESSAGES}).status_code == 502
+    assert running.post(CHAT, {"model": "rescued", "messages": MESSAGES}).status_code == 200
+    away, rescued = rows(2)
+    assert (away["status"], away["prompt_tokens"], away["cost"], away["deployment"]) == (502, 0, 0, "gone/theirs-0")
+    assert (rescued["model"], rescued["deployment"], rescued["attempts"]) == ("bench", "up0/theirs-0", 2)
+
+
+def test_generate_says_what_an_answer_cost_to_who_asks(running: Running, up: Upstream, rows: Any) -> None:
+    answer = running.post("/generate", {"model": "bench", "prompt": "Hello", "cost": True}).json()
+    (row,) = rows(1)
+    assert (round(answer["cost"] * 10**9), answer["priced"]) == (row["cost"], True)
+    assert "cost" not in running.post("/generate", {"model": "bench", "prompt": "Hello"}).json()
+    refused = running.post("/generate", {"model": "bench", "prompt": "Hello", "cost": True, "stream": True})
+    assert refused.status_code == 400
+    rows(2)
+
+
+def test_metrics_say_how_many_calls_were_written(running: Running, up: Upstream, rows: Any) -> None:
+    ask(running)
+    rows(1)
+    text = running.get("/metrics").text
+    assert "sage_usage_dropped_total 0.0" in text
+    assert "sage_usage_written_total" in text

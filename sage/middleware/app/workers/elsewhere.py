@@ -23,6 +23,7 @@ from sage.middleware.registry.registry import Registry
 from sage.middleware.routers.http.asgi import UNLOGGED, ASGIApp, Receive, Scope, Send, note
 from sage.middleware.settings.settings import Model as ModelSettings
 from sage.middleware.settings.settings import Settings
+from sage.middleware.usage.price_list import PriceList
 
 RECORDED = "sage.recorded"
 """In the scope of a request at a front: its :class:`RecordedRequest`."""
@@ -140,6 +141,10 @@ class FrontGateway(Gateway):
         self.ledger = None
         self.records = FrontRecords()
         self.settled = self.records.add
+
+    @property
+    def prices(self) -> PriceList | None:
+        raise Elsewhere("prices")
 
     def call(self, principal: Principal, call: ModelCall) -> GatewayCall:
         if call.low_priority:

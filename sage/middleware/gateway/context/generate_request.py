@@ -13,7 +13,7 @@ from sage.middleware.gateway.context.chat_memory import MemoryRequest
 from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation
 from sage.middleware.settings.first_fault import first_fault
 
-_OURS = frozenset({"prompt", "messages", "stream", "models", "search", "memory"})
+_OURS = frozenset({"prompt", "messages", "stream", "models", "search", "memory", "cost"})
 
 
 class GenerateRequest(BaseModel):
@@ -40,10 +40,14 @@ class GenerateRequest(BaseModel):
         None, description="Recall what earlier conversations hold, and store this turn once it is answered."
     )
 
+    cost: bool = Field(False, description="Say in the answer what it cost (USD). Not for streams.")
+
     @model_validator(mode="after")
     def _one_question(self) -> GenerateRequest:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give either 'prompt' or 'messages'")
+        if self.cost and self.stream:
+            raise ValueError("'cost' is said of whole answers only; GET /usage/requests has that of a stream")
         return self
 
     def call(self) -> ModelCall:

@@ -63,7 +63,7 @@ class _Evaluation:
         return ItemResult(item.index, True, self._line(item, found=ids, scores=scores, **_latency(answer)))
 
     async def _score_answer(self, item: JobItem) -> ItemResult:
-        answer = await self._calls.post("/generate", item.body["generate"])
+        answer = await self._calls.post("/generate", {**item.body["generate"], "cost": True})
         made = answer.made
         if made is None:
             return self._failed(item, answer)
@@ -80,7 +80,7 @@ class _Evaluation:
             scores["judge"] = verdict.score
             fields["judge"] = verdict.as_json()
             total = {name: total.get(name, 0) + used.get(name, 0) for name in {*total, *used}}
-        line = self._line(item, **fields, usage=usage, **_latency(answer))
+        line = self._line(item, **fields, usage=usage, cost=made.get("cost"), **_latency(answer))
         return ItemResult(item.index, True, line, total or None)
 
     async def _scores(self, text: str, expected: ExpectedAnswer | None) -> dict[str, float | None]:
