@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import loaded_sage
 from project import ROOT
 
 SAGE = [sys.executable, "-m", "sage.middleware.cli.main"]
@@ -31,19 +36,70 @@ def environment(data_dir: Path, **extra: str) -> dict[str, str]:
 def with_command(directory: Path) -> dict[str, str]:
     """:func:`environment` on ``data`` in ``directory``, where shell scripts find the command ``sage``."""
     shim = directory / "sage"
-    shim.write_text(f'#!/bin/sh\nexec {shlex.join(SAGE)} "$@"\n')
+    loaded = _loaded()
+    command = SAGE if loaded is None else [sys.executable, "-IS", loaded_sage.__file__, loaded[0]]
+    shim.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
     shim.chmod(0o755)
     env = environment(directory / "data")
     return {**env, "PATH": f"{directory}:{env['PATH']}"}
+
+
+@functools.cache
+def _loaded() -> tuple[str, dict[str, str]] | None:
+    """Where commands can be asked for (``loaded_sage.py``) until this process ends, and what shaped that Python.
+
+    ``None`` with full counts: each command is then started as a user starts it.
+    """
+    if os.environ.get("SAGE_TEST_FULL"):
+        return None
+    directory = tempfile.mkdtemp(prefix="sage-loaded-")
+    address = f"{directory}/socket"
+    env = environment(Path(directory))
+    process = subprocess.Popen(
+        [sys.executable, loaded_sage.__file__, "--serve", address],
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == b"ready\n"
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    atexit.register(process.wait, 10)
+    atexit.register(process.stdin.close)
+    return address, loaded_sage.shapes_python(env)
 
 
 def sage(
     arguments: Sequence[str], env: Mapping[str, str], *, cwd: Path, stdin: str = "", timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Runs ``sage ARGUMENTS…`` to its end."""
-    return subprocess.run(
-        [*SAGE, *arguments], env=dict(env), cwd=cwd, input=stdin, capture_output=True, text=True, timeout=timeout
-    )
+    loaded = _loaded()
+    if loaded is None or loaded_sage.shapes_python(dict(env)) != loaded[1]:
+        return subprocess.run(
+            [*SAGE, *arguments], env=dict(env), cwd=cwd, input=stdin, capture_output=True, text=True, timeout=timeout
+        )
+    with (
+        tempfile.TemporaryFile("w+") as given,
+        tempfile.TemporaryFile("w+") as out,
+        tempfile.TemporaryFile("w+") as err,
+    ):
+        given.write(stdin)
+        given.seek(0)
+        files = [file.fileno() for file in (given, out, err)]
+        with loaded_sage.ask(loaded[0], list(arguments), dict(env), str(cwd), files) as connection:
+            pid = loaded_sage.told(connection)
+            connection.settimeout(timeout)
+            try:
+                status = loaded_sage.told(connection)
+            except TimeoutError:
+                os.kill(pid, signal.SIGKILL)
+                raise subprocess.TimeoutExpired(list(arguments), timeout) from None
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess([*SAGE, *arguments], status, out.read(), err.read())
 
 
 def without(modules: Sequence[str], program: Path | None = None) -> list[str]:

@@ -1,0 +1,133 @@
+"""``sage`` commands as forks of a process that has loaded the program: most of what a short command takes is loading.
+
+Each is a process of its own with its arguments, environment, directory and files, run by the command's ``main``. With
+``SAGE_TEST_FULL=1``, on a terminal, where it would go on for ever, and where the environment changes how Python starts,
+it is ``python -m`` as ever.
+
+    python -IS loaded_sage.py SOCKET ARGUMENTS…     asks for a command there, and has its files and its status
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+COMMAND = (sys.executable, "-m", "sage.middleware.cli.main")
+_ENDLESS = ("serve", "worker", "flower", "chat")
+"""Commands that a script ends by a signal, whatever the signal."""
+_LATE = (
+    "sage.middleware.app.server",
+    "sage.middleware.auth.accounts",
+    "sage.middleware.auth.tokens",
+    "sage.middleware.providers.local.provider",
+)
+"""What commands load only when they need it."""
+_LARGEST = 1 << 20
+
+
+def shapes_python(env: dict[str, str]) -> dict[str, str]:
+    """The variables that an interpreter reads when it starts."""
+    return {name: value for name, value in env.items() if name.startswith(("PYTHON", "LC_", "LANG", "LD_"))}
+
+
+def ask(address: str, arguments: list[str], env: dict[str, str], cwd: str, files: list[int]) -> socket.socket:
+    """Starts a command on ``files`` (stdin, stdout, stderr). The connection has its id, then its end (:func:`told`)."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LARGEST)
+    connection.connect(address)
+    message = json.dumps({"arguments": arguments, "env": env, "cwd": cwd})
+    socket.send_fds(connection, [message.encode("utf-8", "surrogateescape")], files)
+    return connection
+
+
+def told(connection: socket.socket) -> int:
+    """The id of the process, or how it ended: its status, or minus the signal."""
+    message = connection.recv(64)
+    assert message, "the process that has loaded `sage` is gone"
+    return int(message)
+
+
+class _Server:
+    """Forks at each connection, until its standard input ends."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._listening = listening
+
+    def run(self) -> list[str]:
+        """Returns in each process that is to be a command, with its arguments."""
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that wait for a command leave no zombies
+        while True:
+            ready, _, _ = select.select([self._listening, 0], [], [])
+            if 0 in ready:
+                os._exit(0)
+            connection, _ = self._listening.accept()
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                self._listening.close()
+                return self._become_command(connection)
+            connection.close()
+
+    def _become_command(self, connection: socket.socket) -> list[str]:
+        message, files, _, _ = socket.recv_fds(connection, _LARGEST, 3)
+        asked = json.loads(message.decode("utf-8", "surrogateescape"))
+        if (pid := os.fork()) != 0:
+            connection.send(b"%d" % pid)
+            connection.send(b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            os._exit(0)
+        connection.close()
+        for place, file in enumerate(files):
+            os.dup2(file, place)
+            os.close(file)
+        os.chdir(asked["cwd"])
+        os.environ.clear()
+        os.environ.update(asked["env"])
+        arguments: list[str] = asked["arguments"]
+        return arguments
+
+
+def _serve(address: str) -> None:
+    """Loads the command, says so, and waits to be asked."""
+    import gc
+    import importlib
+
+    gc.disable()
+    from sage.middleware.cli.main import main
+
+    for name in _LATE:
+        importlib.import_module(name)
+    gc.freeze()
+    gc.enable()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(address)
+        listening.listen(64)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        sys.argv = ["sage", *_Server(listening).run()]
+    main()
+
+
+def _ask_as_command(address: str, arguments: list[str]) -> None:
+    env = dict(os.environ)
+    if any(map(os.isatty, range(3))) or arguments[:1] in ([name] for name in _ENDLESS):
+        os.execv(COMMAND[0], [*COMMAND, *arguments])
+    connection = ask(address, arguments, env, os.getcwd(), [0, 1, 2])
+    pid = told(connection)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: os.kill(pid, received))
+    status = told(connection)
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--serve":
+        _serve(sys.argv[2])
+    else:
+        _ask_as_command(sys.argv[1], sys.argv[2:])
