@@ -20,6 +20,7 @@ from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.grants import KeyRequest
 from sage.middleware.auth.passwords import HashCost
 from sage.middleware.auth.principal import Scope
+from sage.middleware.budgets.database import open_budgets_database
 from sage.middleware.settings.settings import Auth, Settings
 
 PASSWORD = "correct horse battery staple"
@@ -86,6 +87,7 @@ def _prepared() -> tuple[dict[Path, bytes], str]:
         accounts.users.add("root", PASSWORD, role="admin")
         key = accounts.keys.create_for("root", KeyRequest("tests", scopes=list(Scope))).secret
         accounts.close()
+        open_budgets_database(Path(scratch)).close()
         names = (file.relative_to(scratch) for file in Path(scratch).rglob("*") if file.is_file())
         return {name: (Path(scratch) / name).read_bytes() for name in names}, key
 

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from sage.middleware.app.access_log import AccessLog
+from sage.middleware.app.budgets import connect_budgets, end_budgets, open_budgets
 from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.error_handlers import add_error_handlers
 from sage.middleware.app.ledger import make_ledger
@@ -27,6 +28,7 @@ from sage.middleware.app.worker_process import WorkerProcess
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.passwords import HashCost
+from sage.middleware.budgets.budgets import Budgets
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.gateway.builtin_embedders import NAMES as EMBEDDER_NAMES
 from sage.middleware.gateway.builtin_embedders import EmbedderProvider
@@ -73,6 +75,9 @@ def create_app(
     assert gateway is not None
     accounts = _open_accounts(settings, hash_cost) if settings.auth.enabled else None
     authenticator = Authenticator(accounts) if accounts is not None else None
+    budgets = open_budgets(settings, gateway.registry)
+    if budgets is not None:
+        connect_budgets(gateway, budgets, settings)
     log = AccessLog() if settings.api.access_log else None
     rights = JobRights(authenticator, accounts.job_tokens if accounts is not None else None)
     own_worker = _own_worker(settings, authenticator, secret)
@@ -89,7 +94,7 @@ def create_app(
         redirect_slashes=False,  # its address would be made from the Host header, which anyone can write
         generate_unique_id_function=lambda route: route.name,
         lifespan=_lifespan(
-            gateway, owned, accounts, authenticator, log, queue, shares_models=settings.database is not None
+            gateway, owned, accounts, authenticator, budgets, log, queue, shares_models=settings.database is not None
         ),
     )
     app.state.settings = settings
@@ -99,6 +104,7 @@ def create_app(
     app.state.own_worker = own_worker
     app.state.accounts = accounts
     app.state.authenticator = authenticator
+    app.state.budgets = budgets
     add_error_handlers(app)
     hot = add_routes(app, gateway, authenticator) | job_shortcuts(gateway, queue, authenticator)
     app.router.routes += flower_routes(gateway.transport, settings, accounts, authenticator)
@@ -128,6 +134,7 @@ def openapi_document() -> dict[str, Any]:
         try:
             return describe(app)
         finally:
+            app.state.budgets.close()
             app.state.accounts.close()
 
 
@@ -158,6 +165,7 @@ def _lifespan(
     owned: Gateway | None,
     accounts: Accounts | None,
     authenticator: Authenticator | None,
+    budgets: Budgets | None,
     log: AccessLog | None,
     queue: Queue,
     *,
@@ -173,6 +181,8 @@ def _lifespan(
             followers.append(asyncio.create_task(authenticator.follow()))
         if shares_models:
             followers.append(asyncio.create_task(gateway.registry.follow_stored()))
+        if budgets is not None:
+            await budgets.begin()
         gateway.loop = asyncio.get_running_loop()
         gateway.registry.preload()
         gateway.services.begin()
@@ -189,6 +199,8 @@ def _lifespan(
                 await asyncio.wait(followers)
             if owned is not None:
                 await owned.close()
+            if budgets is not None:
+                await end_budgets(gateway, budgets)
             if log is not None:
                 log.stop()
             if accounts is not None:

@@ -8,6 +8,7 @@ from sage.middleware.app.inference_routes import INFERENCE_ROUTES
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.routers import (
+    budgets,
     collections,
     documents,
     health,
@@ -47,6 +48,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     worker.router,
     schedules.router,
     usage.router,
+    budgets.router,
 )
 
 _ACCOUNT_ROUTERS: tuple[APIRouter, ...] = (

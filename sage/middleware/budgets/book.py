@@ -10,11 +10,13 @@ from sage.middleware.budgets.account import BudgetAccount
 from sage.middleware.budgets.counters import Spending
 from sage.middleware.budgets.periods import period_at
 from sage.middleware.budgets.reservation import Reservation
-from sage.middleware.budgets.subjects import BudgetedSubjects, BudgetList
+from sage.middleware.budgets.subjects import BudgetedSubjects, BudgetList, Spender
 
 LEASE = 20.0
 """Seconds for which what is held may be given out without a word to the database. Others take it back after more."""
 _MOST_KNOWN = 10_000
+_Met = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+"""Subjects and tags of a caller, and the models that may answer."""
 Collected = list[tuple[BudgetAccount, Spending]]
 
 
@@ -25,11 +27,13 @@ class BudgetBook:
         self.clock = clock
         self.subjects = BudgetedSubjects()
         """Those that have a budget."""
+        self.on_load: Callable[[], object] | None = None
+        """Called whenever the budgets have changed."""
         self._budgets: BudgetList | None = None
         self._accounts: dict[str, BudgetAccount] = {}
         self._retired: list[BudgetAccount] = []
         """Of windows that are over and of budgets that have changed; calls still run on them."""
-        self._applying: dict[tuple[str, ...], tuple[BudgetAccount, ...]] = {}
+        self._applying: dict[_Met, tuple[BudgetAccount, ...]] = {}
         self._lease_until = -math.inf
 
     def load(self, budgets: BudgetList) -> None:
@@ -38,15 +42,19 @@ class BudgetBook:
         for account in [each for each in self._accounts.values() if budgets.of(each.budget.subject) != each.budget]:
             self._retire(account)
         self._applying.clear()
+        if self.on_load is not None:
+            self.on_load()
 
-    def accounts(self, subjects: tuple[str, ...]) -> tuple[BudgetAccount, ...]:
-        """The present accounts of those of ``subjects`` that have a budget."""
-        known = self._applying.get(subjects)
+    def accounts(self, caller: Spender, models: tuple[str, ...]) -> tuple[BudgetAccount, ...]:
+        """The accounts that a call of ``caller`` meets which one of ``models`` answers; empty where no budget does."""
+        key = caller.subjects, caller.tags, models
+        known = self._applying.get(key)
         if known is None:
+            subjects = self.subjects.of(caller, models)
             known = tuple(account for subject in subjects if (account := self.account(subject)) is not None)
             if len(self._applying) >= _MOST_KNOWN:
                 self._applying.clear()
-            self._applying[subjects] = known
+            self._applying[key] = known
         return known
 
     def account(self, subject: str) -> BudgetAccount | None:

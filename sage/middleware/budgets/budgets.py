@@ -104,9 +104,13 @@ class Budgets:
         """``settle_ended`` is awaited before a call is refused: it settles the calls that have ended."""
         self._draws.settle_ended = settle_ended
 
-    def accounts(self, caller: Spender, models: Sequence[str]) -> tuple[BudgetAccount, ...]:
+    def on_change(self, tell: Callable[[], object]) -> None:
+        """``tell`` is called whenever :attr:`subjects` may have changed."""
+        self._book.on_load = tell
+
+    def accounts(self, caller: Spender, models: tuple[str, ...]) -> tuple[BudgetAccount, ...]:
         """The accounts that a call of ``caller`` meets which one of ``models`` answers; empty where no budget does."""
-        return self._book.accounts(self.subjects.of(caller, models))
+        return self._book.accounts(caller, models)
 
     def take(self, accounts: tuple[BudgetAccount, ...], money: int, tokens: int) -> Reservation | None:
         """Reserves ``money`` (nano-dollars) and ``tokens`` of ``accounts`` at once; ``None`` means that :meth:`reserve`
@@ -123,14 +127,9 @@ class Budgets:
         if reserved and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_settle, reserved)
 
-    def all(self) -> list[Budget]:
-        """All budgets of one subject each, by subject. Blocks, as what follows."""
-        budgets = BudgetList(self.settings, self._models(), self.store.list())
-        return sorted(budgets.named(), key=lambda budget: budget.subject)
-
-    def of(self, subject: str) -> Budget | None:
-        """The budget of ``subject``, also one that all subjects of its kind have."""
-        return BudgetList(self.settings, self._models(), self.store.list()).of(subject)
+    async def refresh(self) -> None:
+        """Takes over the budgets as they are now."""
+        await self.upkeep.refresh()
 
     def views(self, budgets: Sequence[Budget]) -> list[dict[str, Any]]:
         """The budgets with what is spent and reserved in the present window."""
@@ -139,6 +138,10 @@ class Budgets:
         counts = self._counters.counts(keys)
         nothing = Counted(0, 0)
         return [budget_view(budget, counts.get(key, nothing), now) for budget, key in zip(budgets, keys, strict=True)]
+
+    def list(self) -> BudgetList:
+        """All budgets, as they are stored now. Blocks, as what follows."""
+        return BudgetList(self.settings, self._models(), self.store.list())
 
 
 def _settle(calls: list[SpentCall]) -> None:

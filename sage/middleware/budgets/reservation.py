@@ -33,6 +33,10 @@ class Reservation:
                 used = 0
             account.settle(self.tokens if account.counts_tokens else self.money, used)
 
+    def add(self, other: Reservation) -> None:
+        """Takes over what ``other`` has reserved, which is of the same size."""
+        self.accounts += other.accounts
+
     def cancel(self) -> None:
         """Gives everything back: the call was not made."""
         self.settle(0, 0, "")

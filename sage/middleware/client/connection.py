@@ -68,6 +68,9 @@ class Client:
         """As :meth:`post`, with headers, which may say that ``body`` is something else than JSON."""
         return self._json(self._open("POST", path, body, query, headers))
 
+    def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self._json(self._open("PUT", path, body))
+
     def put_stream(self, path: str, parts: Iterable[bytes]) -> dict[str, Any]:
         return self._json(self._open("PUT", path, parts))
 

@@ -17,6 +17,7 @@ from sage.middleware.engines.managed_model import ManagedModel
 from sage.middleware.engines.process import EngineFailed
 from sage.middleware.providers.base import Endpoint, Provider, UpstreamModel
 from sage.middleware.providers.wire.errors import CREDENTIAL_REFUSED
+from sage.middleware.settings.budgets import BudgetSettings
 from sage.middleware.settings.limits import SubjectLimits
 from sage.middleware.settings.providers import Timeouts
 from sage.middleware.settings.settings import Routing
@@ -289,6 +290,8 @@ class PublicModel:
     limits: tuple[SubjectLimits, ...] = ()
     """Its own, of all its callers together."""
     budget: RetryBudget = field(default_factory=RetryBudget)
+    spending: BudgetSettings | None = None
+    """What all its callers together may spend on it."""
 
     label: str = field(init=False)
     """The name in metrics: from the configuration, never the text of a request."""

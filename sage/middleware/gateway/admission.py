@@ -22,7 +22,7 @@ TOKEN_FIELDS = (
 )
 CHOICE_FIELDS = ("n", "best_of", "n_cmpl", "num_return_sequences")
 _TOKEN_FIELDS, _CHOICE_FIELDS = frozenset(TOKEN_FIELDS), frozenset(CHOICE_FIELDS)
-_UPPER_BOUNDS = tuple(field for field in TOKEN_FIELDS if field != "min_tokens")
+UPPER_BOUNDS = tuple(field for field in TOKEN_FIELDS if field != "min_tokens")
 _UNLIMITED = (-1, -2)
 _BUILT_IN_LIMIT = RequestLimits().max_tokens
 _CHAT = Operation.CHAT  # to look up a member of an enum costs a call on Python 3.11
@@ -82,7 +82,7 @@ def _check_tokens_of_answer(call: ModelCall, fields: dict[str, Any], limits: Req
             del fields[field]
             if limits.max_tokens < _BUILT_IN_LIMIT:
                 fields[field] = limits.max_tokens
-            elif not any(fields.get(other) for other in _UPPER_BOUNDS):
+            elif not any(fields.get(other) for other in UPPER_BOUNDS):
                 call.token_bound = limits.max_tokens
                 if call.operation is Operation.COMPLETIONS:
                     call.body["max_tokens"] = None  # left out, it would be 16 at OpenAI's and vLLM's

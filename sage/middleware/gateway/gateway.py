@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sage.errors import SageError, Unavailable
 from sage.middleware.auth.principal import Principal
+from sage.middleware.budgets.reservation import Reservation
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.dispatch.explain import Explanation
@@ -19,6 +20,7 @@ from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.dispatch.upstream_answer import UpstreamAnswer, timeout_error, total_timeout
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.builtin_embedders import EmbedderProvider
+from sage.middleware.gateway.call_budgets import CallBudgets
 from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.metrics import CLIENT_LEFT, Metrics, ModelMetrics
 from sage.middleware.gateway.model_caller import RunningGateway
@@ -92,6 +94,8 @@ class Gateway:
         self._embedders = embedders
         self.ledger = metrics.ledger = ledger
         self.settled: Callable[[SettledCall], None] = ledger.add if ledger is not None else forget
+        self.budgets: CallBudgets | None = None
+        """Reserves for calls; ``None`` means that nobody has a budget."""
 
     def share_with_others(self, on_health: Callable[[Deployment], None], in_flight: Callable[[], int]) -> None:
         """Tells other processes of this gateway of failures of deployments, and counts their running calls as live
@@ -190,6 +194,7 @@ class GatewayCall:
         "_principal",
         "_prompt_tokens",
         "_rated",
+        "_reservation",
         "_started",
         "_status",
         "body",
@@ -212,6 +217,7 @@ class GatewayCall:
         self._first_at: float | None = None
         self._prompt_tokens = 0
         self._rated: RatedCall | None = None
+        self._reservation: Reservation | None = None
         self._status = 200
 
     async def __aenter__(self) -> GatewayCall:
@@ -220,6 +226,8 @@ class GatewayCall:
         self._models = models = await gateway.admit(self._principal, call)
         if self._principal.limits or models[0].limits or len(models) > 1:
             self._rated = await gateway.rates.admit(self._principal, call, models)
+        if gateway.budgets is not None:
+            await self._reserve(gateway.budgets, models)
         if call.stream:
             self._prompt_tokens = estimate_prompt(call.body)  # which is forgotten once the stream has begun
         self._metrics = gateway.metrics.begin(models[0].label)
@@ -233,6 +241,15 @@ class GatewayCall:
             self._first_at = time.perf_counter()
             self._metrics.time_to_first_token.observe(self._first_at - self._started)
         return self
+
+    async def _reserve(self, budgets: CallBudgets, models: list[PublicModel]) -> None:
+        try:
+            reserved = budgets.reserve(self._principal, self._call, models)
+            self._reservation = reserved if reserved is None or isinstance(reserved, Reservation) else await reserved
+        except BaseException:
+            if self._rated is not None:
+                self._rated.cancel()
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
@@ -289,6 +306,8 @@ class GatewayCall:
         attempts = self._call.attempts
         number = _FIRST_ATTEMPT if attempts == 1 else (b"x-sage-attempts", b"%d" % attempts)
         headers = [self._answer.deployment.header, number]
+        if self._reservation is not None:
+            headers += [(b"x-sage-budget", note.encode()) for note in self._reservation.notes()]
         return headers if self._rated is None else headers + self._rated.headers
 
     def _settle(self, answer: UpstreamAnswer | None, status: int, failure: BaseException | None = None) -> None:
@@ -316,7 +335,7 @@ class GatewayCall:
                 status,
                 usage,
                 estimated,
-                None,
+                self._reservation,
             )
         )
 

@@ -94,6 +94,7 @@ class Registry:
         model = PublicModel(name, [], settings.fallbacks, source=source, preload=settings.preload, pin=settings.pin)
         if settings.limits is not None:
             model.limits = (SubjectLimits(f"model:{name}", settings.limits),)
+        model.spending = settings.budget
         for wanted in settings.deployments:
             provider = self.providers.get(wanted.provider)
             if provider is None:

@@ -71,3 +71,8 @@ class BudgetsSettings(SettingsSection):
     """Percentages of a budget, each told once a window."""
     webhook: Text | None = None
     """Where they are told: a URL whose host ``queue.webhooks.hosts`` allows."""
+
+    @property
+    def has_any(self) -> bool:
+        """Whether any budget stands here."""
+        return bool(self.tenants or self.users or self.tags or self.defaults.kinds)

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Self
 import platformdirs
 from pydantic import AfterValidator, Field, model_validator
 
+from sage.addresses import AddressRefused, AllowedHosts
+from sage.middleware.settings.budgets import BudgetSettings, BudgetsSettings
 from sage.middleware.settings.database import DatabaseSetting
 from sage.middleware.settings.kinds import KINDS, ProviderSection
 from sage.middleware.settings.limits import Limits, LimitsSettings, RoleSettings
@@ -120,6 +122,8 @@ class Model(SettingsSection):
     """Further attempts after the first; the provider's, if that is less."""
     limits: Limits | None = None
     """What all callers together may ask of it; ``None`` means no bounds."""
+    budget: BudgetSettings | None = None
+    """What all callers together may spend on it."""
 
 
 class RequestLimits(SettingsSection):
@@ -226,6 +230,23 @@ class Settings(SettingsSection):
     queue: QueueSettings = QueueSettings()
     usage: UsageSettings = UsageSettings()
     limits: LimitsSettings = LimitsSettings()
+    budgets: BudgetsSettings = BudgetsSettings()
+
+    @model_validator(mode="after")
+    def _webhook_is_allowed(self) -> Self:
+        if self.budgets.webhook is not None:
+            if not self.queue.webhooks.hosts:
+                raise ValueError("budgets.webhook needs its host in queue.webhooks.hosts, and queue.webhooks.secret")
+            try:
+                AllowedHosts(self.queue.webhooks.hosts, "queue.webhooks.hosts").check(self.budgets.webhook)
+            except AddressRefused as exc:
+                raise ValueError(f"budgets.webhook: {exc.message}") from exc
+        return self
+
+    @property
+    def has_budgets(self) -> bool:
+        """Whether any budget stands in it."""
+        return self.budgets.has_any or any(model.budget is not None for model in self.llm.models.values())
 
     @model_validator(mode="after")
     def _keys_are_no_sources(self) -> Self:

@@ -54,7 +54,7 @@ def test_500_calls_at_once_on_a_budget_for_10(tmp_path: Path) -> None:
 def test_a_call_that_finds_enough_does_not_wait(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path, Clock(), tenants={"acme": {"usd": 1000}}) as budgets:
-            accounts = budgets.accounts(Spender(), ["gpt"])
+            accounts = budgets.accounts(Spender(), ("gpt",))
             assert budgets.take(accounts, DOLLAR // 100, 50) is None  # nothing is held yet
             (await budgets.reserve(accounts, DOLLAR // 100, 50)).cancel()
             taken = [budgets.take(accounts, DOLLAR // 100, 50) for _ in range(100)]
@@ -70,7 +70,7 @@ def test_a_call_without_budgets_meets_none(tmp_path: Path) -> None:
             assert not budgets.subjects
         async with running(tmp_path, Clock(), users={"bob": {"tokens": 5}}) as budgets:
             assert budgets.subjects
-            assert budgets.accounts(Spender(), ["gpt"]) == ()
+            assert budgets.accounts(Spender(), ("gpt",)) == ()
 
     asyncio.run(scenario())
 
@@ -84,11 +84,11 @@ def test_all_budgets_of_a_call_must_allow_it(tmp_path: Path) -> None:
             budgets.store.put("key:k1", budget(tokens=100, window="day"))
             await budgets.upkeep.refresh()
             caller = Spender(tags=("night", "other"))
-            assert [each.budget.subject for each in budgets.accounts(caller, ["gpt"])] == names
+            assert [each.budget.subject for each in budgets.accounts(caller, ("gpt",))] == names
             for money, tokens, of in ((DOLLAR + 1, 1, "tenant 'acme'"), (1, 101, "key 'k1'"), (3 * DOLLAR, 1, "model")):
                 with pytest.raises(RateLimited, match=of):
                     await reserve(budgets, money, tokens, caller)
-                assert [account.outstanding for account in budgets.accounts(caller, ["gpt"])] == [0] * 5
+                assert [account.outstanding for account in budgets.accounts(caller, ("gpt",))] == [0] * 5
             call = await reserve(budgets, DOLLAR, 100, caller)
             call.settle(DOLLAR // 2, 30, "gpt")
             await budgets.upkeep.settle()
@@ -262,7 +262,7 @@ def test_a_call_that_is_cancelled_while_it_waits_holds_nothing(tmp_path: Path) -
                     waiting.result().cancel()
                 await asyncio.wait([waiting])
                 await asyncio.sleep(0.02)
-            (account,) = budgets.accounts(Spender(), ["gpt"])
+            (account,) = budgets.accounts(Spender(), ("gpt",))
             assert account.outstanding == 0
             await reserve(budgets, tokens=10)
 

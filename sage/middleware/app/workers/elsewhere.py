@@ -139,6 +139,7 @@ class FrontGateway(Gateway):
         self.rates = RateLimits(limiter or cast(Any, OfTheOwner()), metrics)
         self._embedders = None
         self.ledger = None
+        self.budgets = None
         self.records = FrontRecords()
         self.settled = self.records.add
 

@@ -1,0 +1,143 @@
+"""``/budgets``: what the caller may spend, and for admins and owners what others may."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from sage.errors import NotFound, PermissionDenied, Unavailable
+from sage.middleware.auth.accounts import Accounts
+from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.budgets.budget import Budget, subject_of
+from sage.middleware.budgets.budgets import Budgets
+from sage.middleware.gateway.collections.requests import parse
+from sage.middleware.routers.http.asgi import read_json
+from sage.middleware.routers.http.deps import Caller
+from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.routers.http.openapi_bodies import json_body
+from sage.middleware.routers.items import Deleted, reply
+from sage.middleware.settings.budgets import BudgetSettings
+
+router = guarded_router("Usage")
+
+
+class BudgetAnswer(BaseModel):
+    """A budget in its present window, in `usd` or in `tokens`. `reserved` is what running calls may take, and what
+    gateways hold for calls to come; `left` is neither spent nor reserved. `opens_at` is when the next window begins
+    (Unix seconds; null: never). `source` is `api`, `config`, or `default` for one that all of this kind have."""
+
+    subject: str
+    kind: str
+    name: str
+    usd: float | None = None
+    tokens: int | None = None
+    window: str
+    hard: bool
+    spent: float
+    reserved: float
+    left: float
+    opens_at: int | None
+    source: str
+
+
+class BudgetAnswers(BaseModel):
+    """Budgets by subject."""
+
+    budgets: list[BudgetAnswer]
+
+
+async def _budgets(request: Request) -> Budgets:
+    budgets: Budgets | None = request.app.state.budgets
+    if budgets is None:
+        raise Unavailable("this gateway runs without accounts and without budgets in its configuration")
+    return budgets
+
+
+TheBudgets = Annotated[Budgets, Depends(_budgets)]
+Kind = Annotated[str, Path(description="`key`, `user`, `tenant`, `model` or `tag`.")]
+
+
+@router.get("/budgets", name="budgets_list", response_model=BudgetAnswers)
+@requires(Scope.USAGE)
+async def list_budgets(request: Request, caller: Caller) -> Response:
+    """The budgets that the caller's own calls meet; for owners those of their tenant, for admins all."""
+    budgets: Budgets | None = request.app.state.budgets
+    if budgets is None:
+        return reply({"budgets": []})
+    accounts: Accounts | None = request.app.state.accounts
+    return reply({"budgets": await asyncio.to_thread(lambda: budgets.views(_visible(budgets, accounts, caller)))})
+
+
+@router.put(
+    "/budgets/{kind}/{name:path}",
+    name="budgets_put",
+    response_model=BudgetAnswer,
+    openapi_extra=json_body(BudgetSettings, {"usd": 100, "window": "month"}),
+)
+@requires(Scope.TENANT_ADMIN)
+async def put_budget(kind: Kind, name: str, request: Request, budgets: TheBudgets, caller: Caller) -> Response:
+    """Gives a subject its budget, in place of any other; what was spent in the window stays counted. Owners give
+    budgets to the users and keys of their tenant; those of tenants, models and tags are admins'."""
+    wanted = parse(BudgetSettings, await read_json(request.receive, request.scope))
+
+    def put() -> dict[str, Any]:
+        subject, tenant = _changeable(kind, name, request.app.state.accounts, caller)
+        return budgets.views([budgets.store.put(subject, wanted, tenant)])[0]
+
+    view = await asyncio.to_thread(put)
+    await budgets.refresh()
+    return reply(view)
+
+
+@router.delete("/budgets/{kind}/{name:path}", name="budgets_delete", response_model=Deleted)
+@requires(Scope.TENANT_ADMIN)
+async def delete_budget(kind: Kind, name: str, request: Request, budgets: TheBudgets, caller: Caller) -> Response:
+    """Takes a subject's own budget away; one of the configuration or of all subjects of its kind holds again then."""
+
+    def delete() -> bool:
+        subject, _ = _changeable(kind, name, request.app.state.accounts, caller)
+        return budgets.store.remove(subject)
+
+    if not await asyncio.to_thread(delete):
+        raise NotFound(f"the {kind} '{name[:80]}' has no budget of its own; GET /budgets shows what there is")
+    await budgets.refresh()
+    return reply({"deleted": True})
+
+
+def _visible(budgets: Budgets, accounts: Accounts | None, caller: Principal) -> list[Budget]:
+    """What ``caller`` may see: models and tags are shared by tenants, so only admins see what was spent on them."""
+    known = budgets.list()
+    named = set(caller.subjects)
+    if Scope.ADMIN in caller.scopes or accounts is None:
+        named.update(budget.subject for budget in known.named())
+    if accounts is not None and not caller.in_job:
+        named.update(_subjects_of(accounts, caller))
+    return [budget for subject in sorted(named) if (budget := known.of(subject)) is not None]
+
+
+def _subjects_of(accounts: Accounts, caller: Principal) -> set[str]:
+    """The caller's own keys; of an owner all users and keys of its tenant, of an admin those of all."""
+    if Scope.TENANT_ADMIN not in caller.scopes:
+        return set() if caller.by_key else {f"key:{key.id}" for key in accounts.keys.list(caller.user)}
+    users = {f"user:{user.name}" for user in accounts.users.list(caller)}
+    return users | {f"key:{key.id}" for key in accounts.keys.list(by=caller)}
+
+
+def _changeable(kind: str, name: str, accounts: Accounts | None, caller: Principal) -> tuple[str, str | None]:
+    """The subject, and the tenant that it belongs to. Raises :class:`NotFound` for a user or key that is not there, and
+    just so for one of another tenant; :class:`PermissionDenied` for what only admins may change."""
+    subject = subject_of(kind, name)
+    if kind == "user" and accounts is not None:
+        user = accounts.users.get(name, caller)
+        return f"user:{user.name}", user.tenant
+    if kind == "key" and accounts is not None:
+        return subject, accounts.keys.get(name, caller).tenant
+    if Scope.ADMIN not in caller.scopes:
+        raise PermissionDenied(
+            f"only admins change the budget of a {kind}; owners change those of users and keys", code="missing_scope"
+        )
+    return subject, name if kind == "tenant" else None
