@@ -87,6 +87,7 @@ LATE = {
     "sage.middleware.gateway.collections.requests": _NUMPY,
     "sage.middleware.gateway.jobs.webhooks.webhooks": _WEBHOOKS,
     "sage.middleware.gateway.services.plans": "a gateway that uses no service starts without the runtime and numpy",
+    "sage.middleware.limits.limiter": "a gateway without Redis starts without its client",
     "sage.middleware.llm.service": _NUMPY,
     "sage.middleware.providers.clients": _AIOHTTP,
     "sage.middleware.providers.http.transport": _AIOHTTP,

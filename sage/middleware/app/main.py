@@ -39,6 +39,7 @@ from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.gateway.model_caller import RunningGateway
 from sage.middleware.gateway.readiness import Readiness
 from sage.middleware.gateway.services.generating import generate
+from sage.middleware.limits.limiter import make_limiter
 from sage.middleware.providers.clients import make_transport
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
@@ -99,7 +100,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.gateway = gateway
-    app.state.readiness = Readiness(gateway.registry, queue, gateway.ledger)
+    app.state.readiness = Readiness(gateway.registry, queue, gateway.ledger, gateway.rates.limiter)
     app.state.queue = queue
     app.state.own_worker = own_worker
     app.state.accounts = accounts
@@ -150,7 +151,18 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
         registry.register_own(name, embedders, listed=is_listed)
     dispatch = Dispatch(transport, settings.llm.routing)
     ledger = make_ledger(settings, registry)
-    return Gateway(registry, dispatch, transport, Metrics(), settings, _search_models, generate, embedders, ledger)
+    return Gateway(
+        registry,
+        dispatch,
+        transport,
+        Metrics(),
+        settings,
+        _search_models,
+        generate,
+        embedders,
+        ledger,
+        make_limiter(settings.limits),
+    )
 
 
 def _search_models(running_gateway: RunningGateway) -> Models:
@@ -184,6 +196,7 @@ def _lifespan(
         if budgets is not None:
             await budgets.begin()
         gateway.loop = asyncio.get_running_loop()
+        gateway.rates.limiter.begin()
         gateway.registry.preload()
         gateway.services.begin()
         if gateway.ledger is not None:

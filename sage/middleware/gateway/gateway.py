@@ -119,6 +119,7 @@ class Gateway:
         """Closes services and collections, ends every engine and closes the connections to upstreams."""
         closing = asyncio.gather(self.services.close(), self.collections.close())
         await asyncio.wait((closing,), timeout=_CLOSE_WITHIN)
+        await self.rates.limiter.close()
         await self.registry.close()
         await self.transport.close()  # ends the calls of models that a collection still waits for
         await closing

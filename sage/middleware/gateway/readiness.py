@@ -11,6 +11,7 @@ from sage.errors import SageError
 from sage.middleware.gateway.broker_check import broker_fault
 from sage.middleware.gateway.job_metrics import QueueStatus
 from sage.middleware.gateway.jobs.opening import Queue
+from sage.middleware.limits.local_limiter import Limiter
 from sage.middleware.providers.base import Provider
 from sage.middleware.registry.registry import Registry
 from sage.middleware.usage.ledger import Ledger
@@ -37,8 +38,9 @@ class ReadinessReport:
 class Readiness:
     """Checks each provider: a local one can serve if it has a model, a remote one if its port accepts a connection."""
 
-    def __init__(self, registry: Registry, queue: Queue, ledger: Ledger | None = None) -> None:
+    def __init__(self, registry: Registry, queue: Queue, ledger: Ledger | None, limiter: Limiter) -> None:
         self._registry = registry
+        self._limiter = limiter
         self._queue = queue
         self._ledger = ledger
         self._last: tuple[float, ReadinessReport] | None = None
@@ -68,6 +70,8 @@ class Readiness:
             fault = exc.message
         if fault is not None:
             report.cannot_serve["queue"] = fault
+        if self._limiter.fault is not None:
+            report.cannot_serve["limits"] = self._limiter.fault
         if self._ledger is not None and (fault := self._ledger.fault) is not None:
             report.cannot_serve["usage"] = fault
         return report

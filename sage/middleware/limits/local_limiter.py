@@ -60,6 +60,12 @@ class Limiter(Protocol):
         """Why limits hold in this process alone, though the configuration says otherwise."""
         ...
 
+    def begin(self) -> None:
+        """The event loop runs."""
+        ...
+
+    async def close(self) -> None: ...
+
 
 class LocalLimiter:
     """Limits of this process alone. What it remembers of subjects that have been idle for a minute goes."""
@@ -74,6 +80,12 @@ class LocalLimiter:
     def __len__(self) -> int:
         """How many subjects it remembers."""
         return len(self._uses)
+
+    def begin(self) -> None:
+        """It needs nothing."""
+
+    async def close(self) -> None:
+        """It has nothing."""
 
     def running(self) -> Iterator[tuple[str, int]]:
         """The subjects that run requests, each with their number."""

@@ -28,6 +28,7 @@ from sage.middleware.app.workers.shared_health import HealthReports
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.engines.supervisor import end_with_parent
 from sage.middleware.gateway.metrics import Metrics
+from sage.middleware.limits.limiter import make_limiter
 from sage.middleware.providers.clients import make_transport
 from sage.middleware.routers.http.asgi import ASGIApp, Receive, Scope, Send
 
@@ -66,7 +67,9 @@ class Front:
         dispatch = Dispatch(transport, settings.llm.routing)
         health = HealthReports(registry, settings.llm.routing, link.tell)
         dispatch.on_health, link.on_health = health.changed, health.heard
-        gateway = FrontGateway(registry, dispatch, transport, Metrics(), settings)
+        self._limiter = make_limiter(settings.limits)
+        shared = self._limiter if settings.limits.redis is not None else None
+        gateway = FrontGateway(registry, dispatch, transport, Metrics(), settings, shared)
         link.registry, link.metrics, link.prefixes = registry, gateway.metrics, dispatch.prefixes
         link.records = gateway.records
         dispatch.prefixes.share(begin.affinity_key)
@@ -87,6 +90,7 @@ class Front:
         loop = asyncio.get_running_loop()
         await loop.create_unix_connection(lambda: self._link, sock=self._control)
         await self._link.told.wait()
+        self._limiter.begin()
         self._reporting = loop.create_task(self._link.report())
 
     def _listens(self) -> None:
@@ -97,6 +101,7 @@ class Front:
         self._link.is_ending = True
         if self._reporting is not None:
             self._reporting.cancel()
+        await self._limiter.close()
         await self._transport.close()
         self._forwarder.close()
         if self._log is not None:
