@@ -74,8 +74,8 @@ class UpstreamStream(UpstreamAnswer):
         "_relay",
         "_response",
         "_write",
+        "last_events",
         "passed_bytes",
-        "passed_events",
     )
 
     def __init__(self, lease: DeploymentLease, response: UpstreamResponse, call: ModelCall, owner: Owner) -> None:
@@ -93,7 +93,8 @@ class UpstreamStream(UpstreamAnswer):
         """What :meth:`_pass_on` has raised."""
         self.passed_bytes = 0
         """Of events that were passed on after the first ones."""
-        self.passed_events = 0
+        self.last_events = b""
+        """Those that were passed on last."""
         self._is_drained = False
         """Whether the upstream's stream was read to its clean end."""
 
@@ -146,7 +147,7 @@ class UpstreamStream(UpstreamAnswer):
             events = relay.feed(data)
             if events:
                 self.passed_bytes += len(events)
-                self.passed_events += events.count(b"\n\n")
+                self.last_events = events
                 if not self._write(events):
                     self._refused = events
                     return False

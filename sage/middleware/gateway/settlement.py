@@ -10,7 +10,7 @@ from sage.errors import DeadlineExceeded
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.upstream_answer import UpstreamAnswer, UpstreamStream
 from sage.middleware.providers.base import ModelCall, Operation, Usage
-from sage.middleware.usage.estimates import answer_tokens, estimate_answer, estimate_prompt
+from sage.middleware.usage.estimates import answer_tokens, estimate_prompt, estimate_stream
 from sage.middleware.usage.price_list import PriceList
 from sage.middleware.usage.records import priced_counts
 from sage.middleware.usage.settled_calls import SettledCall
@@ -40,8 +40,7 @@ def estimate(
     if answer is None:
         return (prompt_tokens or estimate_prompt(call.body), 0) if _was_cut(failure) else None
     if isinstance(answer, UpstreamStream):
-        passed, events = answer.passed_bytes + len(answer.body), answer.passed_events + answer.body.count(b"\n\n")
-        return prompt_tokens, estimate_answer(passed, events, answer.body)
+        return prompt_tokens, estimate_stream(answer.body, answer.passed_bytes, answer.last_events)
     return estimate_prompt(call.body), answer_tokens(answer.body)
 
 

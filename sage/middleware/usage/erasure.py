@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import ColumnElement, Connection, Table, delete, select
 
 from sage.middleware.database.database import Database
-from sage.middleware.usage.models import quarters, request_tags, requests, tag_quarters
+from sage.middleware.usage.models import days, quarters, request_tags, requests, tag_quarters
 from sage.middleware.usage.writer import BatchWriter
 
 _PIECE = 2000
@@ -17,7 +17,7 @@ def erase_user(database: Database, user: str, tenant: str | None = None) -> int:
     erased = 0
     while count := _erase_calls(database, user, tenant):
         erased += count
-    for table in (quarters, tag_quarters):
+    for table in (quarters, days, tag_quarters):
         with database.writing() as connection:
             _take_name_out(connection, table, user, tenant)
     return erased

@@ -58,17 +58,28 @@ def upper_bound_prompt(body: Mapping[str, Any]) -> int:
     return size + tokens + 16
 
 
-def estimate_answer(sent_bytes: int, sent_events: int, sample: bytes) -> int:
-    """About how many tokens of a stream were sent: one an event, and more where events carry long texts.
+def estimate_stream(first: bytes, passed: int, last: bytes) -> int:
+    """About how many tokens of a stream were sent: its ``first`` events, and then ``passed`` bytes, of which ``last``
+    are the end. An event with text is a token at least, and more where its text is long."""
+    if not passed:
+        return _tokens_of(first)
+    sample = last if len(last) >= len(first) or _tokens_of(last) else first
+    tokens = _tokens_of(sample)
+    return _tokens_of(first) + max(round(tokens * passed / len(sample)), 1 if tokens else 0)
 
-    ``sample`` holds some of the events; what of them is no text is taken for what every event has.
-    """
-    if not sent_events:
-        return 0
-    events = sample.count(b"\n\n") or 1
-    overhead = max(0, len(sample) // events - _BYTES)
-    text = max(0, sent_bytes - overhead * sent_events)
-    return max(sent_events, text // _BYTES)
+
+def _tokens_of(events: bytes) -> int:
+    tokens = 0
+    for event in events.split(b"\n\n"):
+        try:
+            chunk = orjson.loads(event.partition(b"data:")[2])
+        except orjson.JSONDecodeError:
+            continue
+        choices = chunk.get("choices") if isinstance(chunk, dict) else None
+        texts = [choice.get("delta") or choice.get("text") for choice in choices or () if isinstance(choice, dict)]
+        size, _ = _measure(texts)
+        tokens += -(-size // _BYTES)
+    return tokens
 
 
 def answer_tokens(body: bytes) -> int:

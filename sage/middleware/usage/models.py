@@ -17,6 +17,7 @@ metadata = MetaData()
 
 QUARTER = 900
 """Seconds."""
+QUARTERS_A_DAY = 96
 requests = Table(
     "usage_requests",
     metadata,
@@ -92,7 +93,30 @@ quarters = Table(
     Column("model", Text, primary_key=True),
     Column("provider", Text, primary_key=True),
     *_sums(),
+    Index("ix_usage_quarters_user", "user", "quarter"),
 )
+
+days = Table(
+    "usage_days",
+    metadata,
+    Column("day", Whole, primary_key=True, autoincrement=False),
+    Column("tenant", Text, primary_key=True),
+    Column("user", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("provider", Text, primary_key=True),
+    *_sums(),
+)
+"""The same by days of UTC, numbered from 1970: what lies between the first and the last day of a period."""
+
+tenant_quarters = Table(
+    "usage_tenant_quarters",
+    metadata,
+    Column("quarter", Whole, primary_key=True, autoincrement=False),
+    Column("tenant", Text, primary_key=True),
+    *_sums(),
+)
+"""Of all calls of a tenant: what the days of a time zone are made of."""
 
 tag_quarters = Table(
     "usage_tag_quarters",

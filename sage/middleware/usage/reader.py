@@ -13,7 +13,16 @@ from sage.errors import InvalidRequest
 from sage.middleware.database.database import Database
 from sage.middleware.usage.entries import first_id, time_of
 from sage.middleware.usage.erasure import erase_user
-from sage.middleware.usage.models import SUMS, quarters, request_tags, requests, tag_quarters
+from sage.middleware.usage.models import (
+    QUARTERS_A_DAY,
+    SUMS,
+    days,
+    quarters,
+    request_tags,
+    requests,
+    tag_quarters,
+    tenant_quarters,
+)
 from sage.middleware.usage.periods import UsagePeriod
 from sage.middleware.usage.records import usd
 
@@ -58,21 +67,31 @@ class UsageReader:
 
     def sums(self, by: str, period: UsagePeriod, wanted: UsageFilter) -> list[dict[str, Any]]:
         """One row for each value of ``by``: the dearest first, days in their order."""
-        table = tag_quarters if by == "tag" or wanted.tag is not None else quarters
-        column = table.c.get("quarter" if by == "day" else by)
-        if column is None:
-            raise InvalidRequest(f"calls by tag are not summed by '{by}'", param="by")
-        begin, end = period.quarters
-        added = [func.sum(table.c[name]).label(name) for name in SUMS]
-        conditions = [table.c.quarter >= begin, table.c.quarter < end, *wanted.conditions(table)]
-        statement = select(column, *added).where(and_(*conditions)).group_by(column)
-        with self._open().reading() as connection:
-            rows: list[tuple[Any, ...]] = [tuple(row) for row in connection.execute(statement)]
+        by_tag = by == "tag" or wanted.tag is not None
         if by == "day":
-            return _by_day(rows, period)
-        sums = [(str(row[0]), list(map(int, row[1:]))) for row in rows]
-        sums.sort(key=lambda each: (-each[1][SUMS.index("cost")], -each[1][0], each[0]))
+            of_all = not by_tag and wanted == UsageFilter(tenant=wanted.tenant)
+            table = tag_quarters if by_tag else tenant_quarters if of_all else quarters
+            return _by_day(self._summed(table, "quarter", period.quarters, wanted), period)
+        rows = []
+        for table, first, after in _parts(period, by_tag=by_tag):
+            if by not in table.c:
+                raise InvalidRequest(f"calls by tag are not summed by '{by}'", param="by")
+            rows += self._summed(table, by, (first, after), wanted)
+        merged: dict[str, list[int]] = {}
+        for name, *values in rows:
+            known = merged.setdefault(str(name), [0] * len(SUMS))
+            for index, value in enumerate(values):
+                known[index] += int(value)
+        sums = sorted(merged.items(), key=lambda each: (-each[1][SUMS.index("cost")], -each[1][0], each[0]))
         return [_sum_row(by, name, values) for name, values in sums[:MOST_ROWS]]
+
+    def _summed(self, table: Table, group: str, times: tuple[int, int], wanted: UsageFilter) -> list[tuple[Any, ...]]:
+        column, time = table.c[group], table.c.day if table is days else table.c.quarter
+        added = [func.sum(table.c[name]) for name in SUMS]
+        conditions = [time >= times[0], time < times[1], *wanted.conditions(table)]
+        with self._open().reading() as connection:
+            found = connection.execute(select(column, *added).where(and_(*conditions)).group_by(column))
+            return [tuple(row) for row in found]
 
     def erase(self, user: str, tenant: str | None = None) -> int:
         """As :func:`sage.middleware.usage.erasure.erase_user`."""
@@ -82,7 +101,7 @@ class UsageReader:
         self, period: UsagePeriod, wanted: UsageFilter, before: int | None, limit: int
     ) -> tuple[list[dict[str, Any]], str | None]:
         """Up to ``limit`` calls, the newest first, from those before the cursor ``before``; and the next cursor."""
-        ids = requests.c.id
+        ids = request_tags.c.id if wanted.tag is not None else requests.c.id
         conditions = [ids >= first_id(period.begin), ids < first_id(period.end), *wanted.conditions(requests)]
         if before is not None:
             conditions.append(ids < before)
@@ -90,13 +109,29 @@ class UsageReader:
             conditions.append(requests.c.status.between(*wanted.statuses))
         source: Any = requests
         if wanted.tag is not None:
-            source = requests.join(request_tags, request_tags.c.id == ids)
-            conditions += [request_tags.c.tag == wanted.tag, request_tags.c.id >= first_id(period.begin)]
+            source = request_tags.join(requests, requests.c.id == ids)
+            conditions.append(request_tags.c.tag == wanted.tag)
         statement = select(requests).select_from(source).where(and_(*conditions)).order_by(ids.desc())
         with self._open().reading() as connection:
             rows = connection.execute(statement.limit(limit + 1)).all()
         shown = [_request_row(dict(zip(_COLUMNS, row, strict=True))) for row in rows[:limit]]
         return shown, str(rows[limit - 1][0]) if len(rows) > limit else None
+
+
+def _parts(period: UsagePeriod, *, by_tag: bool) -> list[tuple[Table, int, int]]:
+    """The tables that hold a period's sums, each with the first time and the one after the last: whole days where the
+    period has some, and quarters at its ends."""
+    begin, end = period.quarters
+    if by_tag:
+        return [(tag_quarters, begin, end)]
+    first_day, last_day = -(-begin // QUARTERS_A_DAY), end // QUARTERS_A_DAY
+    if first_day >= last_day:
+        return [(quarters, begin, end)]
+    return [
+        (quarters, begin, first_day * QUARTERS_A_DAY),
+        (days, first_day, last_day),
+        (quarters, last_day * QUARTERS_A_DAY, end),
+    ]
 
 
 def _by_day(rows: Sequence[Sequence[Any]], period: UsagePeriod) -> list[dict[str, Any]]:

@@ -13,7 +13,17 @@ from sage.errors import InvalidRequest
 from sage.middleware.database.database import Database
 from sage.middleware.settings.usage import UsageRetention
 from sage.middleware.usage.entries import Identities, LateCost, LedgerEntry, first_id
-from sage.middleware.usage.models import QUARTER, quarters, request_tags, requests, tag_quarters, writers
+from sage.middleware.usage.models import (
+    QUARTER,
+    QUARTERS_A_DAY,
+    days,
+    quarters,
+    request_tags,
+    requests,
+    tag_quarters,
+    tenant_quarters,
+    writers,
+)
 from sage.middleware.usage.records import UsageRecord
 from sage.middleware.usage.writer import BatchWriter
 
@@ -85,9 +95,10 @@ class UsageStore:
                 connection.execute(delete(requests).where(requests.c.id <= ids[-1]))
             more = len(ids) == _PIECE
             before = int(now - retention.rollups) // QUARTER
-            for table in (quarters, tag_quarters):
-                column = table.c.quarter
-                first = connection.execute(select(column).where(column < before).order_by(column).limit(1)).scalar()
+            for table in (quarters, tag_quarters, tenant_quarters, days):
+                column = table.c.day if table is days else table.c.quarter
+                oldest = before // QUARTERS_A_DAY if table is days else before
+                first = connection.execute(select(column).where(column < oldest).order_by(column).limit(1)).scalar()
                 if first is not None:
                     connection.execute(delete(table).where(column == first))
                     more = True

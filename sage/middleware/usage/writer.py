@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Table
 
 from sage.middleware.usage.entries import LateCost, LedgerEntry
-from sage.middleware.usage.models import QUARTER, SUMS, quarters, request_tags, requests, tag_quarters
+from sage.middleware.usage.models import (
+    QUARTER,
+    QUARTERS_A_DAY,
+    SUMS,
+    days,
+    quarters,
+    request_tags,
+    requests,
+    tag_quarters,
+    tenant_quarters,
+)
 from sage.middleware.usage.records import UsageRecord
 
 _FAILED = 400
@@ -43,6 +53,8 @@ class BatchWriter:
             connection.exec_driver_sql(sql, [(each.cost, each.entry.id) for each in late])
         by_key, by_tag = _sums(entries, late)
         self._add(connection, quarters, by_key)
+        self._add(connection, days, _merged(by_key, lambda key: (key[0] // QUARTERS_A_DAY, *key[1:])))
+        self._add(connection, tenant_quarters, _merged(by_key, lambda key: key[:2]))
         self._add(connection, tag_quarters, by_tag)
 
     def add_sums(self, connection: Connection, table: Table, rows: Iterable[tuple[Any, ...]]) -> None:
@@ -119,6 +131,16 @@ def _sums(entries: Sequence[LedgerEntry], late: Sequence[LateCost]) -> tuple[Sum
         for tag in r.tags:
             _add_cost(by_tag.setdefault((quarter, r.tenant, r.user, tag), [0] * 10), cost)
     return by_key, by_tag
+
+
+def _merged(sums: Sums, key_of: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Sums:
+    """``sums`` under the coarser keys that ``key_of`` makes of theirs."""
+    merged: Sums = {}
+    for key, values in sums.items():
+        coarse = key_of(key)
+        known = merged.get(coarse)
+        merged[coarse] = values if known is None else [a + b for a, b in zip(known, values, strict=True)]
+    return merged
 
 
 def _add_call(sums: list[int], r: UsageRecord) -> None:

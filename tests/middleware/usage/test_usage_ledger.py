@@ -164,3 +164,13 @@ def test_metrics_say_how_many_calls_were_written(running: Running, up: Upstream,
     text = running.get("/metrics").text
     assert "sage_usage_dropped_total 0.0" in text
     assert "sage_usage_written_total" in text
+
+
+def test_what_collections_ask_of_models_is_usage_of_who_asked(running: Running, up: Upstream, rows: Any) -> None:
+    made = running.post("/collections", {"name": "notes", "embedder": "up0/text-embedding-3-small"})
+    assert made.status_code in (200, 201), made.text
+    documents = {"documents": [{"id": "1", "text": "a red house"}, {"id": "2", "text": "a blue door"}]}
+    assert running.post("/collections/notes/documents", documents).ok
+    assert running.post("/search", {"collection": "notes", "query": "house", "mode": "dense"}).ok
+    found = rows(2)
+    assert [(row["operation"], row["user"], row["key"] != "") for row in found] == [("embeddings", "root", True)] * 2

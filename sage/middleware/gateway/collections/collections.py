@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from sage.errors import Conflict, NotFound, PermissionDenied, SageError, Unavailable
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.collections.bounded_pool import BoundedPool
+from sage.middleware.gateway.collections.on_behalf import on_behalf_of
 from sage.middleware.gateway.collections.reembedding import Reembedding, Reembeddings
 from sage.middleware.gateway.collections.requests import SearchRequest
 from sage.middleware.gateway.metrics import RetrievalMetrics
@@ -70,7 +71,8 @@ class CollectionGateway:
                 _require_model_access(principal, search.rerank.model, "rerank")
         started, status = time.perf_counter(), 200
         try:
-            return await self._reading.run(partial(self._search, principal, searches), principal.tenant)
+            work = on_behalf_of(principal, partial(self._search, principal, searches))
+            return await self._reading.run(work, principal.tenant)
         except SageError as exc:
             status = exc.status
             raise
@@ -97,7 +99,8 @@ class CollectionGateway:
         self, principal: Principal, name: str, documents: Callable[[], Sequence[Mapping[str, Any]]]
     ) -> Written:
         """Upserts what ``documents`` gives, which is called on a thread; a collection that is not there is made."""
-        written = await self._writing.run(partial(self._add, principal, name, documents), principal.tenant)
+        work = on_behalf_of(principal, partial(self._add, principal, name, documents))
+        written = await self._writing.run(work, principal.tenant)
         self._metrics.written += len(written.ids)
         return written
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sage.errors import DeadlineExceeded, InvalidRequest, Unavailable, UpstreamFailed
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.dispatch.deployment import PublicModel
+from sage.middleware.gateway.collections.on_behalf import in_whose_name
 from sage.middleware.gateway.collections.vectors import read_scores, read_vectors
 from sage.middleware.gateway.model_caller import ModelCaller, RunningGateway
 from sage.middleware.gateway.watch import Watch
@@ -77,19 +78,19 @@ class RegistryModels:
         Raises what the call raised, :class:`DeadlineExceeded` when one took longer than the timeout, and
         :class:`UpstreamFailed` when a fallback answered, which is another model.
         """
-        rounds = -(-len(calls) // _IN_FLIGHT)
-        return self._run(lambda gateway: self._ask_all(gateway, calls), self._timeout * rounds + _SLACK)
+        rounds, principal = -(-len(calls) // _IN_FLIGHT), in_whose_name(self._principal)
+        return self._run(lambda gateway: self._ask_all(gateway, principal, calls), self._timeout * rounds + _SLACK)
 
     def _resolved(self, name: str) -> PublicModel:
         gateway, _ = self._running_gateway()
         return gateway.registry.get(name) or self._run(lambda gateway: gateway.registry.resolve(name), _RESOLVE_WITHIN)
 
-    async def _ask_all(self, gateway: ModelCaller, calls: Sequence[ModelCall]) -> list[bytes]:
+    async def _ask_all(self, gateway: ModelCaller, principal: Principal, calls: Sequence[ModelCall]) -> list[bytes]:
         turn = asyncio.Semaphore(_IN_FLIGHT)
 
         async def ask(call: ModelCall) -> bytes:
             async with turn:
-                return await self._ask(gateway, call)
+                return await self._ask(gateway, principal, call)
 
         tasks = [asyncio.ensure_future(ask(call)) for call in calls]
         try:
@@ -99,18 +100,18 @@ class RegistryModels:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, gateway: ModelCaller, call: ModelCall) -> bytes:
+    async def _ask(self, gateway: ModelCaller, principal: Principal, call: ModelCall) -> bytes:
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._answer(gateway, call)
+                return await self._answer(gateway, principal, call)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"model '{call.model}' did not answer a collection within {self._timeout:g} s"
             ) from None
 
-    async def _answer(self, gateway: ModelCaller, call: ModelCall) -> bytes:
+    async def _answer(self, gateway: ModelCaller, principal: Principal, call: ModelCall) -> bytes:
         with Watch(call, gateway.deadlines):
-            async with gateway.call(self._principal, call) as answer:
+            async with gateway.call(principal, call) as answer:
                 model = gateway.registry.get(call.model)
                 if model is not None and answer.deployment not in [deployment.name for deployment in model.deployments]:
                     raise UpstreamFailed(

@@ -27,7 +27,7 @@ _SUMS = ("requests", "failed", *_TOKENS, "estimated", "cost", "unpriced", "ms")
 
 
 def upgrade() -> None:
-    """Makes the five tables."""
+    """Makes the seven tables."""
     _make_requests()
     op.create_table(
         "usage_request_tags",
@@ -35,16 +35,19 @@ def upgrade() -> None:
         sa.Column("id", Whole, primary_key=True, autoincrement=False),
     )
     op.create_index("ix_usage_request_tags_id", "usage_request_tags", ["id"])
-    for table, names in (
-        ("usage_quarters", ("tenant", "user", "key", "model", "provider")),
-        ("usage_tag_quarters", ("tenant", "user", "tag")),
+    for table, time, names in (
+        ("usage_quarters", "quarter", ("tenant", "user", "key", "model", "provider")),
+        ("usage_days", "day", ("tenant", "user", "key", "model", "provider")),
+        ("usage_tenant_quarters", "quarter", ("tenant",)),
+        ("usage_tag_quarters", "quarter", ("tenant", "user", "tag")),
     ):
         op.create_table(
             table,
-            sa.Column("quarter", Whole, primary_key=True, autoincrement=False),
+            sa.Column(time, Whole, primary_key=True, autoincrement=False),
             *[sa.Column(name, sa.Text(), primary_key=True) for name in names],
             *[sa.Column(name, Whole, nullable=False) for name in _SUMS],
         )
+    op.create_index("ix_usage_quarters_user", "usage_quarters", ["user", "quarter"])
     op.create_table(
         "usage_writers",
         sa.Column("writer", sa.Text(), primary_key=True),
