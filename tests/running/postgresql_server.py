@@ -83,10 +83,10 @@ class PostgresqlServer:
                 assert time.monotonic() < end, log_text
                 time.sleep(0.02)
 
-    def stop(self) -> None:
-        """At once, without a checkpoint."""
+    def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
+        """At once, without a checkpoint: what was written lately may be lost; with ``SIGINT`` nothing is."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGQUIT)
+            self.process.send_signal(how)
         self.process.wait(30)
 
     @contextmanager

@@ -12,20 +12,21 @@ import hashlib
 import select
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, DisconnectionError
-from sqlalchemy.exc import TimeoutError as NoConnection
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from sage.middleware.database.backend import ALONE, Seat
 from sage.middleware.settings.database import DatabaseUrl
 
 _CONNECT_SECONDS = 3
+_SILENCE_SECONDS = 1.0
+"""After a server has not answered, nobody else asks it for so long."""
 _ANSWER_SECONDS = 2.0
 """How much longer than the server may take for a statement the client waits for an answer: it may be frozen, or gone
 without a word."""
@@ -123,7 +124,7 @@ class AdvisorySeat:
     def try_lead(self) -> bool:
         try:
             return self._holds() or self._take()
-        except (DBAPIError, NoConnection):
+        except SQLAlchemyError:
             self.resign()
             return False
 
@@ -149,7 +150,9 @@ class AdvisorySeat:
     def resign(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            session.invalidate()  # the session ends, and the lock with it
+            with suppress(SQLAlchemyError):  # it has ended, and the lock with it
+                session.exec_driver_sql(f"SELECT pg_advisory_unlock({self._key})")
+            session.invalidate()
             session.close()
 
 
@@ -168,16 +171,9 @@ def _take_lock(connection: Connection, key: int) -> None:
 
 
 def _make_engine(url: DatabaseUrl, name: str, busy_seconds: float) -> Engine:
-    parameters = _parameters(url, busy_seconds)
-
-    def connect() -> BoundedConnection:
-        connection = BoundedConnection.connect(**parameters)
-        connection.seconds = busy_seconds + _ANSWER_SECONDS
-        return connection
-
     engine = create_engine(
         "postgresql+psycopg://",
-        creator=connect,
+        creator=_Dialer(_parameters(url, busy_seconds), busy_seconds + _ANSWER_SECONDS),
         pool_size=_CONNECTIONS,
         max_overflow=_MORE_CONNECTIONS,
         pool_timeout=busy_seconds,
@@ -192,6 +188,26 @@ def _make_engine(url: DatabaseUrl, name: str, busy_seconds: float) -> Engine:
 
     event.listen(engine, "checkout", _refuse_ended)
     return engine
+
+
+class _Dialer:
+    """Connects. While the server does not even answer that, threads are not kept waiting for it one after the other."""
+
+    def __init__(self, parameters: dict[str, Any], seconds: float) -> None:
+        self._parameters = parameters
+        self._seconds = seconds
+        self._silent_at = -_SILENCE_SECONDS
+
+    def __call__(self) -> BoundedConnection:
+        if time.monotonic() - self._silent_at < _SILENCE_SECONDS:
+            raise psycopg.OperationalError("it did not answer a moment ago")
+        try:
+            connection = BoundedConnection.connect(**self._parameters)
+        except psycopg.errors.ConnectionTimeout:
+            self._silent_at = time.monotonic()
+            raise
+        connection.seconds = self._seconds
+        return connection
 
 
 def _parameters(url: DatabaseUrl, busy_seconds: float) -> dict[str, Any]:
