@@ -33,12 +33,12 @@ COPY sage sage
 RUN /opt/build/bin/pip wheel -q --no-index --no-deps --no-build-isolation -w /project .
 
 
-# The gateway's environment: only what the project and its extra `ollama` ask for out of the lock (neither pip nor
+# The gateway's environment: only what the project and its extras `ollama` and `postgres` ask for out of the lock (neither pip nor
 # hatchling), one command, and compiled files that are never checked against their sources.
 FROM wheels AS environment
 COPY --from=project /project /project
 RUN /opt/build/bin/pip --python /opt/sage/bin/python install -q --no-compile --no-index --find-links /wheels \
-        "$(ls /project/*.whl)[ollama]" \
+        "$(ls /project/*.whl)[ollama,postgres]" \
     && find /opt/sage/bin -type f ! -name sage -delete \
     && /opt/sage/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/sage/lib
 

@@ -72,7 +72,7 @@ hooks: $(VENV)/dev.stamp  ## Let git run the checks before a commit and a push.
 	$(BIN)/pre-commit install --hook-type pre-commit --hook-type pre-push
 
 lock: $(VENV)/dev.stamp  ## Make the lock files in requirements/ anew.
-	$(LOCK) --group build --extra ollama -o requirements/core.txt
+	$(LOCK) --group build --extra ollama --extra postgres -o requirements/core.txt
 	$(LOCK) --group build --extra serve -o requirements/serve.txt
 	$(LOCK) --all-extras --group dev -o requirements/dev.txt
 
