@@ -78,6 +78,11 @@ def _rooms(data_dir: Path) -> list[RoomFile]:
     from sage.middleware.budgets.database import SCHEMA as BUDGETS
     from sage.middleware.database.copying import RoomFile
     from sage.middleware.queue.database import SCHEMA as JOBS
+    from sage.middleware.usage.database import SCHEMA as USAGE
 
-    accounts = data_dir / "sage.db"
-    return [RoomFile(ACCOUNTS, accounts), RoomFile(BUDGETS, accounts), RoomFile(JOBS, data_dir / "queue" / "jobs.db")]
+    return [
+        RoomFile(ACCOUNTS, data_dir / "sage.db"),
+        RoomFile(BUDGETS, data_dir / "sage.db"),
+        RoomFile(JOBS, data_dir / "queue" / "jobs.db"),
+        RoomFile(USAGE, data_dir / "usage.db"),
+    ]

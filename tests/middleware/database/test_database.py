@@ -23,12 +23,13 @@ from sage.middleware.database.postgresql import PostgresqlRoom
 from sage.middleware.database.schema import Schema
 from sage.middleware.queue.database import SCHEMA, open_jobs_database
 from sage.middleware.settings.database import DatabaseUrl
+from sage.middleware.usage.database import SCHEMA as USAGE
 
 COUNT = "SELECT count(*) FROM schedule_runs"
 INSERT = "INSERT INTO schedule_runs (name, due_at, created_at) VALUES ('n', 1, 1)"
 
 both = pytest.mark.both_databases
-SCHEMAS = pytest.mark.parametrize("schema", [ACCOUNTS, SCHEMA], ids=["accounts", "jobs"])
+SCHEMAS = pytest.mark.parametrize("schema", [ACCOUNTS, SCHEMA, USAGE], ids=["accounts", "jobs", "usage"])
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def postgresql_contents(connection: Connection, schema: Schema) -> tuple[set[Any
     return set(connection.execute(text(_PG_COLUMNS))), set(connection.execute(text(_PG_INDEXES))), rows
 
 
-@pytest.mark.parametrize("schema", [ACCOUNTS, SCHEMA, BUDGETS], ids=["accounts", "jobs", "budgets"])
+@pytest.mark.parametrize("schema", [ACCOUNTS, SCHEMA, USAGE, BUDGETS], ids=["accounts", "jobs", "usage", "budgets"])
 def test_a_new_postgresql_database_is_what_the_migrations_arrive_at(
     schema: Schema, postgresql: PostgresqlServer
 ) -> None:

@@ -15,7 +15,6 @@ _NAMES = (
     "tenant",
     "user",
     "key",
-    "tags",
     "model",
     "provider",
     "deployment",
