@@ -38,12 +38,15 @@ class TurnHistory:
 class FairQueue(Generic[T]):
     """First in, first out for each owner; owners take turns, beginning with the one whose last turn is longest ago.
 
-    What it remembers of owners without items is bounded. It has no lock.
+    An owner's own items may be of several members, who take its turns in turn. What it remembers of those without items
+    is bounded. It has no lock.
     """
 
-    __slots__ = ("_history", "_items", "_length")
+    __slots__ = ("_history", "_items", "_length", "_member")
 
-    def __init__(self) -> None:
+    def __init__(self, member: Callable[[T], Hashable] | None = None) -> None:
+        """``member`` tells whose an item is within its owner; without it an owner has no members."""
+        self._member = member
         self._items: dict[Hashable, dict[T, None]] = {}
         """By owner, in their order; an owner is here while there is an item."""
         self._history = TurnHistory()
@@ -61,9 +64,9 @@ class FairQueue(Generic[T]):
         if not self._items:
             raise IndexError("the queue is empty")
         owner = next(iter(self._items)) if len(self._items) == 1 else min(self._items, key=self._history.last)
-        item = next(iter(self._items[owner]))
+        item = self._items_of(owner)[0] if self._member is not None else next(iter(self._items[owner]))
         self.remove(owner, item)
-        self._history.record(owner)
+        self.record_turn(owner, self._member(item) if self._member is not None else None)
         return item
 
     def remove(self, owner: Hashable, item: T) -> bool:
@@ -77,18 +80,32 @@ class FairQueue(Generic[T]):
         self._length -= 1
         return True
 
-    def record_turn(self, owner: Hashable) -> None:
-        """``owner`` had a turn without waiting for it, or for an item that was removed."""
+    def record_turn(self, owner: Hashable, member: Hashable = None) -> None:
+        """``owner`` had a turn without waiting for it, or for an item that was removed; it was that member's."""
         self._history.record(owner)
+        if self._member is not None:
+            self._history.record((owner, member))
 
     def in_turn(self) -> Iterator[T]:
         """All items in the order of the turns, if each turn is taken. Nothing may be put in meanwhile."""
         owners = sorted(self._items, key=self._history.last)
         if len(owners) == 1:
-            yield from list(self._items[owners[0]])
+            yield from self._items_of(owners[0])
             return
-        for one_each in zip_longest(*[list(self._items[owner]) for owner in owners], fillvalue=None):
-            yield from (item for item in one_each if item is not None)
+        yield from _one_each([self._items_of(owner) for owner in owners])
+
+    def _items_of(self, owner: Hashable) -> list[T]:
+        """The owner's items in the order of its turns."""
+        items = list(self._items[owner])
+        if self._member is None or len(items) == 1:
+            return items
+        by_member: dict[Hashable, list[T]] = {}
+        for item in items:
+            by_member.setdefault(self._member(item), []).append(item)
+        if len(by_member) == 1:
+            return items
+        order = sorted(by_member, key=lambda member: self._history.last((owner, member)))
+        return list(_one_each([by_member[member] for member in order]))
 
     def make_room(self, owner: Hashable, is_removable: Callable[[T], bool] = lambda _: True) -> T | None:
         """Removes and returns the newest item of the owner who has the most, for one of ``owner``; ``None`` if
@@ -108,3 +125,9 @@ class FairQueue(Generic[T]):
         self._items.clear()
         self._length = 0
         return items
+
+
+def _one_each(lists: list[list[T]]) -> Iterator[T]:
+    """The first of each list, then the second of each, and so on."""
+    for one_each in zip_longest(*lists, fillvalue=None):
+        yield from (item for item in one_each if item is not None)

@@ -60,6 +60,16 @@ def test_the_longest_owner_gives_up_its_newest() -> None:
     assert (len(queue), list(queue.in_turn())) == (0, [])
 
 
+def test_the_members_of_an_owner_take_its_turns_in_turn() -> None:
+    queue: FairQueue[str] = FairQueue(lambda item: item[1])
+    for item in ("ax1", "ax2", "ax3", "ay1", "bz1", "bz2"):
+        queue.push(item[0], item)
+    assert list(queue.in_turn()) == ["ax1", "bz1", "ay1", "bz2", "ax2", "ax3"]
+    assert [queue.pop() for _ in range(3)] == ["ax1", "bz1", "ay1"]
+    queue.push("a", "ay2")
+    assert popped(queue) == ["bz2", "ax2", "ay2", "ax3"]
+
+
 def test_what_it_remembers_is_bounded() -> None:
     history = TurnHistory()
     for owner in range(5000):

@@ -62,6 +62,7 @@ class AttemptPlan:
         "sent",
         "started_at",
         "tenant",
+        "user",
     )
 
     _new_lease: ClassVar[type[DeploymentLease]] = DeploymentLease
@@ -70,7 +71,7 @@ class AttemptPlan:
         """``started_at``: when the time of the call began to run."""
         self.models = models
         self.started_at = started_at
-        self.tenant = call.caller[0]
+        self.tenant, self.user = call.caller
         self.sent = False
         """Whether the current attempt has sent one."""
         self.has_less_time = False

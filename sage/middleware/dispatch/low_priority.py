@@ -158,7 +158,7 @@ class LowPriorityCalls:
         """Low calls that were sent away since they waited for too long, or too many did."""
         self._live = live
         self._uses: WeakKeyDictionary[Deployment, DeploymentUse] = WeakKeyDictionary()
-        self._queue: FairQueue[_LowWaiter] = FairQueue()
+        self._queue: FairQueue[_LowWaiter] = FairQueue(lambda waiter: waiter.plan.user)
         self._timer: asyncio.TimerHandle | None = None
         self._last_start = -math.inf
 
@@ -256,7 +256,7 @@ class LowPriorityCalls:
             lease = plan.claim(next((model,) for model in plan.models if model.deployments == deployments), now)
             if lease is None and not self._is_due(deployments, now):
                 return False
-            self._queue.record_turn(owner)
+            self._queue.record_turn(owner, plan.user)
             if lease is None:
                 plan.age()
         self._queue.remove(owner, waiter)

@@ -1,4 +1,4 @@
-"""Requests that wait for a deployment that is full or cooling down: tenants take turns, each of them in its order."""
+"""Requests that wait for a deployment that is full or cooling down: tenants take turns, and within each its users."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class _Waiter:
 class DeploymentQueue:
     """Hands out deployments: at once where no request waits, else to the tenants in turn.
 
-    A deployment that becomes free goes to the tenant whose last turn there is longest ago, to the longest waiting of
-    its requests that can use it; so no request overtakes another of its tenant, and no tenant is kept waiting by one
-    that asks for much. Turns at other deployments do not count: who uses one model all the time is not behind at
-    another.
+    A deployment that becomes free goes to the tenant whose last turn there is longest ago, in it to the user of whom
+    the same is true, to the longest waiting of the user's requests that can use it; so no request overtakes another of
+    its user, and nobody is kept waiting by one that asks for much. Turns at other deployments do not count: who uses
+    one model all the time is not behind at another.
     """
 
     def __init__(self, size: int) -> None:
@@ -64,7 +64,7 @@ class DeploymentQueue:
             self.serve()
         lease = plan.claim(models, time.monotonic())
         if lease is not None:
-            self._record_turn(_lane(models), plan.tenant)
+            self._record_turn(_lane(models), plan)
         return lease
 
     async def wait(
@@ -77,7 +77,7 @@ class DeploymentQueue:
         the request has no other models to turn to, so that it also waits for deployments that are cooling down.
         """
         requested = plan.models[0]
-        if requested.waiting >= self._size and not self._make_room(requested, plan.tenant):
+        if requested.waiting >= self._size and not self._make_room(requested, plan):
             return None
         waiter = _Waiter(plan, models, limit, is_last_resort)
         queue = self._queue_of(waiter.lane)
@@ -96,18 +96,23 @@ class DeploymentQueue:
             queue.remove(plan.tenant, waiter)
         return waiter.future.result() if waiter.future.done() else None
 
-    def _make_room(self, model: PublicModel, tenant: str) -> bool:
-        """Refuses the newest request of the tenant that has the most of those that wait for ``model``.
+    def _make_room(self, model: PublicModel, plan: AttemptPlan) -> bool:
+        """Refuses the newest request of the user that has the most, in the tenant that has the most, of those that wait
+        for ``model``.
 
-        Returns false if ``tenant`` would have as many then.
+        Returns false if the tenant of ``plan`` would have as many then, or if it is that tenant, its user would.
         """
         waiting = [each for queue in self._lanes.values() for each in queue.in_turn() if each.plan.models[0] is model]
-        counts = Counter(waiter.plan.tenant for waiter in waiting)
-        longest, most = max(counts.items(), key=lambda item: item[1], default=("", 0))
-        if most <= counts[tenant] + 1:
+        tenants = Counter(waiter.plan.tenant for waiter in waiting)
+        longest, most = max(tenants.items(), key=lambda item: item[1], default=("", 0))
+        is_another = most > tenants[plan.tenant] + 1
+        tenant = longest if is_another else plan.tenant
+        users = Counter(waiter.plan.user for waiter in waiting if waiter.plan.tenant == tenant)
+        user, most = max(users.items(), key=lambda item: item[1], default=("", 0))
+        if not is_another and most <= users[plan.user] + 1:
             return False
-        newest = next(waiter for waiter in reversed(waiting) if waiter.plan.tenant == longest)
-        self._lanes[newest.lane].remove(longest, newest)
+        newest = next(each for each in reversed(waiting) if (each.plan.tenant, each.plan.user) == (tenant, user))
+        self._lanes[newest.lane].remove(tenant, newest)
         newest.future.set_result(None)
         return True
 
@@ -148,7 +153,7 @@ class DeploymentQueue:
             waiter.future.set_result(lease)
             self._lanes[waiter.lane].remove(waiter.plan.tenant, waiter)
             if lease is not None:
-                self._record_turn(waiter.lane, waiter.plan.tenant)
+                self._record_turn(waiter.lane, waiter.plan)
 
     def _in_turn(self) -> Iterator[_Waiter]:
         for lane in sorted((lane for lane, queue in self._lanes.items() if queue), key=self._lane_turns.last):
@@ -159,12 +164,16 @@ class DeploymentQueue:
         if queue is None:
             if len(self._lanes) >= _MAX_LANES:
                 self._lanes = {lane: queue for lane, queue in self._lanes.items() if queue}
-            queue = self._lanes[lane] = FairQueue()
+            queue = self._lanes[lane] = FairQueue(_user_of)
         return queue
 
-    def _record_turn(self, lane: Lane, tenant: str) -> None:
+    def _record_turn(self, lane: Lane, plan: AttemptPlan) -> None:
         self._lane_turns.record(lane)
-        self._queue_of(lane).record_turn(tenant)
+        self._queue_of(lane).record_turn(plan.tenant, plan.user)
+
+
+def _user_of(waiter: _Waiter) -> str:
+    return waiter.plan.user
 
 
 def _lane(models: Sequence[PublicModel]) -> Lane:

@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from running_gateway import Running
+from running_gateway import PASSWORD, Running
 from tiny_gguf import write_llama
 from upstream import Upstream, reply
+
+from sage.middleware.auth.grants import KeyRequest
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,27 @@ def test_tenants_take_turns_at_a_deployment(served: tuple[Running, Upstream], mo
     else:
         assert statuses == [200] * 5
         assert order == ["a0", "b0", "a1", "a2", "a3"]
+
+
+def test_users_of_a_tenant_take_turns(served: tuple[Running, Upstream]) -> None:
+    running, up = served
+    up.reset()
+    assert running.accounts is not None
+    running.accounts.users.add("ann", PASSWORD, role="user")
+    ann, gate = running.accounts.keys.create_for("ann", KeyRequest()).secret, threading.Event()
+    assert running.get("/auth/me", key=ann).json()["tenant"] == running.get("/auth/me").json()["tenant"]
+    up.use(reply({"choices": [{"message": {}}]}, gate=gate), 1)
+    with ThreadPoolExecutor(5) as pool:
+        answers = [pool.submit(say, running, "r0")]
+        up.wait_requests(1)
+        for number in (1, 2, 3):
+            answers.append(pool.submit(say, running, f"r{number}"))
+            wait_for(running, number)
+        answers.append(pool.submit(say, running, "ann", "one", ann))
+        assert answers[3].result(20) == 503  # there is room for three: who has the most gives up the newest
+        gate.set()
+        assert [answer.result() for answer in answers] == [200, 200, 200, 503, 200]
+    assert [request.body["messages"][-1]["content"] for request in up.requests] == ["r0", "ann", "r1", "r2"]
 
 
 def test_turns_elsewhere_do_not_count(gateway: Callable[..., Running]) -> None:

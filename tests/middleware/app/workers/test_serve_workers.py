@@ -240,6 +240,17 @@ def test_max_concurrency_holds_over_all_workers(family: WorkerFamily) -> None:
         assert sorted(call.result().status for call in calls) == [200, 200, 503, 503]
 
 
+def test_limits_hold_over_all_workers(family: WorkerFamily) -> None:
+    made = family.client(0).ask("POST", "/auth/keys", {"name": "limited", "limits": {"rpm": 6, "concurrent": 1}}).json
+    clients = [family.client(worker, key=made["key"]) for worker in WORKERS]
+    answers = [clients[number % 2].chat("free") for number in range(8)]
+    assert [answer.status for answer in answers] == [200] * 6 + [429] * 2
+    assert [answer.headers["x-ratelimit-remaining-requests"] for answer in answers] == [*"54321000"]
+    for answer in answers[6:]:
+        assert answer.json["error"]["code"] == "rate_limit_exceeded"
+        assert int(answer.headers["retry-after"]) > 30
+
+
 def openai_like_body() -> Any:
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "x"}}
     return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
