@@ -87,7 +87,7 @@ def make_server(
         from sage.middleware.app.workers.fronts import Fronts
 
         settings = share_of(settings, 1 + len(others))
-        fronts = Fronts(settings, state.gateway, state.authenticator, app, others)
+        fronts = Fronts(settings, state.gateway, state.authenticator, state.budgets, app, others)
         served = fronts.app
     connections = ClientConnections(ConnectionLimits.of(settings.api))
     server = MainServer(http_config(served, app.refusals(), settings, connections), connections)

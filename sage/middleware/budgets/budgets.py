@@ -127,6 +127,14 @@ class Budgets:
         if reserved and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_settle, reserved)
 
+    async def give(self, subject: str, settings: BudgetSettings | None, tenant: str | None) -> None:
+        """Gives ``subject`` that budget, or takes its own away; calls from here on go by it."""
+        if settings is None:
+            await asyncio.to_thread(self.store.remove, subject)
+        else:
+            await asyncio.to_thread(self.store.put, subject, settings, tenant)
+        await self.refresh()
+
     async def refresh(self) -> None:
         """Takes over the budgets as they are now."""
         await self.upkeep.refresh()

@@ -38,6 +38,10 @@ class BudgetedSubjects:
         return tuple(sorted(each for each in asked if each in self.names or each.partition(":")[0] in self.kinds))
 
 
+NOBODY = BudgetedSubjects()
+"""There are no budgets."""
+
+
 class BudgetList:
     """All budgets: stored ones, before those of the configuration, before what every subject of a kind has."""
 

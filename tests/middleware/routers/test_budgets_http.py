@@ -178,3 +178,23 @@ def test_the_command_line(house: House, monkeypatch: pytest.MonkeyPatch) -> None
     assert sage("show", "user", "ann")[0] == 0  # the default
     assert sage("show", "user", "nobody") == (1, "sage: there is no budget of the user 'nobody' that you may see\n")
     assert sage("set", "user", "ann") == (2, "sage: give either --usd or --tokens\n")
+
+
+def test_a_key_is_made_and_changed_with_its_budget(house: House) -> None:
+    post = house.running.post("/auth/keys", {"budget": {"usd": "1.5", "window": "day"}}, key=house.keys["ann"])
+    assert post.status_code == 201, post.text
+    made = post.json()
+    subject, path = f"key:{made['id']}", f"/auth/keys/{made['id']}"
+    house.keys["made"] = made["key"]
+    assert (house.seen_by("made")[subject]["usd"], house.seen_by("made")[subject]["window"]) == (1.5, "day")
+
+    def patch(by: str, **body: Any) -> int:
+        return house.running.request("PATCH", path, key=house.keys[by], json=body).status_code
+
+    assert patch("ann", budget={"tokens": 5}) in (200, 403, 404)  # as for limits: only of keys that it made
+    assert patch("made", budget={"tokens": 500}) in (403, 404)
+    assert patch("root", budget={"tokens": 50}) == 200
+    assert house.seen_by("made")[subject]["tokens"] == 50
+    assert patch("root", budget=None) == 200
+    assert subject not in house.seen_by("made")
+    assert house.running.post("/auth/keys", {"budget": {"usd": 0}}, key=house.keys["ann"]).status_code == 400

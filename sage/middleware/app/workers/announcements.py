@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from sage.middleware.app.workers.front_link import FrontLink
 from sage.middleware.app.workers.messages import SharedState
 from sage.middleware.auth.authenticator import Authenticator
+from sage.middleware.budgets.budgets import Budgets
+from sage.middleware.budgets.subjects import NOBODY
 from sage.middleware.registry.registry import Registry
 
 _SETTLED_WITHIN = 1.0
@@ -21,9 +23,14 @@ class Announcements:
     """Tells the fronts what has changed, at once, and four times a second that nothing has."""
 
     def __init__(
-        self, registry: Registry, authenticator: Authenticator | None, links: Callable[[], Iterable[FrontLink]]
+        self,
+        registry: Registry,
+        authenticator: Authenticator | None,
+        budgets: Budgets | None,
+        links: Callable[[], Iterable[FrontLink]],
     ) -> None:
         self._registry = registry
+        self._budgets = budgets
         self._authenticator = authenticator
         self._links = links
         self._numbers = itertools.count(1)
@@ -62,8 +69,9 @@ class Announcements:
             0.0 if authenticator is None else authenticator.revision_read_at,
             self._registry.changes,
             tuple(sorted(name for name, provider in self._registry.providers.items() if provider.asleep)),
+            NOBODY if self._budgets is None else self._budgets.subjects,
         )
 
 
 def _facts(state: SharedState) -> tuple[object, ...]:
-    return state.revision, state.models, state.asleep
+    return state.revision, state.models, state.asleep, state.budgeted

@@ -10,6 +10,7 @@ from sage.errors import SageError
 from sage.middleware.app.workers.forwarding import Forwarder, RecordedRequest
 from sage.middleware.app.workers.front_usage import FrontRecords
 from sage.middleware.auth.principal import Principal
+from sage.middleware.budgets.subjects import BudgetedSubjects
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.dispatch.upstream_answer import UpstreamAnswer
@@ -47,6 +48,8 @@ class FrontRegistry(Registry):
 
     elsewhere: frozenset[str] = frozenset()
     """Names of models that run in the owner itself."""
+    budgeted: BudgetedSubjects | None = None
+    """Those whose calls are the owner's, since they have budgets; ``None`` means that there are none."""
     here: dict[str, bool]
     """Names of which it is known that they are :meth:`served_here`."""
     _asleep: frozenset[str] = frozenset()
@@ -158,6 +161,8 @@ class FrontGateway(Gateway):
             if name not in registry.here and not await registry.served_here(name):
                 raise Elsewhere(name)
         models = await super().admit(principal, call)
+        if registry.budgeted is not None and registry.budgeted.of(principal, [model.name for model in models]):
+            raise Elsewhere("budgets")
         if len(models) > 1:
             for model in models:
                 if not await registry.served_here(model.name):

@@ -23,6 +23,7 @@ from sage.middleware.app.workers.settled_application import SettledApplication
 from sage.middleware.app.workers.shared_health import HealthReports
 from sage.middleware.app.workers.shared_metrics import Counts, FamilyMetrics
 from sage.middleware.auth.authenticator import Authenticator
+from sage.middleware.budgets.budgets import Budgets
 from sage.middleware.gateway.builtin_embedders import NAMES as EMBEDDER_NAMES
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.routers.http.asgi import ASGIApp
@@ -43,6 +44,7 @@ class Fronts:
         settings: Settings,
         gateway: Gateway,
         authenticator: Authenticator | None,
+        budgets: Budgets | None,
         app: ASGIApp,
         sockets: Sequence[socket.socket],
     ) -> None:
@@ -58,7 +60,7 @@ class Fronts:
         self._telling: list[asyncio.Task[None]] = []
         self._affinity_key = secrets.token_bytes(32)
         self._questions = itertools.count(1)
-        self._announcements = Announcements(gateway.registry, authenticator, lambda: self._links)
+        self._announcements = Announcements(gateway.registry, authenticator, budgets, lambda: self._links)
         self._health = HealthReports(gateway.registry, settings.llm.routing, self._tell)
         self._metrics = FamilyMetrics(self._counts)
         gateway.share_with_others(self._health.changed, self.in_flight)

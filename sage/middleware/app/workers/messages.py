@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from sage.errors import SageError
 from sage.middleware.auth.credential_cache import Verified
+from sage.middleware.budgets.subjects import NOBODY, BudgetedSubjects
 from sage.middleware.gateway.metrics import ModelMetrics
 from sage.middleware.settings.settings import Settings
 from sage.middleware.usage.records import UsageRecord
@@ -47,6 +48,8 @@ class SharedState:
     """Counts the changes of the models."""
     asleep: tuple[str, ...] = ()
     """Providers whose server sleeps, so that it has to be woken before it is asked."""
+    budgeted: BudgetedSubjects = NOBODY
+    """Those whose calls are the owner's, since they have budgets."""
 
 
 @dataclass(frozen=True, slots=True)

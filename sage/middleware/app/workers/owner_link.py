@@ -116,6 +116,7 @@ class OwnerLink(FrameProtocol):
             self.authenticator.heard(state.revision, state.revision_read_at)
         if self.registry is not None:
             self.registry.sleeping(state.asleep)
+            self.registry.budgeted = state.budgeted or None
             if state.models != self._models:
                 self.registry.mirror()
         self._models = state.models

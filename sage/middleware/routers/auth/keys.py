@@ -21,8 +21,9 @@ from sage.middleware.routers.auth.bodies import (
     TenantName,
     or_null,
 )
-from sage.middleware.routers.http.deps import Caller
+from sage.middleware.routers.http.deps import Caller, TheBudgets
 from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.settings.budgets import BudgetSettings
 from sage.middleware.settings.limits import Limits
 
 router = guarded_router("Accounts")
@@ -51,15 +52,17 @@ class KeyBody(StrictBody):
     note: str = Field("", json_schema_extra={"maxLength": MAX_NOTE})
     tags: Annotated[list[str], WithJsonSchema(_TAGS)] = Field(default_factory=list)
     limits: Limits | None = Field(None, description="Of this key and the keys made with it, together.")
+    budget: BudgetSettings | None = Field(None, description="Of this key and the keys made with it, together.")
 
 
 class KeyChangeBody(StrictBody):
-    """Changes to a key. ``limits`` of ``null`` take them away."""
+    """Changes to a key. ``limits`` or a ``budget`` of ``null`` takes them away."""
 
     name: str | None = Field(None, json_schema_extra={"maxLength": 100})
     note: str | None = Field(None, json_schema_extra={"maxLength": MAX_NOTE})
     tags: Annotated[list[str] | None, WithJsonSchema(or_null(_TAGS))] = None
     limits: Limits | None = None
+    budget: BudgetSettings | None = None
 
 
 class RotationBody(StrictBody):
@@ -118,10 +121,14 @@ async def auth_keys_list(
 
 @router.post("/auth/keys", name="auth_keys_create", status_code=201)
 @requires(Scope.ACCOUNT)
-async def auth_keys_create(body: KeyBody, accounts: AccountsDep, caller: Caller, response: Response) -> NewKeyAnswer:
+async def auth_keys_create(
+    body: KeyBody, accounts: AccountsDep, budgets: TheBudgets, caller: Caller, response: Response
+) -> NewKeyAnswer:
     """Makes a key, never with more rights than the caller has; only this answer contains its secret."""
-    fields: dict[str, Any] = {name: getattr(body, name) for name in KeyBody.model_fields}
+    fields: dict[str, Any] = {name: getattr(body, name) for name in KeyBody.model_fields if name != "budget"}
     made = await asyncio.to_thread(accounts.keys.create, caller, KeyRequest(**fields))
+    if body.budget is not None:
+        await budgets.give(f"key:{made.key.id}", body.budget, made.key.tenant)
     response.headers["cache-control"] = "no-store"
     return NewKeyAnswer(**shown(made.key), key=made.secret)
 
@@ -135,13 +142,19 @@ async def auth_keys_show(id: str, accounts: AccountsDep, caller: Caller) -> KeyA
 
 @router.patch("/auth/keys/{id}", name="auth_keys_change")
 @requires(Scope.ACCOUNT)
-async def auth_keys_change(id: str, body: KeyChangeBody, accounts: AccountsDep, caller: Caller) -> KeyAnswer:
+async def auth_keys_change(
+    id: str, body: KeyChangeBody, accounts: AccountsDep, budgets: TheBudgets, caller: Caller
+) -> KeyAnswer:
     """Changes a key. A key may change those that it made, never itself."""
-    changes: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set}
+    has_budget = "budget" in body.model_fields_set
+    changes: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set if name != "budget"}
     changes = {name: value for name, value in changes.items() if value is not None or name == "limits"}
-    if not changes:
-        raise InvalidRequest("nothing to change: give name, note, tags or limits")
-    return KeyAnswer(**shown(await asyncio.to_thread(accounts.keys.change, id, caller, **changes)))
+    if not changes and not has_budget:
+        raise InvalidRequest("nothing to change: give name, note, tags, limits or budget")
+    key = await asyncio.to_thread(accounts.keys.change, id, caller, **changes)
+    if has_budget:
+        await budgets.give(f"key:{key.id}", body.budget, key.tenant)
+    return KeyAnswer(**shown(key))
 
 
 @router.post("/auth/keys/{id}/rotate", name="auth_keys_rotate")

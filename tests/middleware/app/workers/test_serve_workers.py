@@ -407,3 +407,17 @@ def test_live_requests_at_a_front_are_seen_by_the_owner(family: WorkerFamily) ->
         gate.set()
         assert call.result().status == 200
     family.wait(lambda: owner.ask("GET", "/models/free").json["in_flight"] == 0)
+
+
+def test_calls_under_budgets_are_made_by_the_owner_at_once(family: WorkerFamily) -> None:
+    pair_of = pair(family)
+    for client in pair_of:
+        assert client.chat("free").status == 200
+    put = pair_of[1].ask("PUT", "/budgets/model/free", {"tokens": 10, "window": "total"})
+    assert put.status == 200, put.body
+    for client in pair_of:
+        refused = client.chat("free")
+        assert (refused.status, json.loads(refused.body)["error"]["code"]) == (429, "budget_exceeded")
+    assert pair_of[0].ask("DELETE", "/budgets/model/free").status == 200
+    for client in pair_of:
+        assert client.chat("free").status == 200
