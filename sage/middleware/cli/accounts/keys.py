@@ -18,7 +18,6 @@ from sage.middleware.cli.accounts.opening import (
     date,
     failed,
     limits_of,
-    limits_text,
     open_accounts,
     print_details,
     tell,
@@ -122,14 +121,13 @@ def key_list(
             f"…{key['last4']}",
             _scopes_text(key["scopes"]),
             ", ".join(key["models"]),
-            limits_text(key["limits"]),
-            date(key["last_used_at"]),
+            date(key["last_used_at"])[:10],
             date(key["expires_at"]),
             _key_state(key),
         )
         for key in keys
     ]
-    print_table(("ID", "USER", "NAME", "ENDS", "SCOPES", "MODELS", "LIMITS", "LAST USED", "EXPIRES", "STATE"), rows)
+    print_table(("ID", "USER", "NAME", "ENDS", "SCOPES", "MODELS", "USED", "EXPIRES", "STATE"), rows)
 
 
 @key_app.command("show")
