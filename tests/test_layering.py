@@ -68,6 +68,7 @@ LATE = {
     "sage.middleware.app.main": _NUMPY,
     "sage.middleware.auth.accounts": _CRYPTOGRAPHY,
     "sage.middleware.database.database": "psycopg is an extra",
+    "sage.middleware.database.installation": "the fronts of a gateway on SQLite start without SQLAlchemy",
     "sage.middleware.budgets.notices": _WEBHOOKS,
     "sage.middleware.cli.accounts.keys": _COMMANDS,
     "sage.middleware.cli.accounts.opening": _COMMANDS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from sage.middleware.database.shared_files import open_shared_files
+from sage.middleware.database.installation import open_shared_files
 from sage.middleware.engines.fleet import Fleet
 from sage.middleware.engines.memory_budget import MemoryBudget
 from sage.middleware.providers.transport import Transport

@@ -22,7 +22,7 @@ from sage.middleware.auth.passwords import HashCost, Passwords
 from sage.middleware.auth.sessions import LoginSessions
 from sage.middleware.auth.teams.teams import Teams
 from sage.middleware.auth.users import Users
-from sage.middleware.database.shared_files import open_shared_files
+from sage.middleware.database.installation import open_shared_files
 from sage.middleware.settings.database import DatabaseUrl
 from sage.middleware.settings.settings import Auth
 from sage.private_files import make_private_dir

@@ -16,9 +16,11 @@ from sqlalchemy.exc import DatabaseError, DataError, IntegrityError
 
 from sage.errors import Conflict
 from sage.middleware.database.database import Database, open_postgresql, unusable
+from sage.middleware.database.database_files import FILES
+from sage.middleware.database.database_files import SCHEMA as SHARED_FILES
+from sage.middleware.database.installation import PATTERNS, row_folder
 from sage.middleware.database.schema import Schema
-from sage.middleware.database.shared_files import FILES, PATTERNS, DirectoryFiles, row_folder
-from sage.middleware.database.shared_files import SCHEMA as SHARED_FILES
+from sage.middleware.database.shared_files import DirectoryFiles
 from sage.middleware.settings.database import DatabaseUrl
 from sage.sqlite.connection import connect
 from sage.sqlite.failures import is_busy

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from sage.errors import ConfigError
-from sage.middleware.database.shared_files import open_shared_files
+from sage.middleware.database.installation import open_shared_files
 from sage.middleware.settings.database import DatabaseUrl
 
 _FILE = "key"
