@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sage.middleware.auth.api_keys.api_keys import ApiKeys
 from sage.middleware.auth.api_keys.last_use import KeyUse
-from sage.middleware.auth.changes import Changes
+from sage.middleware.auth.changes import Changes, nobody
 from sage.middleware.auth.credentials import Verifier
 from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.first_admin import FirstAdmin
@@ -19,7 +19,8 @@ from sage.middleware.auth.key_files import are_private_keys
 from sage.middleware.auth.login_throttle import LoginThrottle
 from sage.middleware.auth.own_password import OwnPassword
 from sage.middleware.auth.passwords import HashCost, Passwords
-from sage.middleware.auth.sessions import LoginSessions
+from sage.middleware.auth.principal import Principal
+from sage.middleware.auth.sessions import LONGEST_PAGE_TOKEN, LoginSessions
 from sage.middleware.auth.teams.teams import Teams
 from sage.middleware.auth.users import Users
 from sage.middleware.database.installation import open_shared_files
@@ -28,6 +29,7 @@ from sage.middleware.settings.settings import Auth
 from sage.private_files import make_private_dir
 
 if TYPE_CHECKING:
+    from sage.middleware.auth.signing_keys import KeySet
     from sage.middleware.auth.tokens import Tokens
 
 
@@ -52,10 +54,12 @@ class Accounts:
     ) -> None:
         auth = auth or Auth()
         self.clock = clock
+        self._signing_key_max_age = auth.signing_key_max_age
+        self._longest_token = max(auth.access_token_ttl, LONGEST_PAGE_TOKEN)
         make_private_dir(data_dir)
         self._keys = open_shared_files(data_dir, "keys", url)
         if not are_private_keys(self._keys):
-            _ = self.tokens  # raises what is wrong with a file now, not at the first login
+            self._key_set()  # raises what is wrong with a file now, not at the first login
         self.passwords = Passwords(hash_cost)
         self.throttle = LoginThrottle()
         self.database = AccountsDatabase(data_dir, url=url)
@@ -82,10 +86,37 @@ class Accounts:
     def tokens(self) -> Tokens:
         """Access tokens, whose signing key is made when the first is made or read."""
         # 9 MiB and a tenth of a second, which a gateway does without while its callers have API keys.
-        from sage.middleware.auth.signing_keys import KeySet
         from sage.middleware.auth.tokens import Tokens
 
-        return Tokens(KeySet(self._keys), self.clock)
+        return Tokens(self._key_set(lambda: self.database.revision), self.clock)
+
+    def _key_set(self, revision: Callable[[], int] = int) -> KeySet:
+        from sage.middleware.auth.signing_keys import KeySet
+
+        return KeySet(self._keys, self.clock, overlap=self._longest_token, revision=revision)
+
+    def rotate_signing_key(self, by: Principal | None = None, *, at_once: bool = False) -> str:
+        """Makes the next key that signs access tokens, and returns its id; all gateways know of it within a second.
+
+        The one before verifies until its tokens have expired; with ``at_once`` it does so no more.
+        """
+        keys = self.tokens.keys
+        key = keys.rotate()
+        if at_once:
+            keys.remove_retired(at_once=True)
+        with self.database.write() as session:
+            self.database.bump(session)
+            self.changes.tell(session, by, "signing_key.rotate", f"signing_key:{key.kid}", "", {"at_once": at_once})
+        return key.kid
+
+    def keep_signing_keys(self) -> None:
+        """To be called now and then: replaces a key that is older than ``auth.signing_key_max_age``, and removes those
+        whose tokens have all expired. Does nothing while nobody has used an access token."""
+        if "tokens" not in self.__dict__:
+            return
+        if self.tokens.keys.is_due(self._signing_key_max_age):
+            self.rotate_signing_key(nobody())
+        self.tokens.keys.remove_retired()
 
     def prepare_setup(self) -> Path | None:
         """To be called when the server starts: the file with a new setup token, or ``None`` when there are users."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -17,6 +18,9 @@ from sage.middleware.auth.job_tokens import PREFIX as JOB_PREFIX
 from sage.middleware.auth.principal import MAX_BYTES, Asker, Principal, Scope
 from sage.thread_pool import ThreadPool
 
+logger = logging.getLogger("sage")
+
+_KEEP_KEYS_EVERY = 60.0
 _OWN_WORKER = Principal(
     user="worker", tenant="", scopes=frozenset({Scope.WORKER}), models=(), credential="worker", role="worker"
 )
@@ -89,11 +93,11 @@ class Authenticator(CredentialCache):
         return await asyncio.to_thread(self._accounts.verifier.tenant_of, user)
 
     async def follow(self) -> None:
-        """Reads the revision of rights every ``interval`` seconds until cancelled, lets the setup token expire, and
-        writes now and then when keys were used."""
+        """Reads the revision of rights every ``interval`` seconds until cancelled, lets the setup token expire,
+        writes now and then when keys were used, and looks after the signing keys."""
         loop = asyncio.get_running_loop()
         thread = ThreadPool(1, "sage-revision")  # its own, so that other work does not delay it
-        uses_written_at = self._monotonic()
+        uses_written_at = keys_kept_at = self._monotonic()
         try:
             while True:
                 started = self._monotonic()
@@ -110,6 +114,9 @@ class Authenticator(CredentialCache):
                 if started - uses_written_at >= WRITE_EVERY:
                     uses_written_at = started
                     await asyncio.to_thread(self._write_uses, self.take_uses())
+                if started - keys_kept_at >= _KEEP_KEYS_EVERY:
+                    keys_kept_at = started
+                    await asyncio.to_thread(self._keep_signing_keys)
                 await asyncio.sleep(self._interval)
         finally:
             self._revision_read_at = -math.inf
@@ -125,6 +132,12 @@ class Authenticator(CredentialCache):
             self._accounts.key_use.write(uses)
         except SageError:
             self.note_uses(uses)  # once the database is there again
+
+    def _keep_signing_keys(self) -> None:
+        try:
+            self._accounts.keep_signing_keys()
+        except SageError as exc:
+            logger.warning("the signing keys could not be looked after: %s", exc.message)
 
     def _observe(self, revision: int) -> None:
         super()._observe(revision)

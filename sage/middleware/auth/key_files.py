@@ -8,7 +8,10 @@ import re
 from sage.errors import SageError
 from sage.middleware.database.shared_files import SharedFiles
 
-_PEM = re.compile(rb"-----BEGIN PRIVATE KEY-----\n([A-Za-z0-9+/=\n]+)-----END PRIVATE KEY-----\n")
+_CREATED = re.compile(rb"Created: (\d{1,12})\n")
+_PEM = re.compile(
+    rb"(?:Created: \d{1,12}\n)?-----BEGIN PRIVATE KEY-----\n([A-Za-z0-9+/=\n]+)-----END PRIVATE KEY-----\n"
+)
 
 # PKCS #8 (RFC 5208) with an ECPrivateKey (RFC 5915) of the curve P-256, its secret and its point.
 _DER = re.compile(
@@ -18,6 +21,18 @@ _DER = re.compile(
     + rb".{64}",
     re.DOTALL,
 )
+
+
+def key_file(number: int) -> str:
+    """The name of the file of the key of that number."""
+    return f"{number:04d}.pem"
+
+
+def created_at(pem: bytes, version: int) -> float:
+    """When a key was made, in Unix seconds, as the line before it says (RFC 7468, 5.2, allows some), else when its file
+    was written: ``version``, in nanoseconds."""
+    found = _CREATED.match(pem)
+    return version / 1e9 if found is None else float(found[1])
 
 
 def are_private_keys(files: SharedFiles) -> bool:

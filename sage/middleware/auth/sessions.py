@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LONGEST_PAGE_TOKEN = 30 * 60
+"""Seconds that an access token of :meth:`LoginSessions.login_for_pages` is valid at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Login:

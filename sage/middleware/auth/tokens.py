@@ -48,7 +48,7 @@ class Tokens:
     def __init__(self, keys: KeySet, clock: Callable[[], float]) -> None:
         self.keys = keys
         self._clock = clock
-        self._signer = jwk.construct(keys.signer.private_pem, keys.signer.algorithm)
+        self._signers: dict[str, Any] = {}
         self._verifiers: dict[str, Any] = {}
 
     def make(self, subject: str, session: str, lifetime: int) -> str:
@@ -63,8 +63,11 @@ class Tokens:
             "jti": secrets.token_urlsafe(16),
             "sid": session,
         }
-        signer = self.keys.signer
-        return str(jwt.encode(claims, self._signer, algorithm=signer.algorithm, headers={"kid": signer.kid}))
+        key = self.keys.signer
+        signer = self._signers.get(key.kid)
+        if signer is None:
+            self._signers = {key.kid: (signer := jwk.construct(key.private_pem, key.algorithm))}
+        return str(jwt.encode(claims, signer, algorithm=key.algorithm, headers={"kid": key.kid}))
 
     def read(self, token: str) -> Claims:
         """The claims of a token that is ours and valid now; raises :class:`AuthenticationFailed` otherwise.

@@ -62,6 +62,8 @@ class Auth(SettingsSection):
     enabled: bool = True
     access_token_ttl: Duration = 900.0
     refresh_token_ttl: Duration = 30 * 86400.0
+    signing_key_max_age: Duration = 90 * 86400.0
+    """After which another key signs access tokens."""
     roles: dict[RoleName, RoleSettings] = Field(default_factory=dict)
     """Defaults for the users of a role: what holds for each of them who has no limits of its own or of its team."""
 

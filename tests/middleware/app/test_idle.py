@@ -52,7 +52,7 @@ with quick_loading():
     from sage.middleware.app.server import create_app
 from fastapi.openapi.models import OpenAPI
 from sage.middleware.app.routes import guarded_routes
-from sage.middleware.routers.auth import UserAnswer
+from sage.middleware.routers.auth.users import UserAnswer
 with tempfile.TemporaryDirectory() as directory:
     app = create_app(Settings(data_dir=Path(directory) / "data"))
     app.app.state.accounts.close()

@@ -248,7 +248,7 @@ def test_the_highest_key_signs_and_older_ones_still_verify(tmp_path: Path) -> No
     token = old.make("me", "s", 60)
     KeySet(DirectoryFiles(tmp_path / "other"))
     (tmp_path / "other" / "0001.pem").rename(tmp_path / "keys" / "0002.pem")
-    new = Tokens(KeySet(DirectoryFiles(tmp_path / "keys")), lambda: float(NOW))
+    new = Tokens(KeySet(DirectoryFiles(tmp_path / "keys"), lambda: float(NOW), overlap=NOW), lambda: float(NOW))
     assert new.keys.signer.kid != old.keys.signer.kid
     assert new.read(token).subject == "me"
     assert "'kid'" in refusal(old, new.make("me", "s", 60))

@@ -203,6 +203,24 @@ def key_revoke(key_id: KeyId, as_json: AsJson = False, config: Config = None) ->
         print_json(shown(key))
 
 
+@key_app.command("rotate-signing")
+def key_rotate_signing(
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="Refuse the tokens of all earlier keys from now on, as after a theft.")
+    ] = False,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Make a new key that signs access tokens. Running servers use it within seconds, and nobody is logged out."""
+    with open_accounts(config) as accounts:
+        kid = accounts.rotate_signing_key(at_once=at_once)
+    tell(_("access tokens are now signed with the key {kid}").format(kid=kid))
+    if at_once:
+        tell(_("tokens of earlier keys are refused; clients get new ones with their refresh tokens"))
+    if as_json:
+        print_json({"kid": kid})
+
+
 def _print_secret(made: MadeKey, as_json: bool) -> None:
     from sage.middleware.auth.teams.views import shown
 

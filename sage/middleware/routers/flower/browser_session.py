@@ -19,12 +19,13 @@ from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.principal import Principal
 from sage.middleware.auth.principal import Scope as Permission
+from sage.middleware.auth.sessions import LONGEST_PAGE_TOKEN
 from sage.middleware.routers.http.asgi import Scope
 
 if TYPE_CHECKING:
     from sage.middleware.routers.flower.seal import Seal
 
-IDLE = 30 * 60
+IDLE = LONGEST_PAGE_TOKEN
 """Seconds that a session lasts without a request."""
 LONGEST = 8 * 3600
 """Seconds after which it ends in any case."""
