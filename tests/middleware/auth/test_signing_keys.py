@@ -161,6 +161,7 @@ def test_rotation_under_load_refuses_nobody(tmp_path: Path) -> None:
 
         with ThreadPoolExecutor(4) as pool:
             users = [pool.submit(use, index) for index in range(4)]
+            wait_until(lambda: kids)
             for _ in range(rotations):
                 before = len(kids)
                 rotate(tmp_path, settings)
