@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
+from sage.errors import SageError
+from sage.middleware.auth.accounts import Accounts
 from sage.middleware.dispatch.deployment import Deployment
 from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.settings import Settings
+from sage.middleware.usage.captures import Captures
 from sage.middleware.usage.database import UsageDatabase
 from sage.middleware.usage.ledger import Ledger
 from sage.middleware.usage.price_list import PriceList
 from sage.middleware.usage.reader import UsageReader
 from sage.middleware.usage.store import UsageStore
+
+_LOOKS_EVERY = 0.25
 
 
 def make_ledger(settings: Settings, registry: Registry) -> Ledger:
@@ -22,5 +30,18 @@ def make_ledger(settings: Settings, registry: Registry) -> Ledger:
     prices = PriceList(settings.llm.prices, deployments)
     ledger = Ledger(lambda: UsageStore(database.open()), prices, settings.usage)
     ledger.reader = UsageReader(database.open)
+    ledger.captures = Captures(database.open)
     ledger.on_stopped = database.close
     return ledger
+
+
+async def follow_captures(accounts: Accounts, captures: Captures) -> None:
+    """Has ``captures`` go by what teams say now, until it is cancelled."""
+    seen: int | None = None
+    while True:
+        revision = accounts.database.revision
+        if revision != seen:
+            with contextlib.suppress(SageError):  # of a database that is away: what was true before goes on
+                captures.settings = await asyncio.to_thread(accounts.teams.captures)
+                seen = revision
+        await asyncio.sleep(_LOOKS_EVERY)

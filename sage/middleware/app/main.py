@@ -17,7 +17,7 @@ from sage.middleware.app.access_log import AccessLog
 from sage.middleware.app.budgets import connect_budgets, end_budgets, open_budgets
 from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.error_handlers import add_error_handlers
-from sage.middleware.app.ledger import make_ledger
+from sage.middleware.app.ledger import follow_captures, make_ledger
 from sage.middleware.app.openapi import describe
 from sage.middleware.app.pages import add_pages
 from sage.middleware.app.registry import make_registry
@@ -191,6 +191,8 @@ def _lifespan(
         if accounts is not None and authenticator is not None:
             await asyncio.to_thread(accounts.prepare_setup)
             followers.append(asyncio.create_task(authenticator.follow()))
+            if gateway.ledger is not None and gateway.ledger.captures is not None:
+                followers.append(asyncio.create_task(follow_captures(accounts, gateway.ledger.captures)))
         if shares_models:
             followers.append(asyncio.create_task(gateway.registry.follow_stored()))
         if budgets is not None:

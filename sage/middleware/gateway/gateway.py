@@ -27,12 +27,13 @@ from sage.middleware.gateway.model_caller import RunningGateway
 from sage.middleware.gateway.rates import RatedCall, RateLimits
 from sage.middleware.gateway.services.plans import Messages, ServiceDependencies
 from sage.middleware.gateway.services.services import GatewayServices
-from sage.middleware.gateway.settlement import answered_for, estimate, forget, settled_cost
+from sage.middleware.gateway.settlement import answered_for, captured, estimate, forget, settled_cost
 from sage.middleware.limits.local_limiter import Limiter, LocalLimiter
 from sage.middleware.providers.base import ModelCall, Sink, takes_nothing
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.settings import Settings
+from sage.middleware.usage.captures import CapturedCall
 from sage.middleware.usage.estimates import estimate_prompt
 from sage.middleware.usage.ledger import Ledger
 from sage.middleware.usage.price_list import PriceList
@@ -93,6 +94,7 @@ class Gateway:
         metrics.low_priority = self.low_priority
         self._embedders = embedders
         self.ledger = metrics.ledger = ledger
+        self.captures = ledger.captures if ledger is not None else None
         self.settled: Callable[[SettledCall], None] = ledger.add if ledger is not None else forget
         self.budgets: CallBudgets | None = None
         """Reserves for calls; ``None`` means that nobody has a budget."""
@@ -188,6 +190,7 @@ class GatewayCall:
     __slots__ = (
         "_answer",
         "_call",
+        "_capture",
         "_first_at",
         "_gateway",
         "_metrics",
@@ -217,6 +220,7 @@ class GatewayCall:
         call.caller = (principal.tenant, principal.user)
         self._first_at: float | None = None
         self._prompt_tokens = 0
+        self._capture: CapturedCall | None = None
         self._rated: RatedCall | None = None
         self._reservation: Reservation | None = None
         self._status = 200
@@ -229,6 +233,9 @@ class GatewayCall:
             self._rated = await gateway.rates.admit(self._principal, call, models)
         if gateway.budgets is not None:
             await self._reserve(gateway.budgets, models)
+        captures = gateway.captures
+        if captures is not None and captures.settings:
+            self._capture = captured(captures, self._principal, call)
         if call.stream:
             self._prompt_tokens = estimate_prompt(call.body)  # which is forgotten once the stream has begun
         self._metrics = gateway.metrics.begin(models[0].label)
@@ -238,6 +245,8 @@ class GatewayCall:
             self._settle(None, _status_of(exc), exc)
             raise
         self.body, self.deployment = answer.body, answer.deployment.name
+        if self._capture is not None:
+            self._capture.add(answer.body)
         if call.stream:
             self._first_at = time.perf_counter()
             self._metrics.time_to_first_token.observe(self._first_at - self._started)
@@ -292,7 +301,14 @@ class GatewayCall:
 
     def more(self, write: Sink = takes_nothing) -> Awaitable[bytes]:
         """The next events that ``write`` does not take; empty at the stream's regular end. Raises when it breaks."""
+        if self._capture is not None:
+            return self._more_of(self._capture, write)
         return self._answer.more(write)
+
+    async def _more_of(self, capture: CapturedCall, write: Sink) -> bytes:
+        events = await self._answer.more(capture.passing(write))
+        capture.add(events)
+        return events
 
     async def drain(self) -> None:
         """Makes the upstream's connection ready for other calls, after the client was sent the complete stream."""
@@ -321,6 +337,8 @@ class GatewayCall:
         if self._rated is not None:
             tokens = usage.prompt_tokens + usage.completion_tokens if usage is not None else sum(estimated or ())
             self._rated.settle(asked, tokens)
+        if self._capture is not None and self._gateway.captures is not None:
+            self._gateway.captures.keep(self._capture)
         self._gateway.settled(
             (
                 now,

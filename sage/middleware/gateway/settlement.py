@@ -7,9 +7,11 @@ import time
 from collections.abc import Sequence
 
 from sage.errors import DeadlineExceeded
+from sage.middleware.auth.principal import Principal
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.upstream_answer import UpstreamAnswer, UpstreamStream
 from sage.middleware.providers.base import ModelCall, Operation, Usage
+from sage.middleware.usage.captures import CapturedCall, Captures, prompt_text
 from sage.middleware.usage.estimates import answer_tokens, estimate_prompt, estimate_stream
 from sage.middleware.usage.price_list import PriceList
 from sage.middleware.usage.records import priced_counts
@@ -42,6 +44,15 @@ def estimate(
     if isinstance(answer, UpstreamStream):
         return prompt_tokens, estimate_stream(answer.body, answer.passed_bytes, answer.last_events)
     return estimate_prompt(call.body), answer_tokens(answer.body)
+
+
+def captured(captures: Captures, principal: Principal, call: ModelCall) -> CapturedCall | None:
+    """What gathers the texts of ``call``; ``None`` means that its team does not want them kept."""
+    settings = captures.settings.get(principal.tenant)
+    if settings is None:
+        return None
+    prompt = prompt_text(call.body)
+    return CapturedCall(settings, principal.tenant, principal.user, call.model, call.request_id, prompt, call.stream)
 
 
 def settled_cost(

@@ -101,6 +101,25 @@ class UsageCalls(BaseModel):
     cursor: str | None
 
 
+class UsageText(BaseModel):
+    """What is kept of a call until `expires_at`, with `[redacted]` in place of what the team's expressions match."""
+
+    id: str
+    time: float
+    tenant: str
+    user: str
+    model: str
+    prompt: str
+    answer: str
+    expires_at: int
+
+
+class UsageTexts(BaseModel):
+    """Of all calls with that `x-request-id`; clients may repeat theirs."""
+
+    texts: list[UsageText]
+
+
 class UsageErased(BaseModel):
     """How many calls were deleted."""
 
@@ -209,6 +228,19 @@ async def usage_requests(
     return reply({"requests": rows, "cursor": following})
 
 
+@router.get("/usage/requests/{id}/texts", name="usage_texts", response_model=UsageTexts)
+@requires(Scope.TENANT_ADMIN)
+async def usage_texts(ledger: TheLedger, caller: Caller, id: str) -> Response:
+    """The prompt and the answer of a request, by its `x-request-id`, if its team has them kept: for the team's owners,
+    and for admins."""
+    tenant, _ = _reach(caller, None, None)
+    captures = ledger.captures
+    if captures is None:
+        raise NotFound("this gateway keeps no texts")
+    await asyncio.to_thread(captures.finish)
+    return reply({"texts": await asyncio.to_thread(captures.find, id, tenant)})
+
+
 @router.delete("/usage", name="usage_erase")
 @requires(Scope.TENANT_ADMIN)
 async def usage_erase(
@@ -218,10 +250,14 @@ async def usage_erase(
     user: Annotated[str, Query(min_length=1, description="Whose calls are forgotten.")],
     tenant: Annotated[str | None, Query(description="Only those in this tenant; owners erase in their own.")] = None,
 ) -> UsageErased:
-    """Forgets a user: deletes the user's calls, and takes the name and the keys out of the sums, which stay."""
+    """Forgets a user: deletes the user's calls and what is kept of their texts, and takes the name and the keys out of
+    the sums, which stay."""
     tenant, user_name = _reach(caller, tenant, user)
     assert user_name is not None
     await _all_stored(gateway, ledger)
+    if ledger.captures is not None:
+        await asyncio.to_thread(ledger.captures.finish)
+        await asyncio.to_thread(ledger.captures.erase, user_name, tenant)
     return UsageErased(requests=await asyncio.to_thread(_reader(ledger).erase, user_name, tenant))
 
 

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from sage.errors import SageError
 from sage.middleware.settings.usage import UsageRetention, UsageSettings
+from sage.middleware.usage.captures import Captures
 from sage.middleware.usage.entries import Identities, LateCost, LedgerEntry
 from sage.middleware.usage.price_list import PriceList
 from sage.middleware.usage.reader import UsageReader
@@ -68,6 +69,8 @@ class Ledger:
         self.add: Callable[[Waiting], None] = self._settled_calls.append
         self.reader: UsageReader | None = None
         """Reads what is stored; ``None`` in a ledger that only writes."""
+        self.captures: Captures | None = None
+        """Keeps prompts and answers of teams that want it."""
         self.on_stopped: Callable[[], None] = _nothing
         self.written = 0
         self.dropped = 0
@@ -116,6 +119,8 @@ class Ledger:
             self._work.notify_all()
         storing.join(_CLOSE_WITHIN)
         self._threads = []
+        if self.captures is not None:
+            self.captures.finish()
         self.on_stopped()
         if self.waiting:
             _log.error("the gateway ends, and %d calls are not in the usage ledger: %s", self.waiting, self.error)

@@ -129,6 +129,20 @@ tag_quarters = Table(
 )
 """Calls with several tags count under each of them."""
 
+captures = Table(
+    "usage_captures",
+    metadata,
+    Column("id", Whole, primary_key=True, autoincrement=False),
+    Column("request_id", Text, nullable=False, index=True),
+    Column("tenant", Text, nullable=False),
+    Column("user", Text, nullable=False, index=True),
+    Column("model", Text, nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("expires_at", Whole, nullable=False, index=True),
+)
+"""Texts of calls, of teams that have switched that on, redacted."""
+
 writers = Table(
     "usage_writers",
     metadata,

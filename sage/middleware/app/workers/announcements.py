@@ -28,7 +28,10 @@ class Announcements:
         authenticator: Authenticator | None,
         budgets: Budgets | None,
         links: Callable[[], Iterable[FrontLink]],
+        captured: Callable[[], Iterable[str]] = tuple,
     ) -> None:
+        """``captured`` gives the teams whose prompts and answers are kept."""
+        self._captured = captured
         self._registry = registry
         self._budgets = budgets
         self._authenticator = authenticator
@@ -70,8 +73,9 @@ class Announcements:
             self._registry.changes,
             tuple(sorted(name for name, provider in self._registry.providers.items() if provider.asleep)),
             NOBODY if self._budgets is None else self._budgets.subjects,
+            tuple(sorted(self._captured())),
         )
 
 
 def _facts(state: SharedState) -> tuple[object, ...]:
-    return state.revision, state.models, state.asleep, state.budgeted
+    return state.revision, state.models, state.asleep, state.budgeted, state.captured

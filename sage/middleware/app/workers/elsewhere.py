@@ -52,6 +52,8 @@ class FrontRegistry(Registry):
     """Those whose calls are the owner's, since they have budgets; ``None`` means that there are none."""
     here: dict[str, bool]
     """Names of which it is known that they are :meth:`served_here`."""
+    captured: frozenset[str] = frozenset()
+    """Teams whose prompts and answers are kept, which the owner does."""
     _asleep: frozenset[str] = frozenset()
     """Providers whose server has to be woken first."""
 
@@ -143,6 +145,7 @@ class FrontGateway(Gateway):
         self._embedders = None
         self.ledger = None
         self.budgets = None
+        self.captures = None
         self.records = FrontRecords()
         self.settled = self.records.add
 
@@ -157,6 +160,8 @@ class FrontGateway(Gateway):
 
     async def admit(self, principal: Principal, call: ModelCall) -> list[PublicModel]:
         registry = self.registry
+        if principal.tenant in registry.captured:
+            raise Elsewhere(principal.tenant)
         for name in (call.model, *call.fallbacks) if call.fallbacks else (call.model,):
             if name not in registry.here and not await registry.served_here(name):
                 raise Elsewhere(name)

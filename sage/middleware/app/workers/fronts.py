@@ -8,7 +8,7 @@ import itertools
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import uvicorn
 
@@ -60,7 +60,9 @@ class Fronts:
         self._telling: list[asyncio.Task[None]] = []
         self._affinity_key = secrets.token_bytes(32)
         self._questions = itertools.count(1)
-        self._announcements = Announcements(gateway.registry, authenticator, budgets, lambda: self._links)
+        self._announcements = Announcements(
+            gateway.registry, authenticator, budgets, lambda: self._links, self._captured
+        )
         self._health = HealthReports(gateway.registry, settings.llm.routing, self._tell)
         self._metrics = FamilyMetrics(self._counts)
         gateway.share_with_others(self._health.changed, self.in_flight)
@@ -115,6 +117,10 @@ class Fronts:
     def link(self, ready: Callable[[], None]) -> FrontLink:
         use = FrontUse(self._gateway.registry)
         return FrontLink(self._authenticator, use, ready, self._heard, self._settled)
+
+    def _captured(self) -> Iterable[str]:
+        captures = self._gateway.captures
+        return captures.settings if captures is not None else ()
 
     def _settled(self, calls: SettledCalls) -> None:
         ledger = self._gateway.ledger

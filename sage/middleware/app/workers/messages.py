@@ -50,6 +50,8 @@ class SharedState:
     """Providers whose server sleeps, so that it has to be woken before it is asked."""
     budgeted: BudgetedSubjects = NOBODY
     """Those whose calls are the owner's, since they have budgets."""
+    captured: tuple[str, ...] = ()
+    """Teams whose prompts and answers are kept."""
 
 
 @dataclass(frozen=True, slots=True)

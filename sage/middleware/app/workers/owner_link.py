@@ -117,6 +117,7 @@ class OwnerLink(FrameProtocol):
         if self.registry is not None:
             self.registry.sleeping(state.asleep)
             self.registry.budgeted = state.budgeted or None
+            self.registry.captured = frozenset(state.captured)
             if state.models != self._models:
                 self.registry.mirror()
         self._models = state.models

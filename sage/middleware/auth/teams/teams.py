@@ -98,6 +98,8 @@ class Teams:
             details = _apply(row, changes, row.created_at)
             session.flush()
             self._changes.tell(session, by, "team.create", f"team:{name}", name, details)
+            if row.capture is not None:
+                self._database.bump(session)  # what its calls say is kept from now on
             return _view(session, row)
 
     def change(self, name: str, by: Principal | None = None, **changes: Unpack[TeamChanges]) -> Team:

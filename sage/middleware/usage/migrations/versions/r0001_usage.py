@@ -26,7 +26,7 @@ _SUMS = ("requests", "failed", *_TOKENS, "estimated", "cost", "unpriced", "ms")
 
 
 def upgrade() -> None:
-    """Makes the seven tables."""
+    """Makes the eight tables."""
     _make_requests()
     op.create_table(
         "usage_request_tags",
@@ -47,6 +47,15 @@ def upgrade() -> None:
             *[sa.Column(name, Whole, nullable=False) for name in _SUMS],
         )
     op.create_index("ix_usage_quarters_user", "usage_quarters", ["user", "quarter"])
+    op.create_table(
+        "usage_captures",
+        sa.Column("id", Whole, primary_key=True, autoincrement=False),
+        *[sa.Column(name, sa.Text(), nullable=False) for name in ("request_id", "tenant", "user", "model")],
+        *[sa.Column(name, sa.Text(), nullable=False) for name in ("prompt", "answer")],
+        sa.Column("expires_at", Whole, nullable=False),
+    )
+    for name in ("request_id", "user", "expires_at"):
+        op.create_index(f"ix_usage_captures_{name}", "usage_captures", [name])
     op.create_table(
         "usage_writers",
         sa.Column("writer", sa.Text(), primary_key=True),
