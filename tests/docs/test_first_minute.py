@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import openai
 import pytest
 import requests
 from readme import READMES, blocks, python_with, run_service_and_request
-from sage_process import ROOT, SAGE, Serving, children, environment, sage, serving, wait_gone
+from sage_process import ROOT, Serving, children, environment, sage, serving, wait_gone, with_command
 from upstream import Upstream
 
 pytestmark = pytest.mark.slow
@@ -64,10 +63,7 @@ def test_it_says_what_to_do_next_and_that_works_when_pasted(server: Serving, pla
     assert "user add me --role admin" in server.welcome[1]
     command = server.welcome[2].partition("then ask it: ")[2]
     assert "$(" in command
-    shim = place / "sage"
-    shim.write_text(f'#!/bin/sh\nexec {shlex.join(SAGE)} "$@"\n')
-    shim.chmod(0o755)
-    pasted = {**env, "PATH": f"{place}:{env['PATH']}"}
+    pasted = {**env, "PATH": with_command(place)["PATH"]}
     done = subprocess.run(["bash", "-c", command], env=pasted, capture_output=True, text=True, timeout=60)
     answer = json.loads(done.stdout)
     assert answer["text"] == "Paris"

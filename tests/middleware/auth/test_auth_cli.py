@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sage_process
 from project import ROOT
 
 from sage.errors import AuthenticationFailed
@@ -35,10 +36,7 @@ def sage(data_dir: Path, tmp_path: Path) -> Sage:
     """Runs the command on the data directory."""
 
     def run(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "sage.middleware.cli.main", *words]
-        return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, env=environment(data_dir), cwd=tmp_path, timeout=60
-        )
+        return sage_process.sage(words, environment(data_dir), cwd=tmp_path, stdin=stdin)
 
     return run
 

@@ -7,13 +7,13 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sage_process
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,14 +73,8 @@ def sage(
 ) -> subprocess.CompletedProcess[str]:
     """The real command, in a directory of its own and with no settings from whoever runs the tests."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SAGE_") and k not in VARIABLES}
-    return subprocess.run(
-        [sys.executable, "-m", "sage.middleware.cli.main", *args],
-        cwd=cwd,
-        env={**clean, "PYTHONPATH": str(ROOT), "XDG_DATA_HOME": str(cwd / "share"), **(environ or {})},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+    env = {**clean, "PYTHONPATH": str(ROOT), "XDG_DATA_HOME": str(cwd / "share"), **(environ or {})}
+    return sage_process.sage(args, env, cwd=cwd, timeout=timeout)
 
 
 def provider(settings: Settings, name: str) -> RemoteProvider:
