@@ -229,6 +229,7 @@ def imports() -> list[Import]:
     return [one for module, file in known.items() for one in imports_of(module, file.read_text(), known)]
 
 
+@pytest.mark.slow
 def test_imports_go_down_only(imports: list[Import]) -> None:
     assert wrong_arrows(imports) == []
 

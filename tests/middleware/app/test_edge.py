@@ -16,6 +16,8 @@ from upstream import Upstream
 
 from sage.middleware.app.access_log import AccessLog, readable
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 
 @pytest.fixture
 def up() -> Iterator[Upstream]:

@@ -17,6 +17,8 @@ from upstream import Received, Script, Upstream, openai_like, reply
 
 from sage.middleware.app.main import openapi_document
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 _RUN = "from schemathesis.cli import schemathesis; schemathesis()"
 
 

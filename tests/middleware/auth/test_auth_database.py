@@ -26,6 +26,8 @@ from sage.middleware.auth.database import REVISIONS, SCHEMA, AccountsDatabase
 from sage.middleware.auth.models import Base
 from sage.middleware.database.database import Database
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 
 def test_a_fresh_database_is_migrated_to_the_tables_of_the_models(accounts: Accounts) -> None:
     engine = create_engine(f"sqlite:///{accounts.database.path}")

@@ -17,6 +17,8 @@ from sage.middleware.auth.passwords import HashCost
 from sage.middleware.auth.principal import Scope
 from sage.middleware.settings.settings import Settings
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 
 @pytest.fixture
 def running(gateway: Callable[..., Any]) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.settings.settings import Auth
 
-pytestmark = pytest.mark.both_databases
+pytestmark = [pytest.mark.slow, pytest.mark.both_databases]
 
 
 def principal(accounts: Accounts, token: str) -> Principal:

@@ -25,6 +25,8 @@ from sage.middleware.queue.database import SCHEMA, open_jobs_database
 from sage.middleware.settings.database import DatabaseUrl
 from sage.middleware.usage.database import SCHEMA as USAGE
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 COUNT = "SELECT count(*) FROM schedule_runs"
 INSERT = "INSERT INTO schedule_runs (name, due_at, created_at) VALUES ('n', 1, 1)"
 

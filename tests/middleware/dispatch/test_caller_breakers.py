@@ -13,6 +13,8 @@ from sage.errors import UpstreamFailed
 from sage.middleware.dispatch.caller_breakers import Breakers
 from sage.middleware.settings.settings import Routing
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 ROUTING = Routing(breaker_failures=5, breaker_pause=60.0)
 POISON = UpstreamFailed("it answered 500")
 DOWN = UpstreamFailed("cannot be reached", code="connect_failed")

@@ -19,6 +19,8 @@ from upstream import Received, Script, Upstream, chat_chunk, openai_like, reply
 from sage.middleware.dispatch import retry_budget as retries
 from sage.middleware.dispatch.balancing import choose
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 CHAT = "/v1/chat/completions"
 
 

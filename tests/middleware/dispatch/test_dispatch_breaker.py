@@ -16,6 +16,8 @@ from sage.errors import UpstreamFailed
 from sage.middleware.dispatch.circuit_breaker import Breaker
 from sage.middleware.settings.settings import Routing
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 PAUSE = 0.3
 
 

@@ -26,6 +26,8 @@ from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.providers.transport import FakeResponse, FakeTransport
 from sage.middleware.settings.settings import Settings
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 
 @pytest.fixture
 def ups() -> Iterator[Callable[[], Upstream]]:

@@ -15,6 +15,8 @@ from upstream import Upstream, reply
 
 from sage.middleware.auth.grants import KeyRequest
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 
 @pytest.fixture(scope="module")
 def served(module_gateway: Callable[..., Running]) -> Iterator[tuple[Running, Upstream]]:

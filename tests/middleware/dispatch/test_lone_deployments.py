@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from upstream import Upstream, reply
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 FAILURES: dict[str, Callable[[Upstream], None]] = {
     "500": lambda up: up.reply(status=500, times=1),
     "502": lambda up: up.reply(status=502, times=1),

@@ -22,6 +22,8 @@ from upstream import Upstream, chat_chunk
 
 from sage.middleware.settings.settings import TransportKind
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 CHAT = "/v1/chat/completions"
 
 

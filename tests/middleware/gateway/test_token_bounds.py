@@ -11,6 +11,8 @@ from ollama_wire import whole_chat
 from tiny_gguf import write_llama
 from upstream import Upstream, reply
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict", "num_predict")
 
 

@@ -14,7 +14,7 @@ import pytest
 from raw_server import RawServer
 from upstream import Upstream, chat_chunk, openai_like
 
-pytestmark = pytest.mark.each_transport
+pytestmark = [pytest.mark.slow, pytest.mark.each_transport]
 
 GOOD = {
     "model": "m",

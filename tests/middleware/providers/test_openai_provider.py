@@ -18,6 +18,8 @@ from pydantic import BaseModel
 from shared_gateway import SharedGateway
 from upstream import Received, Script, Upstream, chat_chunk, openai_like, reply, usage, usage_chunk
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 HELLO = [{"role": "user", "content": "hello out there"}]
 PIXEL = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(24)).decode()
 TOOLS = [

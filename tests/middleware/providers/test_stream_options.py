@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from upstream import Received, Script, Upstream, openai_like, reply
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 REFUSALS: dict[str, tuple[int, Any]] = {
     "pydantic": (
         422,

@@ -13,6 +13,8 @@ from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Upstr
 from sage.middleware.providers.zhipu import RENEW_AFTER, SignedHeaders, ZhipuProvider
 from sage.middleware.settings.providers import RemoteProvider
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 OTHER_KEY = "ffeeddccbbaa99887766554433221100.An0therS3cret"
 
 

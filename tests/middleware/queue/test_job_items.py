@@ -17,7 +17,7 @@ from sage.middleware.queue.files import FileStore
 from sage.middleware.queue.records import JobEnd, NewJob, ResultLine
 from sage.middleware.queue.store import JobStore
 
-pytestmark = pytest.mark.both_databases
+pytestmark = [pytest.mark.slow, pytest.mark.both_databases]
 
 Run = Any
 

@@ -16,7 +16,7 @@ from sage.middleware.queue.database import REVISIONS
 from sage.middleware.queue.records import JobEnd, NewJob
 from sage.middleware.queue.store import JobStore
 
-pytestmark = pytest.mark.both_databases
+pytestmark = [pytest.mark.slow, pytest.mark.both_databases]
 
 JOB = NewJob(kind="generate", tenant="acme", user="ann", params={"model": "m", "prompt": "hello"})
 Run = Any

@@ -11,6 +11,8 @@ import pytest
 from running_gateway import Running
 from upstream import Received, Script, Upstream, reply
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 
 class Ollama:
     """Its ``/api/ps`` and the loads and unloads by empty prompts; ``down``: nothing but 500; ``silent``: nothing."""

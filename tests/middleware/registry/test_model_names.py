@@ -12,6 +12,8 @@ from upstream import Upstream
 
 from sage.middleware.settings.settings import Settings
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 
 @pytest.fixture
 def ups() -> Iterator[Callable[[], Upstream]]:

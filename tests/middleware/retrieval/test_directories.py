@@ -15,6 +15,8 @@ from running_gateway import Running
 from sage.middleware.retrieval.directories import CollectionDirectories, encoded
 from sage.middleware.retrieval.vector_store import VectorStore
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 KEYWORDS = {"defaults": {"embedder": "none"}}
 
 

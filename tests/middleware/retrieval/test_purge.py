@@ -21,6 +21,8 @@ from sage.middleware.retrieval.index.merge_policy import MergeLease
 from sage.middleware.retrieval.types.search import Mode, Search
 from sage.middleware.retrieval.vector_store import VectorStore
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 DIMENSION = 24
 FULL = bool(os.environ.get("SAGE_TEST_FULL"))
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from upstream import Upstream, chat_chunk, usage_chunk
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 
 @pytest.fixture
 def up() -> Iterator[Upstream]:

@@ -14,6 +14,8 @@ from hypothesis import settings as limited
 from hypothesis import strategies as st
 from running_gateway import Running
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 
 @pytest.fixture
 def running(gateway: Callable[..., Running]) -> Running:

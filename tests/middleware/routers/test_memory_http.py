@@ -11,6 +11,8 @@ import pytest
 import requests
 from running_gateway import Running
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 
 @pytest.fixture
 def running(gateway: Callable[..., Running]) -> Running:

@@ -15,6 +15,8 @@ from upstream import Received, Script, Upstream, reply, stream
 
 from sage.middleware.app.main import openapi_document
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 QUESTION = "What is the capital of France?"
 DOCUMENTS = ["Paris.", "Bread is baked."]
 

@@ -15,6 +15,8 @@ import requests
 from running_gateway import Running
 from sage_process import environment, sage
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 NAMES = ["kv_service", "vdb_service", "memory_service"]
 
 

@@ -11,6 +11,8 @@ import pytest
 import requests
 from running_gateway import Running
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 ITEMS = [
     {"id": "a/1", "vector": [1.0, 0.0], "metadata": {"lang": "en", "year": 2020}, "text": "tea"},
     {"id": "a/2", "vector": [0.8, 0.6], "metadata": {"lang": "zh", "year": 2021}, "text": "茶"},

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from sage.middleware.retrieval import Fusion, Mode, VectorStore
 from sage.middleware.retrieval.types.search import Search, SearchResult
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 WORDS = ["red", "green", "blue", "apple", "sea", "sky", "wine", "grass"]
 
 

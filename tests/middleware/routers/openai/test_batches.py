@@ -13,6 +13,8 @@ from running_gateway import Running, run_gateway
 
 from sage.middleware.settings.settings import Settings
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 CHAT = "/v1/chat/completions"
 
 

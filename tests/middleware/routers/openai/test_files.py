@@ -18,6 +18,8 @@ from running_gateway import Running, run_gateway
 
 from sage.middleware.settings.settings import Settings
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 MAX_FILE = 4 * 2**20
 MAX_TOTAL = 6 * 2**20
 LIMITS = {"limits": {"max_file": MAX_FILE, "max_files_total": MAX_TOTAL}}

@@ -13,6 +13,8 @@ from running_gateway import Running
 from upstream import Upstream
 from valkey_server import valkey
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 
 @pytest.fixture(scope="module")
 def running(module_gateway: Callable[..., Running]) -> Iterator[Running]:

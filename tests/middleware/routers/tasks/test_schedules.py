@@ -17,6 +17,8 @@ from sage.middleware.settings.settings import Settings
 from sage.middleware.worker.agenda import Agenda
 from sage.middleware.worker.control import ControlConnection
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 ASK = {"task": "generate", "params": {"model": "bench", "prompt": "hello"}, "user": "root"}
 
 

@@ -14,6 +14,8 @@ from upstream import Upstream
 from sage.middleware.auth.principal import Scope
 from sage.middleware.settings.settings import Settings
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):

@@ -19,6 +19,8 @@ from sage.service import VDBService
 from sage.service.vdb.sharded.collection import ShardedCollection
 from sage.service.vdb.sharded.shard_service import ShardService, register_shards, shards_of
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 
 class Environment:
     """The services of one."""

@@ -16,6 +16,8 @@ from sage.middleware.settings.retrieval import Retrieval
 from sage.service.vdb.sharded.collections import TenantCollections
 from sage.service.vdb.sharded.hosting import RunningShards, ShardHosting
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 Open = Callable[..., TenantCollections]
 
 
