@@ -14,6 +14,8 @@ from sage.middleware.auth.changes import AccountChange
 from sage.middleware.auth.grants import KeyRequest
 from sage.middleware.settings.limits import Limits
 
+pytestmark = pytest.mark.both_databases
+
 NEW = "seven tall giraffes drink"
 
 

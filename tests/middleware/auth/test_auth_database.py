@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from running_gateway import LOW_COST, PASSWORD
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine, text
 
 import sage.middleware.auth.database as room
 from sage.errors import ConfigError, Conflict, Unavailable
@@ -25,6 +24,8 @@ from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.database import REVISIONS, SCHEMA, AccountsDatabase
 from sage.middleware.auth.models import Base
 from sage.middleware.database.database import Database
+from sage.middleware.database.schema import Schema
+from sage.middleware.settings.database import DatabaseUrl
 
 pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
 
@@ -172,29 +173,56 @@ def test_a_failed_transaction_changes_nothing(accounts: Accounts) -> None:
     assert accounts.database.read_revision() == accounts.database.revision == 1
 
 
-def test_a_database_of_the_first_schema_keeps_its_accounts(accounts: Accounts, data_dir: Path) -> None:
-    accounts.close()
-    (data_dir / "sage.db").unlink()
-    with closing(sqlite3.connect(data_dir / "sage.db")) as raw:
-        raw.execute("CREATE TABLE kept (x)")  # so that the migrations run, and not the tables of today are made
-        raw.commit()
-    Database(data_dir / "sage.db", replace(SCHEMA, revisions=("0001",))).close()
-    with closing(sqlite3.connect(data_dir / "sage.db")) as raw:
-        raw.executemany(
-            "INSERT INTO users VALUES (?, ?, 'user', ?, NULL, 0, ?)",
-            [(1, "Ann", "lab", 20), (2, "Éva", "default", 10), (3, "bob", "lab", 15)],
+class FirstSchema(Schema):
+    """The schema that the first release had, made by its migration."""
+
+    def upgrade(self, connection: Connection) -> None:
+        self.migrate(connection)
+
+
+@pytest.mark.both_databases
+def test_a_database_of_the_first_schema_keeps_its_accounts(data_dir: Path, database_url: DatabaseUrl | None) -> None:
+    data_dir.mkdir()
+    if database_url is not None:  # which has the tables of today
+        today = Database(data_dir / "sage.db", SCHEMA, url=database_url)
+        with today.writing() as connection:
+            SCHEMA.metadata.drop_all(connection)
+            connection.execute(text(f"DROP TABLE {SCHEMA.version_table(connection)}"))
+        today.close()
+    first = FirstSchema(SCHEMA.title, SCHEMA.migrations, ("0001",), SCHEMA.metadata, name=SCHEMA.name)
+    database = Database(data_dir / "sage.db", first, url=database_url)
+    with database.writing() as connection:
+        for id, name, tenant, created_at in (
+            *((1, "Ann", "lab", 20), (2, "Éva", "default", 10)),
+            (3, "bob", "lab", 15),
+        ):
+            row = {"id": id, "name": name, "tenant": tenant, "created_at": created_at, "disabled": False}
+            connection.execute(
+                text(
+                    "INSERT INTO users (id, name, role, tenant, disabled, created_at) "
+                    "VALUES (:id, :name, 'user', :tenant, :disabled, :created_at)"
+                ),
+                row,
+            )
+        connection.execute(
+            text(
+                "INSERT INTO api_keys (id, user_id, name, secret_hash, last4, scopes, models, tenant, created_at) "
+                "VALUES ('k', 1, '', :hash, 'abcd', '[]', '[]', 'shop', 5)"
+            ),
+            {"hash": bytes(32)},
         )
-        raw.execute("INSERT INTO api_keys VALUES ('k', 1, NULL, '', x'00', 'abcd', '[]', '[]', 'shop', 5, NULL, NULL)")
-        raw.commit()
-    again = Accounts(data_dir, hash_cost=LOW_COST)
+    database.close()
+    again = Accounts(data_dir, hash_cost=LOW_COST, url=database_url)
     assert [(user.name, user.tenant) for user in again.users.list()] == [
         *(("Ann", "lab"), ("bob", "lab"), ("Éva", "default")),
     ]
     for name in ("ANN", "éva", "ВОВ"):
         with pytest.raises(Conflict, match="is taken"):
             again.users.add(name, PASSWORD)
+    assert [(team.name, team.models, team.members, team.keys, team.created_at) for team in again.teams.list()] == [
+        ("default", ("*",), 1, 0, 10),
+        ("lab", ("*",), 2, 0, 15),
+        ("shop", ("*",), 0, 1, 5),
+    ]
+    assert (again.keys.get("k").tags, again.keys.get("k").note, again.keys.get("k").limits) == ((), "", None)
     again.close()
-    with closing(sqlite3.connect(data_dir / "sage.db")) as raw:
-        assert raw.execute("SELECT name, models, created_at FROM tenants ORDER BY name").fetchall() == [
-            *(("default", '["*"]', 10), ("lab", '["*"]', 15), ("shop", '["*"]', 5)),
-        ]

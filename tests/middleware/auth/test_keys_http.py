@@ -126,6 +126,7 @@ def test_a_rotated_key_stays_the_same_key_and_its_old_secret_is_good_for_a_while
     assert running.post(f"/auth/keys/{child['id']}/rotate", {"overlap": -1}, key=bob).status_code == 400
 
 
+@pytest.mark.both_databases
 def test_the_old_secret_ends_with_the_overlap(accounts: Accounts, root: str, clock: Any) -> None:
     made = accounts.keys.create_for(root, KeyRequest())
     accounts.keys.rotate(made.key.id)
@@ -143,6 +144,7 @@ def test_keys_are_made_one_with_the_other_only_so_deep(running: Running) -> None
     assert code_of(running.post("/auth/keys", {}, key=key), 409) == "conflict"
 
 
+@pytest.mark.both_databases
 def test_a_use_is_noted_in_memory_and_written_later(accounts: Accounts, root: str, clock: Any) -> None:
     made = accounts.keys.create_for(root, KeyRequest())
     authenticator = Authenticator(accounts)

@@ -105,12 +105,12 @@ class ApiKeys:
         all."""
         query = select(KeyRow, UserRow).join(UserRow, UserRow.id == KeyRow.user_id)
         with self._database.read() as session:
+            is_own = by is not None and user == by.user
             if user is not None:
-                is_own = by is not None and user == by.user
                 query = query.where(KeyRow.user_id == require_user(session, user, None if is_own else by).id)
             if tenant is not None:
                 query = query.where(KeyRow.tenant == tenant)
-            if by is not None and not governs_all(by):
+            if by is not None and not is_own and not governs_all(by):
                 query = query.where(KeyRow.tenant == by.tenant)
             rows = session.execute(query.order_by(KeyRow.created_at, KeyRow.id)).all()
             return [_view(row, owner.name) for row, owner in rows if sees(by, row, owner)]

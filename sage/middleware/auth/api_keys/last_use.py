@@ -31,9 +31,9 @@ class KeyUse:
         the revision of rights stays."""
         rows = [
             {"key": credential.removeprefix("key:"), "time": int(used_at)}
-            for credential, used_at in sorted(uses.items())
+            for credential, used_at in sorted(uses.items())  # in one order: several gateways may write
             if credential.startswith("key:")
         ]
         if rows:
-            with self._database.writing() as connection:
+            with self._database.writing(alone=False) as connection:
                 connection.execute(_WRITE, rows)

@@ -31,7 +31,7 @@ def require_key(session: Session, key_id: str, by: Principal | None) -> tuple[Ke
     """A key and its user; raises :class:`NotFound` also for one that ``by`` does not see."""
     if key_id.startswith(PREFIX):  # a whole key names itself, and no error may repeat it
         key_id = key_id.removeprefix(PREFIX).partition("-")[0]
-    row = session.get(KeyRow, key_id) if key_id.isascii() else None
+    row = session.get(KeyRow, key_id) if key_id.isascii() and key_id.isalnum() else None
     owner = session.get(UserRow, row.user_id) if row is not None else None
     if row is None or owner is None or not sees(by, row, owner):
         raise NotFound(f"there is no API key '{key_id[:32]}'; GET /auth/keys and 'sage key list' show them")

@@ -138,7 +138,7 @@ class Teams:
 
 
 def _require(session: Session, name: str, by: Principal | None, *, deleted: bool = False) -> TenantRow:
-    row = session.get(TenantRow, name) if name.isascii() else None
+    row = session.get(TenantRow, name) if name.isascii() and name.isprintable() else None
     is_theirs = governs_all(by) or (by is not None and name == by.tenant)
     if row is None or not is_theirs or (row.deleted_at is not None and not deleted):
         raise NotFound(f"there is no team '{name[:64]}'; GET /auth/teams and 'sage team list' show them", param="name")
