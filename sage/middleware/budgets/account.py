@@ -7,8 +7,8 @@ import math
 from collections import deque
 
 from sage.middleware.budgets.budget import Budget, Unit
-from sage.middleware.budgets.counters import Counted, Spending, WindowKey
 from sage.middleware.budgets.periods import BudgetPeriod
+from sage.middleware.budgets.spending import Counted, Spending, WindowKey
 
 _UNBOUNDED = 1 << 62
 

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 
 from sage.middleware.budgets.account import BudgetAccount
-from sage.middleware.budgets.counters import Spending
 from sage.middleware.budgets.periods import period_at
 from sage.middleware.budgets.reservation import Reservation
+from sage.middleware.budgets.spending import Spending
 from sage.middleware.budgets.subjects import BudgetedSubjects, BudgetList, Spender
 
 LEASE = 20.0

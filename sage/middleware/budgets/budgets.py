@@ -11,11 +11,12 @@ from typing import Any, Protocol
 from sage.middleware.budgets.account import BudgetAccount
 from sage.middleware.budgets.book import BudgetBook
 from sage.middleware.budgets.budget import Budget
-from sage.middleware.budgets.counters import BudgetCounters, Counted, WindowKey
+from sage.middleware.budgets.counters import BudgetCounters
 from sage.middleware.budgets.draws import BudgetDraws
 from sage.middleware.budgets.notices import BudgetNotices
 from sage.middleware.budgets.periods import period_at
 from sage.middleware.budgets.reservation import Reservation
+from sage.middleware.budgets.spending import Counted, WindowKey
 from sage.middleware.budgets.store import BudgetStore
 from sage.middleware.budgets.subjects import BudgetedSubjects, BudgetList, Spender
 from sage.middleware.budgets.thresholds import BudgetEvents

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, or_, select, text, update
 
+from sage.middleware.budgets.spending import Counted, Spending, WindowKey
 from sage.middleware.budgets.tables import counters, holders, holdings
 from sage.middleware.database.database import Database
 
@@ -32,21 +33,6 @@ _HOLD = text(
 )
 
 
-class WindowKey(NamedTuple):
-    """What names one window of one subject."""
-
-    subject: str
-    unit: str
-    period: str
-
-
-class Counted(NamedTuple):
-    """What was spent in a window, and what all processes hold of it."""
-
-    settled: int
-    reserved: int
-
-
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """The answer to a draw: what was ``granted``, the window before it, and whether the holder was known to hold
@@ -63,19 +49,6 @@ class Settled:
 
     was_alive: bool
     counts: dict[WindowKey, Counted]
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """What a holder reports of one window: what calls have used, and how much of its holding ends with that."""
-
-    key: WindowKey
-    ends: float | None
-    """Unix seconds; ``None`` means never."""
-    spent: int
-    released: int
-    refused: bool = False
-    """Whether calls were refused because too little is left."""
 
 
 class Told(NamedTuple):

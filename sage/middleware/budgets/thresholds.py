@@ -11,7 +11,8 @@ import orjson
 from sqlalchemy import Connection, delete, insert, select, update
 
 from sage.middleware.budgets.budget import Budget
-from sage.middleware.budgets.counters import Counted, Spending, Told
+from sage.middleware.budgets.counters import Told
+from sage.middleware.budgets.spending import Counted, Spending
 from sage.middleware.budgets.tables import events
 from sage.middleware.budgets.views import budget_view
 from sage.middleware.database.database import Database

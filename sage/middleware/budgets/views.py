@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from sage.middleware.budgets.budget import Budget, Unit, dollars
-from sage.middleware.budgets.counters import Counted
 from sage.middleware.budgets.periods import period_at
+from sage.middleware.budgets.spending import Counted
 
 
 def budget_view(budget: Budget, counted: Counted, now: float) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Window(StrEnum):
 
 
 Kind = Annotated[
-    BudgetKind, typer.Argument(metavar="KIND", help="key, user, tenant, model or tag.", show_default=False)
+    BudgetKind, typer.Argument(metavar="KIND", help="Key, user, tenant, model or tag.", show_default=False)
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name; a key's id.", show_default=False)]
 

@@ -20,7 +20,6 @@ from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.dispatch.upstream_answer import UpstreamAnswer, timeout_error, total_timeout
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.builtin_embedders import EmbedderProvider
-from sage.middleware.gateway.call_budgets import CallBudgets
 from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.metrics import CLIENT_LEFT, Metrics, ModelMetrics
 from sage.middleware.gateway.model_caller import RunningGateway
@@ -39,7 +38,8 @@ from sage.middleware.usage.ledger import Ledger
 from sage.middleware.usage.price_list import PriceList
 from sage.middleware.usage.settled_calls import SettledCall
 
-if TYPE_CHECKING:  # brings numpy, which a gateway without searches does not load
+if TYPE_CHECKING:  # bring SQLAlchemy and numpy, which fronts and a gateway without searches do not load
+    from sage.middleware.gateway.call_budgets import CallBudgets
     from sage.middleware.retrieval.embedding.protocols import Models
 
 _FIRST_ATTEMPT = (b"x-sage-attempts", b"1")

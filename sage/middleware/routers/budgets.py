@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import Path, Request
+from fastapi import Depends, Path, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from sage.errors import NotFound, PermissionDenied
+from sage.errors import NotFound, PermissionDenied, Unavailable
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.budgets.budget import Budget, subject_of
 from sage.middleware.budgets.budgets import Budgets
 from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.routers.http.asgi import read_json
-from sage.middleware.routers.http.deps import Caller, TheBudgets
+from sage.middleware.routers.http.deps import Caller
 from sage.middleware.routers.http.guard import guarded_router, requires
 from sage.middleware.routers.http.openapi_bodies import json_body
 from sage.middleware.routers.items import Deleted, reply
@@ -50,6 +50,14 @@ class BudgetAnswers(BaseModel):
     budgets: list[BudgetAnswer]
 
 
+async def _budgets(request: Request) -> Budgets:
+    budgets: Budgets | None = request.app.state.budgets
+    if budgets is None:
+        raise Unavailable("this gateway runs without accounts and without budgets in its configuration")
+    return budgets
+
+
+TheBudgets = Annotated[Budgets, Depends(_budgets)]
 Kind = Annotated[str, Path(description="`key`, `user`, `tenant`, `model` or `tag`.")]
 
 

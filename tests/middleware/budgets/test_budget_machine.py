@@ -18,9 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sage.errors import RateLimited
 from sage.middleware.budgets.budgets import Budgets
-from sage.middleware.budgets.counters import Counted, WindowKey
 from sage.middleware.budgets.periods import period_at
 from sage.middleware.budgets.reservation import Reservation
+from sage.middleware.budgets.spending import Counted, WindowKey
 from sage.middleware.settings.budgets import BudgetWindow
 
 WINDOWS: dict[str, BudgetWindow] = {"user:ann": "day", "tenant:acme": "total"}

@@ -21,7 +21,8 @@ from sage.middleware.routers.auth.bodies import (
     TenantName,
     or_null,
 )
-from sage.middleware.routers.http.deps import Caller, TheBudgets
+from sage.middleware.routers.budgets import TheBudgets
+from sage.middleware.routers.http.deps import Caller
 from sage.middleware.routers.http.guard import guarded_router, requires
 from sage.middleware.settings.budgets import BudgetSettings
 from sage.middleware.settings.limits import Limits

@@ -6,9 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from sage.errors import Unavailable
 from sage.middleware.auth.principal import Principal
-from sage.middleware.budgets.budgets import Budgets
 from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.jobs.opening import Queue
@@ -52,13 +50,3 @@ async def _submission(gateway: TheGateway, queue: TheQueue) -> Submission:
 
 
 TheSubmission = Annotated[Submission, Depends(_submission)]
-
-
-async def _budgets(request: Request) -> Budgets:
-    budgets: Budgets | None = request.app.state.budgets
-    if budgets is None:
-        raise Unavailable("this gateway runs without accounts and without budgets in its configuration")
-    return budgets
-
-
-TheBudgets = Annotated[Budgets, Depends(_budgets)]
