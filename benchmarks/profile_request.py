@@ -33,6 +33,7 @@ from sage.middleware.app.main import create_app
 from sage.middleware.app.server import make_server
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.grants import KeyRequest
+from sage.middleware.settings.limits import Limits
 from sage.middleware.settings.settings import Settings
 
 _ROOT = Path(__file__).parents[1]
@@ -85,7 +86,7 @@ def room(code: CodeType) -> str:
 
 @contextmanager
 def served(
-    folder: Path, upstream_port: int, transport: str | None
+    folder: Path, upstream_port: int, options: argparse.Namespace
 ) -> Iterator[tuple[Target, asyncio.AbstractEventLoop]]:
     """The gateway on an event loop of its own in a thread: key check, metrics and access log on."""
     llm: dict[str, Any] = {
@@ -93,11 +94,12 @@ def served(
             "fast": {"kind": "openai", "base_url": f"http://127.0.0.1:{upstream_port}/v1", "api_key": UPSTREAM_KEY}
         },
         "models": {PUBLIC_MODEL: {"deployments": [{"provider": "fast", "model": UPSTREAM_MODEL}]}},
-    } | ({"transport": transport} if transport else {})
-    settings = Settings.model_validate({"data_dir": folder / "data", "llm": llm})
+    } | ({"transport": options.transport} if options.transport else {})
+    settings = Settings.model_validate({"data_dir": folder / "data", "llm": llm, "limits": {"redis": options.redis}})
     accounts = Accounts(settings.data_dir, settings.auth)
-    accounts.users.add("bench", os.urandom(12).hex())
-    key = accounts.keys.create_for("bench", KeyRequest("bench")).secret
+    limits = Limits(rpm=10**6, tpm=10**9, concurrent=1000) if options.limits else None
+    accounts.users.add("bench", os.urandom(12).hex(), limits=limits)
+    key = accounts.keys.create_for("bench", KeyRequest("bench", limits=limits)).secret
     accounts.close()
     sock = socket.create_server(("127.0.0.1", 0))
     ready = threading.Event()
@@ -133,7 +135,7 @@ def count(options: argparse.Namespace) -> Counts:
         open(os.devnull, "w") as nowhere,
         subjects.upstream(Path(name), []) as upstream,
         contextlib.redirect_stderr(nowhere),  # the access log
-        served(Path(name), upstream.target.port, options.transport) as (target, loop),
+        served(Path(name), upstream.target.port, options) as (target, loop),
     ):
         uvloop.run(send(target, loop))
     return counts
@@ -174,6 +176,8 @@ def main() -> None:
     add("--chunks", type=int, default=0, help="chunks of a stream; 0: an answer that does not stream")
     add("--prompt", type=int, default=0, help="bytes of a prompt in front of the question")
     add("--transport", help="llm.transport: builtin or aiohttp")
+    add("--limits", action="store_true", help="the key and its user have limits of rates, of all three kinds")
+    add("--redis", help="limits.redis: where they are counted")
     add("--functions", type=int, default=0, metavar="N", help="the N functions with most byte codes too")
     add("--json", action="store_true", help="byte codes, calls and C calls of a request by room, as JSON")
     options = parser.parse_args()

@@ -27,7 +27,7 @@ from sage.middleware.gateway.rates import RatedCall, RateLimits
 from sage.middleware.gateway.services.plans import Messages, ServiceDependencies
 from sage.middleware.gateway.services.services import GatewayServices
 from sage.middleware.gateway.settlement import answered_for, captured, estimate, forget, settled_cost
-from sage.middleware.limits.local_limiter import Limiter, LocalLimiter
+from sage.middleware.limits.local_limiter import Admitted, Limiter, LocalLimiter
 from sage.middleware.providers.base import ModelCall, Sink, takes_nothing
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
@@ -221,7 +221,7 @@ class GatewayCall:
         self._first_at: float | None = None
         self._prompt_tokens = 0
         self._capture: CapturedCall | None = None
-        self._rated: RatedCall | None = None
+        self._rated: Admitted | RatedCall | None = None
         self._reservation: Reservation | None = None
         self._status = 200
 
@@ -230,7 +230,8 @@ class GatewayCall:
         call, gateway = self._call, self._gateway
         self._models = models = await gateway.admit(self._principal, call)
         if self._principal.limits or models[0].limits or len(models) > 1:
-            self._rated = await gateway.rates.admit(self._principal, call, models)
+            rated = gateway.rates.admit(self._principal, call, models)
+            self._rated = rated if isinstance(rated, Admitted) else await rated
         if gateway.budgets is not None:
             await self._reserve(gateway.budgets, models)
         captures = gateway.captures
@@ -336,7 +337,7 @@ class GatewayCall:
         asked = call.asked
         if self._rated is not None:
             tokens = usage.prompt_tokens + usage.completion_tokens if usage is not None else sum(estimated or ())
-            self._rated.settle(asked, tokens)
+            self._rated.settle(tokens)
         if self._capture is not None and self._gateway.captures is not None:
             self._gateway.captures.keep(self._capture)
         self._gateway.settled(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable
 
 from sage.middleware.auth.principal import Principal
-from sage.middleware.dispatch.deployment import Deployment, PublicModel
+from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.limits.local_limiter import Admitted, Limiter
 from sage.middleware.limits.over_limit import Headers, OverLimit
@@ -19,11 +19,13 @@ _UNBOUNDED_ANSWER = 512
 
 
 class RatedCall:
-    """What one call has taken from the limits of its caller and of its models. It is settled or cancelled once."""
+    """What a call has taken from the limits of its caller and of its model, and of fallbacks that have limits of their
+    own. It is settled or cancelled once, as an :class:`Admitted` is."""
 
-    __slots__ = ("_fallbacks", "_own")
+    __slots__ = ("_call", "_fallbacks", "_own")
 
-    def __init__(self, own: Admitted | None, fallbacks: list[tuple[PublicModel, Admitted]]) -> None:
+    def __init__(self, call: ModelCall, own: Admitted | None, fallbacks: list[tuple[PublicModel, Admitted]]) -> None:
+        self._call = call
         self._own = own
         self._fallbacks = fallbacks
 
@@ -32,12 +34,12 @@ class RatedCall:
         """What the caller is told is left of its limits."""
         return self._own.headers if self._own is not None else []
 
-    def settle(self, asked: Deployment | None, tokens: int) -> None:
-        """The call has ended and has used so many tokens, at ``asked``."""
+    def settle(self, tokens: int) -> None:
+        """The call has ended and has used so many tokens. Fallbacks that it did not use get theirs back."""
         if self._own is not None:
             self._own.settle(tokens)
         for model, admitted in self._fallbacks:
-            if asked in model.deployments:
+            if self._call.asked in model.deployments:
                 admitted.settle(tokens)
             else:
                 admitted.cancel()
@@ -56,36 +58,59 @@ class RateLimits:
         self.limiter = limiter
         self._metrics = metrics
 
-    async def admit(self, principal: Principal, call: ModelCall, models: list[PublicModel]) -> RatedCall | None:
+    def admit(
+        self, principal: Principal, call: ModelCall, models: list[PublicModel]
+    ) -> Admitted | Awaitable[Admitted | RatedCall | None]:
         """Takes the call from the limits of the caller and of the model that it asks for.
 
         A fallback with limits of its own is taken from them too; one that is over them leaves ``models``. ``None``
-        means that nothing bounds it. Raises :class:`OverLimit` with nothing taken.
+        means that nothing bounds it. Raises :class:`OverLimit`, also when it is waited for, with nothing taken.
         """
+        if len(models) > 1:
+            return self._admit_all(principal.limits + models[0].limits, call, models)
+        return self._take(principal.limits + models[0].limits, call, models[0])
+
+    async def _admit_all(
+        self, limits: tuple[SubjectLimits, ...], call: ModelCall, models: list[PublicModel]
+    ) -> RatedCall | None:
         own, fallbacks = None, []
-        limits = principal.limits + models[0].limits
         try:
             if limits:
-                own = await self._take(limits, call, models[0])
+                own = await self._taken(limits, call, models[0])
             for model in models[1:]:
                 if not model.limits:
                     continue
                 try:
-                    fallbacks.append((model, await self._take(model.limits, call, model)))
+                    fallbacks.append((model, await self._taken(model.limits, call, model)))
                 except OverLimit:
                     models.remove(model)
         except BaseException:
-            RatedCall(own, fallbacks).cancel()
+            RatedCall(call, own, fallbacks).cancel()
             raise
-        return RatedCall(own, fallbacks) if limits or fallbacks else None
+        return RatedCall(call, own, fallbacks) if limits or fallbacks else None
 
-    async def _take(self, limits: Sequence[SubjectLimits], call: ModelCall, model: PublicModel) -> Admitted:
+    async def _taken(self, limits: tuple[SubjectLimits, ...], call: ModelCall, model: PublicModel) -> Admitted:
+        taken = self._take(limits, call, model)
+        return taken if isinstance(taken, Admitted) else await taken
+
+    def _take(
+        self, limits: tuple[SubjectLimits, ...], call: ModelCall, model: PublicModel
+    ) -> Admitted | Awaitable[Admitted]:
         prompt, answer = 0, 0
-        if any(each.limits.tpm is not None for each in limits):
-            prompt, answer = estimate_prompt(call.body), answer_tokens(call)
+        for each in limits:
+            if each.limits.tpm is not None:
+                prompt, answer = estimate_prompt(call.body), answer_tokens(call)
+                break
         try:
-            admitted = self.limiter.admit(limits, prompt, answer)
-            return admitted if isinstance(admitted, Admitted) else await admitted
+            taken = self.limiter.admit(limits, prompt, answer)
+        except OverLimit as refused:
+            self._metrics.limited(model.label, refused.subject, refused.kind)
+            raise
+        return taken if isinstance(taken, Admitted) else self._counted(taken, model)
+
+    async def _counted(self, taking: Awaitable[Admitted], model: PublicModel) -> Admitted:
+        try:
+            return await taking
         except OverLimit as refused:
             self._metrics.limited(model.label, refused.subject, refused.kind)
             raise

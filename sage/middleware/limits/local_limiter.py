@@ -6,8 +6,17 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol
 
-from sage.middleware.limits.over_limit import Excess, Headers, LimitKind, Standing, make_headers, refuse
-from sage.middleware.limits.subject_use import SLOT, WINDOW, SubjectUse, seconds_until_out
+from sage.middleware.limits.over_limit import (
+    RESET,
+    Excess,
+    Headers,
+    LimitKind,
+    OverLimit,
+    Standing,
+    make_headers,
+    refuse,
+)
+from sage.middleware.limits.subject_use import SLOT, SPAN, WINDOW, SubjectUse, seconds_until_out
 from sage.middleware.settings.limits import SubjectLimits
 
 _CONCURRENT_WAIT = 1.0
@@ -19,7 +28,7 @@ _SWEPT = 8
 class Admitted:
     """What a call has taken from its limits. :meth:`settle` or :meth:`cancel` is called once."""
 
-    __slots__ = ("_limiter", "_slot", "_subjects", "_uses", "headers", "tokens")
+    __slots__ = ("_limiter", "_slot", "_subjects", "_uses", "tokens")
 
     def __init__(
         self, limiter: LocalLimiter, subjects: Sequence[SubjectLimits], uses: list[SubjectUse], slot: int, tokens: int
@@ -30,19 +39,29 @@ class Admitted:
         self._slot = slot
         self.tokens = tokens
         """Those that are reserved, of each subject."""
-        self.headers: Headers = []
+
+    @property
+    def headers(self) -> Headers:
         """What the caller is told is left of its limits."""
+        return make_headers(self._subjects, self._uses, RESET)
 
     def settle(self, tokens: int) -> None:
         """The call has ended and has used so many tokens."""
-        self._give_back(0, tokens - self.tokens)
+        self._give_back(0, self.tokens - tokens)
 
     def cancel(self) -> None:
         """The call was not made."""
-        self._give_back(-1, -self.tokens)
+        self._give_back(1, self.tokens)
 
     def _give_back(self, requests: int, tokens: int) -> None:
-        self._limiter.give_back(self._uses, self._slot, requests, tokens)
+        """It took so many too many; a negative number means too few."""
+        slot = self._slot
+        for use in self._uses:
+            use.running -= 1
+            if requests or tokens > 0:
+                use.give_back(slot, requests, tokens)
+            elif tokens < 0:
+                self._limiter.charge(use, -tokens)
 
 
 class Limiter(Protocol):
@@ -95,53 +114,52 @@ class LocalLimiter:
         """As :meth:`Limiter.admit`, at once."""
         now = self._clock()
         slot = int(now / SLOT)
-        tokens = reserved(limits, prompt, answer)
-        uses, excess = [], None
+        first, known, uses, is_over = slot - SPAN, self._uses, [], False
+        tokens = prompt + answer and reserved(limits, prompt + answer)
         for each in limits:
-            use = self._use(each.subject, slot)
+            use = known.get(each.subject)
+            if use is None:
+                use = self._begin(each.subject)
+            elif use.oldest < first:
+                use.advance(slot)
             uses.append(use)
-            over = _excess(each, use, now, prompt, tokens)
-            if over is not None and (excess is None or over.wait > excess.wait):
-                excess = over
-        if excess is not None:
-            needed = prompt if prompt > tokens else tokens
-            raise refuse(excess, needed, make_headers(limits, [_standing(use, now) for use in uses]))
-        return self._take(limits, uses, now, slot, tokens)
+            bounds = each.limits
+            rpm, tpm, concurrent = bounds.rpm, bounds.tpm, bounds.concurrent
+            if (
+                (rpm is not None and use.requests >= rpm)
+                or (tpm is not None and (use.tokens + tokens > tpm or prompt > tpm))
+                or (concurrent is not None and use.running >= concurrent)
+            ):
+                is_over = True
+        if is_over:
+            raise _refusal(limits, uses, now, prompt, tokens)
+        return self._take(limits, uses, slot, tokens)
 
     def take(self, limits: Sequence[SubjectLimits], tokens: int) -> Admitted:
         """Counts a call that others have admitted."""
-        now = self._clock()
-        slot = int(now / SLOT)
-        return self._take(limits, [self._use(each.subject, slot) for each in limits], now, slot, tokens)
+        slot = int(self._clock() / SLOT)
+        uses = [self._uses.get(each.subject) or self._begin(each.subject) for each in limits]
+        for use in uses:
+            use.advance(slot)
+        return self._take(limits, uses, slot, tokens)
 
-    def _take(
-        self, limits: Sequence[SubjectLimits], uses: list[SubjectUse], now: float, slot: int, tokens: int
-    ) -> Admitted:
+    def _take(self, limits: Sequence[SubjectLimits], uses: list[SubjectUse], slot: int, tokens: int) -> Admitted:
         for use in uses:
             use.take(slot, tokens)
         if self._has_new:  # only now, since a new one is idle before
             self._has_new = False
             self._sweep(slot)
-        admitted = Admitted(self, limits, uses, slot, tokens)
-        admitted.headers = make_headers(limits, [_standing(use, now) for use in uses])
-        return admitted
+        return Admitted(self, limits, uses, slot, tokens)
 
-    def give_back(self, uses: Sequence[SubjectUse], taken_in: int, requests: int, tokens: int) -> None:
-        """A call has ended that took from ``uses`` in that slot, and took wrong by that many."""
+    def charge(self, use: SubjectUse, tokens: int) -> None:
+        """A call has used so many tokens more than it has taken."""
         slot = int(self._clock() / SLOT)
-        for use in uses:
-            use.running -= 1
-            if requests or tokens:
-                use.advance(slot)
-                use.correct(slot, taken_in, requests, tokens)
+        use.advance(slot)
+        use.charge(slot, tokens)
 
-    def _use(self, subject: str, slot: int) -> SubjectUse:
-        use = self._uses.get(subject)
-        if use is None:
-            use = self._uses[subject] = SubjectUse()
-            self._has_new = True
-        else:
-            use.advance(slot)
+    def _begin(self, subject: str) -> SubjectUse:
+        use = self._uses[subject] = SubjectUse()
+        self._has_new = True
         return use
 
     def _sweep(self, slot: int) -> None:
@@ -154,15 +172,24 @@ class LocalLimiter:
                 uses[subject] = use
 
 
-def reserved(limits: Sequence[SubjectLimits], prompt: int, answer: int) -> int:
-    """The tokens to take for a call: no more than the least of ``limits`` has in all, so that an answer with a generous
-    bound can be asked for."""
-    tokens = prompt + answer
+def reserved(limits: Sequence[SubjectLimits], tokens: int) -> int:
+    """The tokens to take for a call that may use so many: no more than the least of ``limits`` has in all, so that an
+    answer with a generous bound can be asked for."""
     for each in limits:
         tpm = each.limits.tpm
         if tpm is not None and tpm < tokens:
             tokens = tpm
     return tokens
+
+
+def _refusal(
+    limits: Sequence[SubjectLimits], uses: Sequence[SubjectUse], now: float, prompt: int, tokens: int
+) -> OverLimit:
+    """Names the limit that the call is over for longest."""
+    found = [_excess(each, use, now, prompt, tokens) for each, use in zip(limits, uses, strict=True)]
+    longest = max((excess for excess in found if excess is not None), key=lambda excess: excess.wait)
+    standings = [_standing(use, now) for use in uses]
+    return refuse(longest, max(prompt, tokens), limits, standings)
 
 
 def _standing(use: SubjectUse, now: float) -> Standing:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from sage.errors import RateLimited
 from sage.middleware.settings.limits import SubjectLimits
 
 Headers = list[tuple[bytes, bytes]]
+RESET = b"1m0.5s"
+"""When the window of a subject that has made a request now is empty, if no more come: see ``subject_use.SPAN``."""
 
 
 class LimitKind(StrEnum):
@@ -58,7 +60,7 @@ class Excess(NamedTuple):
     standing: Standing
 
 
-def refuse(excess: Excess, tokens: int, headers: Headers) -> OverLimit:
+def refuse(excess: Excess, tokens: int, limits: Sequence[SubjectLimits], standings: Sequence[Standing]) -> OverLimit:
     """The error that says which limit of whom a call of ``tokens`` tokens is over, and when to try again."""
     kind, _, name = excess.limits.subject.partition(":")
     who, bounds, used = f"{kind} '{name}'", excess.limits.limits, excess.standing
@@ -78,28 +80,45 @@ def refuse(excess: Excess, tokens: int, headers: Headers) -> OverLimit:
             f"{who} has used {used.tokens} tokens in 60 seconds, of {bounds.tpm}, and this request may use {tokens}; "
             f"{when}"
         )
+    headers = make_headers(limits, standings, duration(used.reset))
     return OverLimit(f"rate limit: {message}", subject=kind, kind=excess.kind, retry_after=wait, headers=headers)
 
 
-def make_headers(limits: Iterable[SubjectLimits], standings: Iterable[Standing]) -> Headers:
-    """``x-ratelimit-…`` of the subjects that have the least left of their requests and of their tokens."""
-    requests: tuple[int, int, float] | None = None
-    tokens: tuple[int, int, float] | None = None
-    for each, used in zip(limits, standings, strict=True):
-        rpm, tpm = each.limits.rpm, each.limits.tpm
-        if rpm is not None and (requests is None or rpm - used.requests < requests[0]):
-            requests = (rpm - used.requests, rpm, used.reset)
-        if tpm is not None and (tokens is None or tpm - used.tokens < tokens[0]):
-            tokens = (tpm - used.tokens, tpm, used.reset)
+class Used(Protocol):
+    """What a subject has used."""
+
+    @property
+    def requests(self) -> int: ...
+
+    @property
+    def tokens(self) -> int: ...
+
+
+def make_headers(limits: Iterable[SubjectLimits], used: Iterable[Used], reset: bytes) -> Headers:
+    """``x-ratelimit-…`` of the subjects that have the least left of their requests and of their tokens. ``reset``: when
+    the window is empty if no more requests come."""
+    rpm = tpm = 0
+    requests: int | None = None
+    tokens: int | None = None
+    for each, use in zip(limits, used, strict=True):
+        bounds = each.limits
+        if (most := bounds.rpm) is not None and (requests is None or most - use.requests < requests):
+            rpm, requests = most, most - use.requests
+        if (most := bounds.tpm) is not None and (tokens is None or most - use.tokens < tokens):
+            tpm, tokens = most, most - use.tokens
     headers: Headers = []
-    for kind, least in ((b"requests", requests), (b"tokens", tokens)):
-        if least is not None:
-            left, limit, reset = least
-            headers += (
-                (b"x-ratelimit-limit-" + kind, b"%d" % limit),
-                (b"x-ratelimit-remaining-" + kind, b"%d" % max(0, left)),
-                (b"x-ratelimit-reset-" + kind, duration(reset)),
-            )
+    if requests is not None:
+        headers += (
+            (b"x-ratelimit-limit-requests", b"%d" % rpm),
+            (b"x-ratelimit-remaining-requests", b"%d" % (requests if requests > 0 else 0)),
+            (b"x-ratelimit-reset-requests", reset),
+        )
+    if tokens is not None:
+        headers += (
+            (b"x-ratelimit-limit-tokens", b"%d" % tpm),
+            (b"x-ratelimit-remaining-tokens", b"%d" % (tokens if tokens > 0 else 0)),
+            (b"x-ratelimit-reset-tokens", reset),
+        )
     return headers
 
 

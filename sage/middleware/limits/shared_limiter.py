@@ -11,7 +11,7 @@ from typing import cast
 
 from sage.middleware.limits import scripts
 from sage.middleware.limits.local_limiter import Admitted, LocalLimiter, reserved
-from sage.middleware.limits.over_limit import Excess, LimitKind, Standing, make_headers, refuse
+from sage.middleware.limits.over_limit import RESET, Excess, Headers, LimitKind, Standing, make_headers, refuse
 from sage.middleware.limits.redis_link import LinkLost, OnReply, RedisLink, RedisServer
 from sage.middleware.limits.redis_wire import Part, RedisError, Reply
 from sage.middleware.settings.limits import SubjectLimits
@@ -28,15 +28,20 @@ _HOLDERS = _PREFIX + b"holders"
 
 
 class SharedAdmitted(Admitted):
-    """What a call has taken; ``slot`` is the one in Redis, ``None`` if it was admitted without Redis."""
+    """What a call has taken; ``slot`` is the one in Redis, ``None`` if it was admitted without Redis. ``told`` are the
+    headers by the counts of all processes."""
 
-    __slots__ = ("_shared", "_shared_slot")
+    __slots__ = ("_shared", "_shared_slot", "_told")
 
-    def __init__(self, own: Admitted, shared: SharedLimiter, slot: int | None) -> None:
+    def __init__(self, own: Admitted, shared: SharedLimiter, slot: int | None, told: Headers | None = None) -> None:
         super().__init__(own._limiter, own._subjects, own._uses, own._slot, own.tokens)
-        self.headers = own.headers
         self._shared = shared
         self._shared_slot = slot
+        self._told = told
+
+    @property
+    def headers(self) -> Headers:
+        return super().headers if self._told is None else self._told
 
     def _give_back(self, requests: int, tokens: int) -> None:
         super()._give_back(requests, tokens)
@@ -86,7 +91,7 @@ class SharedLimiter:
         return SharedAdmitted(self._own.admit(limits, prompt, answer), self, None)
 
     async def _together(self, link: RedisLink, limits: Sequence[SubjectLimits], prompt: int, answer: int) -> Admitted:
-        tokens = reserved(limits, prompt, answer)
+        tokens = reserved(limits, prompt + answer)
         reply = await self._ask(link, limits, prompt, tokens)
         if reply is None:
             return self._alone(limits, prompt, answer)
@@ -95,13 +100,10 @@ class SharedLimiter:
             Standing(requests, used, running, reset / 1000)
             for requests, used, running, reset in zip(*[iter(reply[4:])] * 4, strict=True)
         ]
-        headers = make_headers(limits, standings)
         if not admitted:
             excess = Excess(limits[first], LimitKind(scripts.KINDS[kind]), wait / 1000, standings[first])
-            raise refuse(excess, max(prompt, tokens), headers)
-        own = self._own.take(limits, tokens)
-        own.headers = headers
-        return SharedAdmitted(own, self, first)
+            raise refuse(excess, max(prompt, tokens), limits, standings)
+        return SharedAdmitted(self._own.take(limits, tokens), self, first, make_headers(limits, standings, RESET))
 
     async def _ask(
         self, link: RedisLink, limits: Sequence[SubjectLimits], prompt: int, tokens: int
@@ -134,17 +136,17 @@ class SharedLimiter:
 
     def _undo(self, link: RedisLink, limits: Sequence[SubjectLimits], reply: list[int], tokens: int) -> None:
         if reply[0] and link is self._link:
-            self.give_back(limits, reply[1], -1, -tokens)
+            self.give_back(limits, reply[1], 1, tokens)
 
     def give_back(self, limits: Sequence[SubjectLimits], slot: int | None, requests: int, tokens: int) -> None:
-        """A call has ended. Nothing is waited for."""
+        """A call has ended that took so many too many. Nothing is waited for."""
         link = self._link
         if link is None:
             return  # the next connection begins with what this process runs then
         if slot is None:
             slot = requests = tokens = 0
         command: list[Part] = ["EVALSHA", self._shas[1], 2 * len(limits), *_keys(limits)]
-        command += (self._holder, slot, requests, tokens)
+        command += (self._holder, slot, -requests, -tokens)
         link.send(self._checked(link), command)
 
     async def _keep_connected(self) -> None:

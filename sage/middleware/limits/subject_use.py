@@ -10,13 +10,18 @@ and 0.83 % too long at most."""
 WINDOW = SPAN * SLOT
 
 
+NEVER = 1 << 62
+"""A slot that does not come."""
+
+
 class SubjectUse:
     """Requests and tokens of the last minute in slots of half a second, and the requests that run.
 
-    Slots without a use take no memory. Whoever reads or changes it calls :meth:`advance` first.
+    Slots without a use take no memory. Whoever reads or takes calls :meth:`advance` before, where :attr:`oldest` is
+    older than a minute.
     """
 
-    __slots__ = ("_slots", "newest", "requests", "running", "tokens")
+    __slots__ = ("_last", "_slots", "newest", "oldest", "requests", "running", "tokens")
 
     def __init__(self) -> None:
         self.requests = 0
@@ -24,10 +29,14 @@ class SubjectUse:
         self.tokens = 0
         """Of the window: reserved ones of requests that run, and counted ones."""
         self.running = 0
-        self.newest = 0
+        self.newest = -1
         """The newest slot that is in use."""
+        self.oldest = NEVER
+        """The oldest one."""
         self._slots: dict[int, list[int]] = {}
         """Of each slot its requests and its tokens, the oldest first."""
+        self._last: list[int] = [0, 0]
+        """Those of the newest slot."""
 
     @property
     def idle(self) -> bool:
@@ -37,41 +46,47 @@ class SubjectUse:
     def advance(self, slot: int) -> None:
         """The slot of now is ``slot``: what is older than a minute leaves the window."""
         slots, first = self._slots, slot - SPAN
-        while slots:
-            oldest = next(iter(slots))
+        for oldest in list(slots):
             if oldest >= first:
+                self.oldest = oldest
                 return
             requests, tokens = slots.pop(oldest)
             self.requests -= requests
             self.tokens -= tokens
+        self.oldest = NEVER
 
     def take(self, slot: int, tokens: int) -> None:
         """A request begins that may use so many tokens."""
         self.running += 1
-        self._add(slot, 1, tokens)
+        self.requests += 1
+        self.tokens += tokens
+        last = self._last if slot == self.newest else self._open(slot)
+        last[0] += 1
+        last[1] += tokens
 
-    def correct(self, slot: int, taken_in: int, requests: int, tokens: int) -> None:
-        """What a request took in the slot ``taken_in`` was wrong by so many. What it used less it gives back there, if
-        that is in the window still; what it used more counts from now on."""
+    def _open(self, slot: int) -> list[int]:
+        """The counts of ``slot``, which is the newest."""
+        last = self._slots.get(slot)
+        if last is None:
+            last = self._slots[slot] = [0, 0]
+            if self.oldest == NEVER:
+                self.oldest = slot
+        self.newest, self._last = slot, last
+        return last
+
+    def give_back(self, taken_in: int, requests: int, tokens: int) -> None:
+        """A request that took in the slot ``taken_in`` took so many too many. Where that slot has left the window,
+        nothing changes."""
         taken = self._slots.get(taken_in)
         if taken is not None:
-            less = min(tokens, 0)
-            taken[0] += requests
-            taken[1] += less
-            self.requests += requests
-            self.tokens += less
-        if tokens > 0:
-            self._add(slot, 0, tokens)
+            taken[0] -= requests
+            taken[1] -= tokens
+            self.requests -= requests
+            self.tokens -= tokens
 
-    def _add(self, slot: int, requests: int, tokens: int) -> None:
-        used = self._slots.get(slot)
-        if used is None:
-            self._slots[slot] = [requests, tokens]
-            self.newest = slot
-        else:
-            used[0] += requests
-            used[1] += tokens
-        self.requests += requests
+    def charge(self, slot: int, tokens: int) -> None:
+        """So many tokens more than were taken count from now on."""
+        self._open(slot)[1] += tokens
         self.tokens += tokens
 
     def slot_with_room(self, requests: int, tokens: int) -> int:
