@@ -23,6 +23,8 @@ from sage.middleware.llm.program_end import program_end
 from sage.middleware.retrieval import VectorStore
 from sage.middleware.settings.settings import Settings
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 
 @pytest.fixture
 def up() -> Iterator[Upstream]:

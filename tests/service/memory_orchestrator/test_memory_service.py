@@ -20,6 +20,8 @@ from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailab
 from sage.service import KVService, MemoryOrchestratorService, VDBService, create_memory_service_factory
 from sage.service.memory_orchestrator.engine import MemoryEngine
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 Open = Callable[..., MemoryOrchestratorService]
 
 

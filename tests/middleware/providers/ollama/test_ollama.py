@@ -25,6 +25,8 @@ from ollama_wire import (
 from shared_gateway import SharedGateway, one_model, share_gateway
 from upstream import Upstream, reply
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 HELLO = [{"role": "user", "content": "hello out there"}]
 WEATHER = {
     "type": "function",

@@ -23,6 +23,8 @@ from sage.middleware.providers.vllm.provider import VllmProvider
 from sage.middleware.settings.providers import VllmSettings
 from sage.middleware.settings.settings import DeploymentSettings, Settings
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 
 @pytest.fixture
 def wire() -> VllmWire:

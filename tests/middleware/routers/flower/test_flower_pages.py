@@ -28,6 +28,8 @@ from sage.middleware.auth.principal import Scope
 from sage.middleware.cli.main import app
 from sage.middleware.routers.flower.browser_session import IDLE, LONGEST, BrowserSessions
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
+
 FLOWERS_PASSWORD = secrets.token_urlsafe(24)
 PAGE = {"Accept": "text/html,application/xhtml+xml"}
 COOKIE = re.compile(r"sage-flower=([\w-]+); Path=/flower; Max-Age=1800; HttpOnly; SameSite=Strict(; Secure)?")
