@@ -137,7 +137,7 @@ def _models(app: EdgeMiddleware) -> list[str]:
 
 
 def welcome(settings: Settings, port: int, config: Path | None, models: list[str]) -> list[str]:
-    """At most four lines: the address, the docs, how to add the first user, and a first request to paste."""
+    """At most five lines: the address, the docs, how to add the first user, and a first request to paste."""
     url = url_of("127.0.0.1" if settings.api.host == "localhost" else settings.api.host, port)
     lines = [f"SAGE listens on {url} (docs: {url}/docs)"]
     sage = _command(config)
@@ -145,6 +145,8 @@ def welcome(settings: Settings, port: int, config: Path | None, models: list[str
     if settings.auth.enabled:
         if (settings.data_dir / "setup-token").exists():
             lines.append(f"first user:  {sage} user add me --role admin")
+            if settings.database is not None and (settings.data_dir / "sage.db").exists():
+                lines.append(f"or those of {settings.data_dir / 'sage.db'}:  {sage} db copy, into an empty database")
         token = f' -H "Authorization: Bearer $({sage} token)"'
     if not models:
         lines.append(

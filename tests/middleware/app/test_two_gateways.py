@@ -42,6 +42,7 @@ class Gateway:
 
 @contextmanager
 def two_gateways(directory: Path, url: DatabaseUrl, upstream: Upstream) -> Iterator[tuple[Gateway, Gateway]]:
+    """The first has no worker, and starts when the second already leads."""
     accounts = Accounts(directory / "made", hash_cost=LOW_COST, url=url)
     accounts.users.add("root", PASSWORD, role="admin")
     key = accounts.keys.create_for("root", KeyRequest("tests", scopes=list(Scope))).secret
@@ -52,15 +53,13 @@ def two_gateways(directory: Path, url: DatabaseUrl, upstream: Upstream) -> Itera
     config = directory / "config.yaml"
     config.write_text(yaml.safe_dump(sections))
 
-    def environment_of(name: str) -> tuple[dict[str, str], Path]:
+    def environment_of(name: str, **extra: str) -> tuple[dict[str, str], Path]:
         (directory / name).mkdir()
-        return environment(directory / name / "data", DATABASE=url.conninfo), directory / name
+        return environment(directory / name / "data", DATABASE=url.conninfo, **extra), directory / name
 
     options = ["--config", str(config)]
-    with (
-        serving(options, *environment_of("a"), timeout=60) as a,
-        serving(options, *environment_of("b"), timeout=60) as b,
-    ):
+    start_a = serving(options, *environment_of("a", SAGE_QUEUE__EMBEDDED_WORKER="false"), timeout=60)
+    with serving(options, *environment_of("b"), timeout=60) as b, start_a as a:
         yield Gateway(a.url, key), Gateway(b.url, key)
 
 
@@ -111,10 +110,14 @@ def _models_are_served_everywhere(a: Gateway, b: Gateway) -> None:
 
 def _jobs_are_done_once(a: Gateway, b: Gateway, upstream: Upstream) -> None:
     before = len(upstream.requests)
-    jobs = [
-        (a, b)[number % 2].ask("POST", "/tasks/generate", {"model": "bench", "prompt": f"job {number}"}).json()["id"]
-        for number in range(8)
-    ]
+
+    def submit(gateway: Gateway, number: int) -> str:
+        body = {"model": "bench", "prompt": f"job {number}"}
+        return str(gateway.ask("POST", "/tasks/generate", body).json()["id"])
+
+    jobs = [submit(a, number) for number in range(4)]
+    until(lambda: len(upstream.requests) - before == len(jobs), 60)  # though nobody has asked b about jobs
+    jobs += [submit((a, b)[number % 2], number) for number in range(4, 8)]
 
     def states(gateway: Gateway) -> set[str]:
         return {gateway.ask("GET", f"/tasks/{job}").json()["state"] for job in jobs}

@@ -31,6 +31,12 @@ def test_a_url_is_shown_without_its_password_and_parameters(tmp_path: Path) -> N
         assert "inner" not in text
 
 
+def test_the_environment_names_it_too() -> None:
+    settings = load_settings(None, {"SAGE_DATABASE": "postgresql://sage:s3cret@db/sage"})
+    assert settings.database is not None
+    assert settings.database.shown == "postgresql://sage@db/sage"
+
+
 def test_commands_beside_the_gateway_read_it_too(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(

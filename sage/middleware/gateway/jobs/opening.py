@@ -63,7 +63,8 @@ class Queue:
 
     def begin(self) -> None:
         """Opens it in the background where there is something to go on with: earlier jobs, or schedules."""
-        if (self.directory / "jobs.db").exists() or self.settings.schedules:
+        shares_jobs = self._settings.database is not None  # which another gateway may leave behind
+        if shares_jobs or (self.directory / "jobs.db").exists() or self.settings.schedules:
             self._open().add_done_callback(_report)
 
     async def open(self) -> OpenQueue:
