@@ -24,6 +24,7 @@ FLOORS = [
     {"sage.pinned_resolver", "sage.sqlite"},
     {"sage.middleware.settings"},
     {"sage.kernels", "sage.middleware.database", "sage.middleware.webhooks"},
+    {"sage.middleware.audit"},
     {
         *("sage.middleware.providers", "sage.middleware.retrieval", "sage.middleware.auth", "sage.middleware.queue"),
         *("sage.middleware.budgets", "sage.middleware.ingest", "sage.middleware.limits", "sage.middleware.usage"),
@@ -74,6 +75,7 @@ LATE = {
     "sage.middleware.cli.accounts.opening": _COMMANDS,
     "sage.middleware.cli.accounts.teams": _COMMANDS,
     "sage.middleware.cli.accounts.users": _COMMANDS,
+    "sage.middleware.cli.audit": _COMMANDS,
     "sage.middleware.client.connection": _COMMANDS,
     "sage.middleware.cli.config": _COMMANDS,
     "sage.middleware.cli.databases": _COMMANDS,

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from sage.middleware.app.access_log import AccessLog
+from sage.middleware.app.audit import make_audit_upkeep
 from sage.middleware.app.budgets import connect_budgets, end_budgets, open_budgets
 from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.error_handlers import add_error_handlers
@@ -25,6 +26,8 @@ from sage.middleware.app.routes import add_routes, hot_limits
 from sage.middleware.app.slashes import Slashes
 from sage.middleware.app.version import version
 from sage.middleware.app.worker_process import WorkerProcess
+from sage.middleware.audit.log import AuditLog
+from sage.middleware.audit.upkeep import AuditUpkeep
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.passwords import HashCost
@@ -79,6 +82,7 @@ def create_app(
     budgets = open_budgets(settings, gateway.registry)
     if budgets is not None:
         connect_budgets(gateway, budgets, settings)
+    audit = accounts.audit if accounts is not None else AuditLog(settings.data_dir, settings.database)
     log = AccessLog() if settings.api.access_log else None
     rights = JobRights(authenticator, accounts.job_tokens if accounts is not None else None)
     own_worker = _own_worker(settings, authenticator, secret)
@@ -95,7 +99,9 @@ def create_app(
         redirect_slashes=False,  # its address would be made from the Host header, which anyone can write
         generate_unique_id_function=lambda route: route.name,
         lifespan=_lifespan(
-            gateway, owned, accounts, authenticator, budgets, log, queue, shares_models=settings.database is not None
+            *(gateway, owned, accounts, authenticator, budgets, log, queue),
+            make_audit_upkeep(audit, accounts, settings),
+            shares_models=settings.database is not None,
         ),
     )
     app.state.settings = settings
@@ -104,6 +110,7 @@ def create_app(
     app.state.queue = queue
     app.state.own_worker = own_worker
     app.state.accounts = accounts
+    app.state.audit = audit
     app.state.authenticator = authenticator
     app.state.budgets = budgets
     add_error_handlers(app)
@@ -180,12 +187,13 @@ def _lifespan(
     budgets: Budgets | None,
     log: AccessLog | None,
     queue: Queue,
+    audit: AuditUpkeep,
     *,
     shares_models: bool,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        followers: list[asyncio.Task[None]] = []
+        followers = [asyncio.create_task(audit.run())]
         if log is not None:
             log.start()
         if accounts is not None and authenticator is not None:
@@ -210,14 +218,14 @@ def _lifespan(
             await queue.close()
             for follower in followers:
                 follower.cancel()
-            if followers:
-                await asyncio.wait(followers)
+            await asyncio.wait(followers)
             if owned is not None:
                 await owned.close()
             if budgets is not None:
                 await end_budgets(gateway, budgets)
             if log is not None:
                 log.stop()
+            audit.close()
             if accounts is not None:
                 accounts.close()
 

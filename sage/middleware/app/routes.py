@@ -8,6 +8,7 @@ from sage.middleware.app.inference_routes import INFERENCE_ROUTES
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.routers import (
+    audit,
     budgets,
     collections,
     documents,
@@ -49,6 +50,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     schedules.router,
     usage.router,
     budgets.router,
+    audit.router,
 )
 
 _ACCOUNT_ROUTERS: tuple[APIRouter, ...] = (

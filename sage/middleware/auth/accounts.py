@@ -8,9 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sage.middleware.audit.log import AuditLog
+from sage.middleware.audit.login_failures import LoginFailures
 from sage.middleware.auth.api_keys.api_keys import ApiKeys
 from sage.middleware.auth.api_keys.last_use import KeyUse
-from sage.middleware.auth.changes import Changes, nobody
+from sage.middleware.auth.changes import AccountChange, Changes, audit_event, nobody
 from sage.middleware.auth.credentials import Verifier
 from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.first_admin import FirstAdmin
@@ -29,6 +31,8 @@ from sage.middleware.settings.settings import Auth
 from sage.private_files import make_private_dir
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from sage.middleware.auth.signing_keys import KeySet
     from sage.middleware.auth.tokens import Tokens
 
@@ -63,7 +67,10 @@ class Accounts:
         self.passwords = Passwords(hash_cost)
         self.throttle = LoginThrottle()
         self.database = AccountsDatabase(data_dir, url=url)
+        self.audit = AuditLog(data_dir, url, clock)
+        self.audit.open()
         self.changes = Changes()
+        self.changes.on_change = self._write_down
         self.users = Users(self.database, self.passwords, clock, self.changes)
         self.own_password = OwnPassword(self.database, self.passwords, clock, self.changes)
         self.keys = ApiKeys(self.database, clock, self.changes)
@@ -81,6 +88,11 @@ class Accounts:
         self.job_tokens = JobTokens(self._keys, clock)
         self.verifier = Verifier(self.database, lambda: self.tokens, self.job_tokens, clock, auth.default_limits())
         self.first_admin = FirstAdmin(self.users, data_dir / "setup-token", clock)
+        self.login_failures = LoginFailures(self.audit, self.users.name_and_tenant)
+        self.throttle.on_failure = self.login_failures.add
+
+    def _write_down(self, session: Session, change: AccountChange) -> None:
+        self.audit.append_in(session.connection(), audit_event(change))
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -126,4 +138,5 @@ class Accounts:
         """Closes the database and ends the threads that hash passwords."""
         self.passwords.close()
         self._keys.close()
+        self.audit.close()
         self.database.close()

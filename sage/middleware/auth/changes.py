@@ -8,6 +8,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from sage.middleware.audit.event import ANYONE, OPERATOR, AuditEvent
+from sage.middleware.audit.origin import caller_address
 from sage.middleware.auth.principal import Principal
 
 
@@ -44,3 +46,13 @@ class Changes:
 def nobody(name: str = "", tenant: str = "") -> Principal:
     """Whoever acts without a verified credential: ``name`` is whose name or token was used, if anybody's."""
     return Principal(user=name, tenant=tenant, scopes=frozenset())
+
+
+def audit_event(change: AccountChange) -> AuditEvent:
+    """The change as an event of the audit."""
+    by, actor, credential = change.by, OPERATOR, ""
+    if by is not None:
+        actor = f"user:{by.user}" if by.user else ANYONE
+        credential = by.credential if by.credential != "none" else ""
+    address = caller_address.get()
+    return AuditEvent(change.action, change.target, actor, credential, change.tenant, change.details, address)

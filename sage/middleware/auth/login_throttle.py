@@ -86,6 +86,8 @@ class LoginThrottle:
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._checked: Counter[Hashable] = Counter()
         """By account, by address, and in all: how many are checked now."""
+        self.on_failure: Callable[[str, str], None] | None = None
+        """Told of each wrong password: the account and the address. It must not wait."""
 
     @contextmanager
     def attempt(self, name: str, address: str) -> Iterator[None]:
@@ -103,6 +105,8 @@ class LoginThrottle:
         try:
             yield
         except AuthenticationFailed:
+            if self.on_failure is not None:
+                self.on_failure(account, address)
             raise
         except Exception:
             for delays, key in counted:

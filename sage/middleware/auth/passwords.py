@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -96,10 +97,10 @@ class Passwords:
             raise RateLimited(
                 "too many logins at this moment; try again in a second", retry_after=1.0, code="too_many_logins"
             )
-        loop = asyncio.get_running_loop()
+        loop, context = asyncio.get_running_loop(), copy_context()
         self.taken += 1
         try:
-            future = self._threads.submit(function, *args, **kwargs)
+            future = self._threads.submit(lambda: context.run(function, *args, **kwargs))
         except BaseException:
             self.taken -= 1
             raise

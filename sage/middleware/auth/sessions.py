@@ -94,7 +94,6 @@ class LoginSessions:
             stored = row.password_hash if row is not None else None
         is_right = self._passwords.verify(password, stored)
         if not is_right or row is None or stored is None or row.disabled:
-            self._tell_failure(row)
             raise wrong
         new_hash = self._passwords.hash(password) if self._passwords.needs_rehash(stored) else None
         with self._database.write() as session:
@@ -103,14 +102,8 @@ class LoginSessions:
                 raise wrong  # changed while the password was checked
             user.password_hash = new_hash or stored
             user.last_login_at = int(self._clock())
+            self._tell(session, user, "session.login")
             return open_session(session, user)
-
-    def _tell_failure(self, user: UserRow | None) -> None:
-        """A name that no user has is not told: it may be a password in the wrong field."""
-        if self._changes.on_change is not None:
-            name, tenant = (user.name, user.tenant) if user is not None else ("", "")
-            with self._database.write() as session:
-                self._changes.tell(session, nobody(), "login.failed", f"user:{name}", tenant, {})
 
     def refresh(self, refresh_token: str, client: str | None = None) -> Login:
         """The session's next tokens in exchange for its newest refresh token, which is used up.
@@ -159,6 +152,7 @@ class LoginSessions:
             if user.disabled:
                 raise InvalidRequest(f"the user '{user.name}' is disabled; sage user enable {user.name}")
             session_row = self._open(session, user, self._access_ttl)
+            self._changes.tell(session, None, "session.issue", f"user:{user.name}", user.tenant, {})
             return self._tokens().make(user.name, session_row.id, self._access_ttl)
 
     def _open(self, session: Session, user: UserRow, lifetime: int) -> SessionRow:
@@ -174,6 +168,9 @@ class LoginSessions:
     def _end(self, session: Session, session_row: SessionRow, user: UserRow, action: str) -> None:
         session_row.revoked_at = int(self._clock())
         self._database.bump(session)
+        self._tell(session, user, action)
+
+    def _tell(self, session: Session, user: UserRow, action: str) -> None:
         self._changes.tell(session, nobody(user.name, user.tenant), action, f"user:{user.name}", user.tenant, {})
 
     def _tokens_of(self, session: Session, session_row: SessionRow, user: UserRow) -> Login:

@@ -121,6 +121,13 @@ class Users:
         with self._database.read() as session:
             return _view(require_user(session, name, by))
 
+    def name_and_tenant(self, account: str) -> tuple[str, str]:
+        """Those of the user who logs in as ``account``. Where there is no such user it is ``?`` and no tenant, since
+        the text may be a password in the wrong field."""
+        with self._database.read() as session:
+            row = find_user(session, account)
+            return ("?", "") if row is None else (row.name, row.tenant)
+
     def check_new(self, name: str, role: str, tenant: str) -> None:
         """Raises what :meth:`add` would raise, but for the password: to be called before asking for one."""
         name = _check_new(name, role, tenant, None)

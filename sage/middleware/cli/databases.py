@@ -74,6 +74,7 @@ def db_copy(
 
 def _rooms(data_dir: Path) -> list[RoomFile]:
     """Every room with tables, and its file."""
+    from sage.middleware.audit.database import SCHEMA as AUDIT
     from sage.middleware.auth.database import SCHEMA as ACCOUNTS
     from sage.middleware.budgets.database import SCHEMA as BUDGETS
     from sage.middleware.database.copying import RoomFile
@@ -81,8 +82,7 @@ def _rooms(data_dir: Path) -> list[RoomFile]:
     from sage.middleware.usage.database import SCHEMA as USAGE
 
     return [
-        RoomFile(ACCOUNTS, data_dir / "sage.db"),
-        RoomFile(BUDGETS, data_dir / "sage.db"),
+        *(RoomFile(schema, data_dir / "sage.db") for schema in (ACCOUNTS, BUDGETS, AUDIT)),
         RoomFile(JOBS, data_dir / "queue" / "jobs.db"),
         RoomFile(USAGE, data_dir / "usage.db"),
     ]

@@ -16,6 +16,7 @@ from sage.middleware.cli.accounts.keys import key_app
 from sage.middleware.cli.accounts.teams import team_app
 from sage.middleware.cli.accounts.token import token_command
 from sage.middleware.cli.accounts.users import user_app
+from sage.middleware.cli.audit import audit_app
 from sage.middleware.cli.budgets import budget_app
 from sage.middleware.cli.chat.command import chat
 from sage.middleware.cli.collections import collections_app
@@ -137,6 +138,7 @@ app.add_typer(user_app, name="user")
 app.add_typer(team_app, name="team")
 app.add_typer(key_app, name="key")
 app.add_typer(budget_app, name="budget")
+app.add_typer(audit_app, name="audit")
 app.add_typer(config_app, name="config")
 app.add_typer(db_app, name="db")
 app.add_typer(import_app, name="import")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Path, Request
 from fastapi.responses import Response
@@ -16,7 +16,7 @@ from sage.middleware.budgets.budget import Budget, subject_of
 from sage.middleware.budgets.budgets import Budgets
 from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.routers.http.asgi import read_json
-from sage.middleware.routers.http.deps import Caller
+from sage.middleware.routers.http.deps import AuditNote, Caller
 from sage.middleware.routers.http.guard import guarded_router, requires
 from sage.middleware.routers.http.openapi_bodies import json_body
 from sage.middleware.routers.items import Deleted, reply
@@ -79,30 +79,40 @@ async def list_budgets(request: Request, caller: Caller) -> Response:
     openapi_extra=json_body(BudgetSettings, {"usd": 100, "window": "month"}),
 )
 @requires(Scope.TENANT_ADMIN)
-async def put_budget(kind: Kind, name: str, request: Request, budgets: TheBudgets, caller: Caller) -> Response:
+async def put_budget(
+    kind: Kind, name: str, request: Request, budgets: TheBudgets, caller: Caller, note_audit: AuditNote
+) -> Response:
     """Gives a subject its budget, in place of any other; what was spent in the window stays counted. Owners give
     budgets to the users and keys of their tenant; those of tenants, models and tags are admins'."""
     wanted = parse(BudgetSettings, await read_json(request.receive, request.scope))
 
-    def put() -> dict[str, Any]:
+    def put() -> Budget:
         subject, tenant = _changeable(kind, name, request.app.state.accounts, caller)
-        return budgets.views([budgets.store.put(subject, wanted, tenant)])[0]
+        return budgets.store.put(subject, wanted, tenant)
 
-    view = await asyncio.to_thread(put)
+    budget = await asyncio.to_thread(put)
+    details = wanted.model_dump(mode="json", exclude_none=True)
+    await note_audit("budget.set", f"budget:{budget.subject}", details, tenant=budget.tenant or "")
+    view = (await asyncio.to_thread(budgets.views, [budget]))[0]
     await budgets.refresh()
     return reply(view)
 
 
 @router.delete("/budgets/{kind}/{name:path}", name="budgets_delete", response_model=Deleted)
 @requires(Scope.TENANT_ADMIN)
-async def delete_budget(kind: Kind, name: str, request: Request, budgets: TheBudgets, caller: Caller) -> Response:
+async def delete_budget(
+    kind: Kind, name: str, request: Request, budgets: TheBudgets, caller: Caller, note_audit: AuditNote
+) -> Response:
     """Takes a subject's own budget away; one of the configuration or of all subjects of its kind holds again then."""
 
-    def delete() -> bool:
-        subject, _ = _changeable(kind, name, request.app.state.accounts, caller)
-        return budgets.store.remove(subject)
+    def delete() -> tuple[bool, str, str | None]:
+        subject, tenant = _changeable(kind, name, request.app.state.accounts, caller)
+        return budgets.store.remove(subject), subject, tenant
 
-    if not await asyncio.to_thread(delete):
+    is_removed, subject, tenant = await asyncio.to_thread(delete)
+    if is_removed:
+        await note_audit("budget.remove", f"budget:{subject}", tenant=tenant or "")
+    else:
         raise NotFound(f"the {kind} '{name[:80]}' has no budget of its own; GET /budgets shows what there is")
     await budgets.refresh()
     return reply({"deleted": True})

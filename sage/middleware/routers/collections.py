@@ -13,7 +13,7 @@ from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.collections.requests import ModelName, parse
 from sage.middleware.routers.http.asgi import note, read_json
-from sage.middleware.routers.http.deps import Caller, TheCollections
+from sage.middleware.routers.http.deps import AuditNote, Caller, TheCollections
 from sage.middleware.routers.http.guard import guarded_router, max_body, requires
 from sage.middleware.routers.http.openapi_bodies import EVENTS, bytes_body, json_body
 from sage.middleware.routers.http.progress import ProgressStream
@@ -90,7 +90,9 @@ async def list_collections(principal: Caller, collections: TheCollections) -> JS
     openapi_extra=json_body(NewCollection, {"name": "notes"}),
 )
 @requires(Scope.COLLECTIONS_WRITE)
-async def create_collection(request: Request, principal: Caller, collections: TheCollections) -> JSONResponse:
+async def create_collection(
+    request: Request, principal: Caller, collections: TheCollections, note_audit: AuditNote
+) -> JSONResponse:
     """A new, empty collection."""
     body = await read_json(request.receive, request.scope)
     name = body.pop("name", None)
@@ -98,7 +100,9 @@ async def create_collection(request: Request, principal: Caller, collections: Th
         raise InvalidRequest("'name' must be text, such as \"notes\"", param="name")
     note(request.scope, collection=name)
     shards = body.pop("shards", None)
-    return JSONResponse(await collections.create(principal, name, body, shards), status_code=201)
+    state = await collections.create(principal, name, body, shards)
+    await note_audit("collection.create", f"collection:{name}", {**body, "shards": state.get("shards")})
+    return JSONResponse(state, status_code=201)
 
 
 @router.get("/collections/{collection}", name="collections_show", response_model=CollectionState)
@@ -110,10 +114,13 @@ async def show_collection(collection: str, principal: Caller, collections: TheCo
 
 @router.delete("/collections/{collection}", name="collections_delete", status_code=204)
 @requires(Scope.COLLECTIONS_WRITE)
-async def delete_collection(collection: str, request: Request, principal: Caller, collections: TheCollections) -> None:
+async def delete_collection(
+    collection: str, request: Request, principal: Caller, collections: TheCollections, note_audit: AuditNote
+) -> None:
     """Deletes a collection with all its documents; requests that run on it end first."""
     note(request.scope, collection=collection)
     await collections.delete(principal, collection)
+    await note_audit("collection.delete", f"collection:{collection}")
 
 
 @router.post(
@@ -128,7 +135,13 @@ async def delete_collection(collection: str, request: Request, principal: Caller
 )
 @requires(Scope.COLLECTIONS_WRITE)
 async def reembed_collection(
-    collection: str, request: Request, principal: Caller, collections: TheCollections, wait: bool = True
+    *,
+    collection: str,
+    request: Request,
+    principal: Caller,
+    collections: TheCollections,
+    note_audit: AuditNote,
+    wait: bool = True,
 ) -> Response:
     """Makes all vectors again, with another embedder; searches use the old ones until it is done.
 
@@ -139,6 +152,7 @@ async def reembed_collection(
     wanted = parse(ReembedRequest, await read_json(request.receive, request.scope))
     note(request.scope, collection=collection)
     running = await collections.reembed(principal, collection, wanted.embedder)
+    await note_audit("collection.reembed", f"collection:{collection}", {"embedder": wanted.embedder})
     if wait:
         return ProgressStream(running.progress())
     return JSONResponse(await collections.describe(principal, collection), status_code=202)
@@ -190,11 +204,18 @@ async def snapshot_collection(
 @requires(Scope.COLLECTIONS_WRITE)
 @max_body(None)
 async def restore_collection(
-    collection: str, request: Request, principal: Caller, collections: TheCollections, shards: int | None = None
+    *,
+    collection: str,
+    request: Request,
+    principal: Caller,
+    collections: TheCollections,
+    note_audit: AuditNote,
+    shards: int | None = None,
 ) -> JSONResponse:
     """A new collection from a snapshot, whole or not at all; over so many `shards` (0 means one store). Without
     `shards`, their number is the configuration's."""
     note(request.scope, collection=collection)
     async with receive_file(request, collections) as file:
         restored: Mapping[str, Any] = await collections.restore(principal, collection, file, shards)
+    await note_audit("collection.restore", f"collection:{collection}", {"documents": restored.get("documents")})
     return JSONResponse(restored, status_code=201)

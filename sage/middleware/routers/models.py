@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import Body
@@ -16,10 +17,10 @@ from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation
 from sage.middleware.providers.local.hub_choice import is_source
 from sage.middleware.routers.http.asgi import take_flag
 from sage.middleware.routers.http.bodies import SMALL_BODY
-from sage.middleware.routers.http.deps import Caller, TheGateway
+from sage.middleware.routers.http.deps import AuditNote, Caller, TheGateway
 from sage.middleware.routers.http.guard import guarded_router, max_body, requires
 from sage.middleware.routers.http.openapi_bodies import EVENTS
-from sage.middleware.routers.http.progress import ProgressStream
+from sage.middleware.routers.http.progress import ProgressStream, then
 
 router = guarded_router("Models")
 
@@ -129,20 +130,24 @@ async def list_models(principal: Caller, gateway: TheGateway) -> ModelStates:
     "/models/{name:path}/load", name="models_load", response_model=ModelState, responses={202: {"model": ModelState}}
 )
 @requires(Scope.MODELS_WRITE)
-async def load_model(name: str, principal: Caller, gateway: TheGateway, wait: bool = True) -> JSONResponse:
+async def load_model(
+    name: str, principal: Caller, gateway: TheGateway, note_audit: AuditNote, wait: bool = True
+) -> JSONResponse:
     """Loads a model into memory; answers when it is ready, or at once with 202 under ``?wait=false``."""
     require_model_access(principal, name)
     model = await gateway.registry.load(name, wait=wait)
+    await note_audit("model.load", f"model:{model.name}", tenant="")
     state = model.describe()
     return JSONResponse(state, status_code=200 if wait or state["state"] == "ready" else 202)
 
 
 @router.post("/models/{name:path}/unload", name="models_unload")
 @requires(Scope.MODELS_WRITE)
-async def unload_model(name: str, principal: Caller, gateway: TheGateway) -> ModelState:
+async def unload_model(name: str, principal: Caller, gateway: TheGateway, note_audit: AuditNote) -> ModelState:
     """Removes a model from memory; running requests have 30 s to end. The memory is free when this answers."""
     require_model_access(principal, name)
     model = await gateway.registry.unload(name)
+    await note_audit("model.unload", f"model:{model.name}", tenant="")
     return ModelState.model_validate(model.describe())
 
 
@@ -164,7 +169,11 @@ async def explain_model(name: str, principal: Caller, gateway: TheGateway, quest
 @requires(Scope.MODELS_WRITE)
 @max_body(SMALL_BODY)
 async def pull_model(
-    name: str, principal: Caller, gateway: TheGateway, wanted: Annotated[PullOptions | None, Body()] = None
+    name: str,
+    principal: Caller,
+    gateway: TheGateway,
+    note_audit: AuditNote,
+    wanted: Annotated[PullOptions | None, Body()] = None,
 ) -> Response:
     """Fetches a model to its server (Ollama), or from a hub to this gateway (`hf:ORG/REPO`, `hf:ORG/REPO:FILE.gguf`).
 
@@ -172,15 +181,16 @@ async def pull_model(
     ends it. What was fetched of a hub's model is kept, and the next pull goes on from there.
     """
     options = wanted or PullOptions()
+    details = options.model_dump(exclude_none=True)
+    pulled = partial(note_audit, "model.pull", f"model:{name}", details, tenant="")
     if not is_source(name):
         if options != PullOptions():
             raise InvalidRequest("a model that its own server fetches takes no options", param="name")
         require_model_access(principal, name)
-        return ProgressStream(gateway.registry.pull(name))
+        return ProgressStream(then(gateway.registry.pull(name), pulled))
     engine = options.model_dump(include={"context", "task"}, exclude_none=True)
-    return ProgressStream(
-        gateway.registry.pulled.pull(name, principal.require_model, name=options.name, options=engine)
-    )
+    steps = gateway.registry.pulled.pull(name, principal.require_model, name=options.name, options=engine)
+    return ProgressStream(then(steps, pulled))
 
 
 @router.get("/models/{name:path}", name="models_show")
@@ -197,7 +207,9 @@ async def show_model(name: str, principal: Caller, gateway: TheGateway) -> Model
     "/models/{name:path}", name="models_register", response_model=ModelState, responses={201: {"model": ModelState}}
 )
 @requires(Scope.MODELS_WRITE)
-async def register_model(name: str, body: Registration, principal: Caller, gateway: TheGateway) -> JSONResponse:
+async def register_model(
+    name: str, body: Registration, principal: Caller, gateway: TheGateway, note_audit: AuditNote
+) -> JSONResponse:
     """Registers a model over deployments of configured providers, or replaces one that was registered so.
 
     A URL, a path, a command or an argument of an engine is refused, and so is a model that the credential may not use.
@@ -205,15 +217,17 @@ async def register_model(name: str, body: Registration, principal: Caller, gatew
     """
     _check_registration(principal, name, body)
     model, created = await gateway.registry.add(name, body)
+    await note_audit("model.create" if created else "model.change", f"model:{name}", body, tenant="")
     return JSONResponse(model.describe(), status_code=201 if created else 200)
 
 
 @router.delete("/models/{name:path}", name="models_remove", status_code=204)
 @requires(Scope.MODELS_WRITE)
-async def remove_model(name: str, principal: Caller, gateway: TheGateway) -> None:
+async def remove_model(name: str, principal: Caller, gateway: TheGateway, note_audit: AuditNote) -> None:
     """Removes a model that was registered at run time; running requests finish."""
     require_model_access(principal, name)
     await gateway.registry.remove(name)
+    await note_audit("model.remove", f"model:{name}", tenant="")
 
 
 def require_model_access(principal: Principal, name: str) -> None:

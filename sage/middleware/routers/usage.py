@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from sage.errors import InvalidRequest, NotFound, PermissionDenied
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway.gateway import Gateway
-from sage.middleware.routers.http.deps import Caller, TheGateway
+from sage.middleware.routers.http.deps import AuditNote, Caller, TheGateway
 from sage.middleware.routers.http.guard import guarded_router, requires
 from sage.middleware.routers.items import reply
 from sage.middleware.usage.csv_table import csv_table
@@ -247,6 +247,7 @@ async def usage_erase(
     gateway: TheGateway,
     ledger: TheLedger,
     caller: Caller,
+    note_audit: AuditNote,
     user: Annotated[str, Query(min_length=1, description="Whose calls are forgotten.")],
     tenant: Annotated[str | None, Query(description="Only those in this tenant; owners erase in their own.")] = None,
 ) -> UsageErased:
@@ -258,7 +259,9 @@ async def usage_erase(
     if ledger.captures is not None:
         await asyncio.to_thread(ledger.captures.finish)
         await asyncio.to_thread(ledger.captures.erase, user_name, tenant)
-    return UsageErased(requests=await asyncio.to_thread(_reader(ledger).erase, user_name, tenant))
+    erased = await asyncio.to_thread(_reader(ledger).erase, user_name, tenant)
+    await note_audit("usage.erase", f"user:{user_name}", {"requests": erased}, tenant=tenant or "")
+    return UsageErased(requests=erased)
 
 
 async def _all_stored(gateway: Gateway, ledger: Ledger) -> None:

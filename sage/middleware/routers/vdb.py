@@ -14,7 +14,7 @@ from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.gateway.services.tenant_views import VDBView
 from sage.middleware.routers.http.asgi import note, read_body, read_json
 from sage.middleware.routers.http.bodies import SEARCH_BODY
-from sage.middleware.routers.http.deps import Caller, TheGateway
+from sage.middleware.routers.http.deps import AuditNote, Caller, TheGateway
 from sage.middleware.routers.http.guard import guarded_router, max_body, requires
 from sage.middleware.routers.http.openapi_bodies import json_body
 from sage.middleware.routers.items import (
@@ -182,10 +182,11 @@ async def list_items(
 
 @router.delete("/vdb/{collection}", name="vdb_drop", status_code=204)
 @requires(Scope.VDB)
-async def drop_collection(collection: str, request: Request, vdb: TheVDB) -> None:
+async def drop_collection(collection: str, request: Request, vdb: TheVDB, note_audit: AuditNote) -> None:
     """Deletes a collection with all its items."""
     note(request.scope, collection=collection)
     await vdb.drop(collection)
+    await note_audit("vdb.drop", f"vdb:{collection}")
 
 
 @router.get("/vdb/{collection}/{id:path}", name="vdb_get", response_model=Item)

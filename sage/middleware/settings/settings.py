@@ -14,6 +14,7 @@ import platformdirs
 from pydantic import AfterValidator, Field, model_validator
 
 from sage.addresses import AddressRefused, AllowedHosts
+from sage.middleware.settings.audit import AuditSettings
 from sage.middleware.settings.budgets import BudgetSettings, BudgetsSettings
 from sage.middleware.settings.database import DatabaseSetting
 from sage.middleware.settings.kinds import KINDS, ProviderSection
@@ -249,6 +250,8 @@ class Settings(SettingsSection):
     def has_budgets(self) -> bool:
         """Whether any budget stands in it."""
         return self.budgets.has_any or any(model.budget is not None for model in self.llm.models.values())
+
+    audit: AuditSettings = AuditSettings()
 
     @model_validator(mode="after")
     def _keys_are_no_sources(self) -> Self:

@@ -16,6 +16,7 @@ from postgresql_server import PostgresqlServer
 from sqlalchemy import Connection, text
 
 from sage.errors import ConfigError, InvalidRequest, Unavailable
+from sage.middleware.audit.database import SCHEMA as AUDIT
 from sage.middleware.auth.database import SCHEMA as ACCOUNTS
 from sage.middleware.budgets.database import SCHEMA as BUDGETS
 from sage.middleware.database.database import Database
@@ -93,7 +94,9 @@ def postgresql_contents(connection: Connection, schema: Schema) -> tuple[set[Any
     return set(connection.execute(text(_PG_COLUMNS))), set(connection.execute(text(_PG_INDEXES))), rows
 
 
-@pytest.mark.parametrize("schema", [ACCOUNTS, SCHEMA, USAGE, BUDGETS], ids=["accounts", "jobs", "usage", "budgets"])
+@pytest.mark.parametrize(
+    "schema", [ACCOUNTS, SCHEMA, USAGE, BUDGETS, AUDIT], ids=["accounts", "jobs", "usage", "budgets", "audit"]
+)
 def test_a_new_postgresql_database_is_what_the_migrations_arrive_at(
     schema: Schema, postgresql: PostgresqlServer
 ) -> None:

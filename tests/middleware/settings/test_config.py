@@ -426,7 +426,7 @@ def test_every_fault_gets_its_line(read: Callable[..., Settings]) -> None:
         ({"SAGE_API__PORT": "x"}, "environment variable SAGE_API__PORT: api.port: Input should be a valid integer"),
         ({"SAGE_APPI__PORT": "1"}, "environment variable SAGE_APPI__PORT: unknown key 'appi'; did you mean 'api'?"),
         ({"SAGE_DATADIR": "/x"}, "environment variable SAGE_DATADIR: unknown key 'datadir'; did you mean 'data_dir'?"),
-        ({"SAGE_FOO__BAR": "1"}, "environment variable SAGE_FOO__BAR: unknown key 'foo'; known here: api, auth"),
+        ({"SAGE_FOO__BAR": "1"}, "environment variable SAGE_FOO__BAR: unknown key 'foo'; known here: api, audit, auth"),
         ({"SAGE_API__PORT__X": "1"}, "environment variable SAGE_API__PORT__X: 'port' is not a section"),
         ({"SAGE_LLM__LIMITS": "{max_tokens: 1"}, "environment variable SAGE_LLM__LIMITS: line 1: expected ',' or '}'"),
         ({"SAGE_LLM__LIMITS": "{a: 1, a: 2}"}, "environment variable SAGE_LLM__LIMITS: line 1: key 'a' stands twice"),

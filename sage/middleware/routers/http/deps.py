@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from sage.middleware.audit.event import AuditEvent
+from sage.middleware.audit.log import AuditLog
+from sage.middleware.audit.origin import caller_address
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.gateway import Gateway
@@ -50,3 +55,37 @@ async def _submission(gateway: TheGateway, queue: TheQueue) -> Submission:
 
 
 TheSubmission = Annotated[Submission, Depends(_submission)]
+
+
+async def audit_log(request: Request) -> AuditLog:
+    """The audit of the installation."""
+    log = request.app.state.audit
+    assert isinstance(log, AuditLog)
+    return log
+
+
+class AuditNotes:
+    """Writes down what the caller of a request has done."""
+
+    def __init__(self, log: AuditLog, principal: Principal) -> None:
+        self._log = log
+        self._principal = principal
+
+    async def __call__(
+        self, action: str, target: str, details: Mapping[str, Any] | None = None, *, tenant: str | None = None
+    ) -> None:
+        """To be called once it is done. ``tenant`` is the one whose owners may read it: without it the caller's, empty
+        for admins alone."""
+        by = self._principal
+        tenant = by.tenant if tenant is None else tenant
+        actor, address = f"user:{by.user}", caller_address.get()
+        event = AuditEvent(action, target, actor, by.credential, tenant, details or {}, address)
+        await asyncio.to_thread(self._log.append, event)
+
+
+async def _audit_notes(log: Annotated[AuditLog, Depends(audit_log)], principal: Caller) -> AuditNotes:
+    return AuditNotes(log, principal)
+
+
+TheAudit = Annotated[AuditLog, Depends(audit_log)]
+AuditNote = Annotated[AuditNotes, Depends(_audit_notes)]

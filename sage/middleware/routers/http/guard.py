@@ -16,6 +16,7 @@ from fastapi.routing import APIRouter
 from pydantic import BaseModel
 
 from sage.errors import InvalidRequest
+from sage.middleware.audit.origin import caller_address
 from sage.middleware.auth.credential_cache import CredentialCache
 from sage.middleware.auth.principal import LOCAL, Principal
 from sage.middleware.auth.principal import Scope as Permission
@@ -148,6 +149,7 @@ class GuardedRoute(LateRoute):
         async def limited(request: Request) -> Response:
             if limit is not None:
                 _limit(request, limit)
+            caller_address.set(request.client.host if request.client is not None else "")
             return await handle(request)
 
         if required is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -16,6 +16,16 @@ from sage.middleware.providers.base import PullProgress
 from sage.middleware.providers.wire.event_bytes import DONE
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, note
 from sage.middleware.routers.http.streaming import end_stream, send_events, start_stream
+
+
+async def then(
+    progress: AsyncGenerator[PullProgress, None], done: Callable[[], Awaitable[None]]
+) -> AsyncGenerator[PullProgress, None]:
+    """``progress``, and ``done`` once it has come to its end without an error."""
+    async with aclosing(progress):
+        async for step in progress:
+            yield step
+    await done()
 
 
 class ProgressStream(Response):

@@ -9,6 +9,7 @@ Source: Ollama's API reference (docs/api.md).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import orjson
@@ -24,10 +25,11 @@ from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import PullProgress
 from sage.middleware.routers.http.asgi import error_headers, note
-from sage.middleware.routers.http.deps import Caller, TheGateway
+from sage.middleware.routers.http.deps import AuditNote, Caller, TheGateway
 from sage.middleware.routers.http.faults import body_fault
 from sage.middleware.routers.http.guard import GuardedRoute, guarded_router, requires
 from sage.middleware.routers.http.openapi_bodies import NDJSON
+from sage.middleware.routers.http.progress import then
 from sage.middleware.routers.ollama.inference import OllamaError, error_body, error_line, registered_name
 
 VERSION = "0.12.11"
@@ -125,12 +127,12 @@ async def version(request: Request) -> dict[str, str]:
 
 @router.post("/api/pull", name="ollama_pull", response_class=Response)
 @requires(Scope.MODELS_WRITE)
-async def pull_model(body: PullRequest, principal: Caller, gateway: TheGateway) -> Response:
+async def pull_model(body: PullRequest, principal: Caller, gateway: TheGateway, note_audit: AuditNote) -> Response:
     """Fetches a model to its Ollama server, if the configuration allows it. A client that disconnects ends the pull."""
     if body.insecure:
         raise InvalidRequest("the gateway does not support 'insecure'; leave it out", param="insecure")
     name = _pullable(gateway, principal, body.model)
-    steps = gateway.registry.pull(name)
+    steps = then(gateway.registry.pull(name), partial(note_audit, "model.pull", f"model:{name}", tenant=""))
     if not body.stream:
         async for _ in steps:
             pass

@@ -1,0 +1,23 @@
+"""Where the audit is kept: beside the accounts, so that their changes and its events are one transaction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sage.middleware.audit.tables import metadata
+from sage.middleware.database.database import Database
+from sage.middleware.database.schema import Schema
+from sage.middleware.settings.database import DatabaseUrl
+
+REVISIONS = ("0001",)
+"""Every schema this code knows, oldest first; the last is the one it works on."""
+
+SCHEMA = Schema("the audit", Path(__file__).parent / "migrations", REVISIONS, metadata, name="audit", beside=True)
+
+
+def open_audit_database(data_dir: Path, url: DatabaseUrl | None = None, *, busy_seconds: float = 5.0) -> Database:
+    """The database of the audit in ``data_dir``, or at ``url``.
+
+    Raises :class:`sage.errors.ConfigError` when it cannot be used.
+    """
+    return Database(data_dir / "sage.db", SCHEMA, url=url, busy_seconds=busy_seconds)

@@ -1,0 +1,90 @@
+"""``/audit``: who changed what."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Annotated, Any
+
+from fastapi import Query
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from sage.errors import InvalidRequest, PermissionDenied
+from sage.middleware.audit.log import AuditFilter
+from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.routers.http.deps import Caller, TheAudit
+from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.routers.items import reply
+from sage.middleware.usage.periods import read_period
+
+router = guarded_router("Audit")
+
+_CURSOR = re.compile(r"[0-9]{1,18}")
+
+
+class AuditEntry(BaseModel):
+    """One event. `time` is in Unix seconds; `actor` is `user:<name>`, `operator` (who is on the machine itself) or
+    `anonymous`; `credential` is what it came with, and never secret. `tenant` is whose it is; null means that it is the
+    installation's. `hash` is SHA-256 over the event and the `hash` of the one before."""
+
+    seq: int
+    time: float
+    actor: str
+    credential: str | None
+    tenant: str | None
+    action: str
+    target: str
+    details: dict[str, Any]
+    address: str | None
+    hash: str
+
+
+class AuditEntries(BaseModel):
+    """Events, the newest first; `cursor` gives the next page, and is null at the last."""
+
+    events: list[AuditEntry]
+    cursor: str | None
+
+
+@router.get("/audit", name="audit", response_model=AuditEntries)
+@requires(Scope.TENANT_ADMIN)
+async def audit(
+    *,
+    log: TheAudit,
+    caller: Caller,
+    actor: Annotated[str | None, Query(description="A user's name, `operator` or `anonymous`.")] = None,
+    action: Annotated[str | None, Query(description="Such as `key.create`, or a noun alone: `key`.")] = None,
+    target: Annotated[str | None, Query(description="Such as `key:ab12`, `user:ann`, `model:gpt-4o`.")] = None,
+    tenant: Annotated[str | None, Query(description="For admins.")] = None,
+    begin: Annotated[str | None, Query(alias="from", description="A date, a time (ISO 8601), or Unix seconds.")] = None,
+    end: Annotated[str | None, Query(alias="to", description="As `from`; a date belongs to the period.")] = None,
+    tz: Annotated[str | None, Query(description="Whose dates: a name (Asia/Kolkata) or an offset; UTC.")] = None,
+    cursor: Annotated[str | None, Query(description="The `cursor` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> Response:
+    """Who changed what: for admins everything, for owners of a tenant what is their tenant's. Nobody can change or
+    delete an event; `sage audit verify` tells whether somebody has got round that."""
+    period = read_period(begin or "0", end, tz)
+    wanted = AuditFilter(
+        *(_reach(caller, tenant), actor, action, target), period.begin if begin else None, period.end if end else None
+    )
+    events, following = await asyncio.to_thread(log.page, wanted, _before(cursor), limit)
+    return reply({"events": events, "cursor": None if following is None else str(following)})
+
+
+def _reach(caller: Principal, tenant: str | None) -> str | None:
+    """The tenant whose events the caller sees; ``None`` means all."""
+    if Scope.ADMIN in caller.scopes:
+        return tenant
+    if tenant not in (None, caller.tenant):
+        raise PermissionDenied("only admins see the audit of other tenants", param="tenant", code="missing_scope")
+    return caller.tenant
+
+
+def _before(cursor: str | None) -> int | None:
+    if cursor is None:
+        return None
+    if _CURSOR.fullmatch(cursor) is None:
+        raise InvalidRequest("'cursor' is not one that this route has given", param="cursor")
+    return int(cursor)
