@@ -90,7 +90,7 @@ class Users:
         with self._database.write() as session:
             if first and session.scalar(select(func.count()).select_from(UserRow)):
                 raise Conflict("there are users already; log in, or run 'sage user add'", code="already_set_up")
-            _check_free(session, name)
+            _check_free(session, name, by)
             ensure_tenant(session, tenant, now)
             row = UserRow(
                 name=name,
@@ -132,7 +132,7 @@ class Users:
         """Raises what :meth:`add` would raise, but for the password: to be called before asking for one."""
         name = _check_new(name, role, tenant, None)
         with self._database.read() as session:
-            _check_free(session, name)
+            _check_free(session, name, None)
 
     def exist(self) -> bool:
         """Whether there is any user."""
@@ -201,14 +201,17 @@ def _check_new(name: str, role: str, tenant: str, by: Principal | None) -> str:
     return name
 
 
-def _check_free(session: Session, name: str) -> None:
-    """Raises :class:`Conflict` for a name that a user has, or that looks like a user's."""
+def _check_free(session: Session, name: str, by: Principal | None) -> None:
+    """Raises :class:`Conflict` for a name that a user has, or that looks like a user's; which one that is, only those
+    learn who may see it."""
     if find_user(session, name) is not None:
         raise Conflict(f"the user name '{name}' is taken", param="username", code="name_taken")
-    other = session.scalar(select(UserRow.name).where(UserRow.looks == looks_of(name)).limit(1))
-    if other is not None:
-        message = f"the user name '{name}' looks like '{other}', which is taken"
+    other = session.scalar(select(UserRow).where(UserRow.looks == looks_of(name)).limit(1))
+    if other is not None and governs(by, other):
+        message = f"the user name '{name}' looks like '{other.name}', which is taken"
         raise Conflict(message, param="username", code="name_taken")
+    if other is not None:
+        raise Conflict(f"the user name '{name}' is taken", param="username", code="name_taken")
 
 
 def end_sessions(session: Session, user_id: int, now: int, *, keep: str | None = None) -> int:
