@@ -112,7 +112,13 @@ def _prepare(settings: Settings) -> str:
 
 @contextmanager
 def run_gateway(settings: Settings, *, hash_cost: HashCost = LOW_COST) -> Iterator[Running]:
-    """The real server with the real application, on a thread of its own; ends with the block."""
+    """The real server with the real application, on a thread of its own; ends with the block.
+
+    Unless ``settings`` say so, it looks up no published prices, which takes a process of a second.
+    """
+    if "published_prices" not in settings.usage.model_fields_set:
+        usage = settings.usage.model_copy(update={"published_prices": False})
+        settings = settings.model_copy(update={"usage": usage})
     key = _prepare(settings) if settings.auth.enabled else ""
     sock = bind(settings.api.host, settings.api.port)
     ready = threading.Event()

@@ -16,6 +16,7 @@ from sage.middleware.usage.ledger import Ledger
 from sage.middleware.usage.price_list import PriceList
 from sage.middleware.usage.reader import UsageReader
 from sage.middleware.usage.store import UsageStore
+from sage.middleware.usage.vendor_prices import describe_all
 
 _LOOKS_EVERY = 0.25
 
@@ -27,7 +28,8 @@ def make_ledger(settings: Settings, registry: Registry) -> Ledger:
     def deployments() -> list[Deployment]:
         return [deployment for model in registry.models() for deployment in model.deployments]
 
-    prices = PriceList(settings.llm.prices, deployments)
+    describe = describe_all if settings.usage.published_prices else None
+    prices = PriceList(settings.llm.prices, deployments, describe)
     ledger = Ledger(lambda: UsageStore(database.open()), prices, settings.usage)
     ledger.reader = UsageReader(database.open)
     ledger.captures = Captures(database.open)

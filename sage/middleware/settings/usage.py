@@ -43,5 +43,7 @@ class UsageSettings(SettingsSection):
     """The ledger of what calls have used."""
 
     retention: UsageRetention = UsageRetention()
+    published_prices: bool = True
+    """Whether vendors' published prices are looked up (a process of a second, when a model is first used)."""
     max_waiting: int = Field(200_000, ge=1)
     """Calls that wait in memory while the database cannot be written; the oldest are dropped beyond it."""

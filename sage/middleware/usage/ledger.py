@@ -30,6 +30,8 @@ _MOST_AT_ONCE = 2000
 """Calls in one transaction: some milliseconds of other work at most wait for the interpreter's lock between them."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _CLOSE_WITHIN = 5.0
+_PRICES_WITHIN = 2.0
+"""Seconds that the end waits for prices of the last calls, which are stored without a cost else."""
 _PRICED_WITHIN = 60.0
 """Seconds that a call waits for its price; then it has none."""
 _log = logging.getLogger("sage")
@@ -108,8 +110,10 @@ class Ledger:
         """Stores what is settled, and ends the threads; blocks for some seconds at most."""
         if not self._threads:
             return
-        if self._pricing is not None:
-            self._pricing.join(_CLOSE_WITHIN)
+        with self._settling:  # who makes the thread starts it under this lock
+            pricing = self._pricing
+        if pricing is not None:
+            pricing.join(_PRICES_WITHIN)
         settling, storing = self._threads
         self._stopping = True
         self._look.set()

@@ -46,10 +46,10 @@ class PriceList:
         self,
         patterns: Mapping[str, PriceSettings] | None = None,
         deployments: Callable[[], Iterable[PricedDeployment]] = tuple,
-        describe: Callable[[Sequence[Question]], list[object]] = describe_all,
+        describe: Callable[[Sequence[Question]], list[object]] | None = describe_all,
     ) -> None:
         """``patterns`` are ``llm.prices``; ``deployments`` gives those that will be asked for soon, so that one process
-        looks up the prices of all."""
+        looks up the prices of all. ``describe`` looks them up; without it only configured prices are known."""
         self._patterns = dict(patterns or {})
         self._deployments = deployments
         self._describe = describe
@@ -74,7 +74,7 @@ class PriceList:
         kind = deployment.provider.kind
         if kind in SELF_HOSTED:
             return True, self._remember(key, FREE)
-        if kind not in _VENDORS and _address(deployment) is None:
+        if self._describe is None or (kind not in _VENDORS and _address(deployment) is None):
             return True, self._remember(key, None)
         return False, None
 
@@ -95,7 +95,7 @@ class PriceList:
                 for each in (*deployments, *self._deployments())
                 if not self.find(each)[0]
             }
-            if not wanted:
+            if not wanted or self._describe is None:
                 return
             if self._failed_at is not None and time.monotonic() - self._failed_at < _RETRY:
                 return

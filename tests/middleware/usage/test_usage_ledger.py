@@ -174,3 +174,19 @@ def test_what_collections_ask_of_models_is_usage_of_who_asked(running: Running, 
     assert running.post("/search", {"collection": "notes", "query": "house", "mode": "dense"}).ok
     found = rows(2)
     assert [(row["operation"], row["user"], row["key"] != "") for row in found] == [("embeddings", "root", True)] * 2
+
+
+@pytest.mark.slow
+def test_a_model_that_a_vendor_sells_gets_its_published_price(gateway: Callable[..., Running], up: Upstream) -> None:
+    provider = {"kind": "openai", "base_url": up.url, "api_key": "sk-upstream"}
+    running = gateway(llm={"providers": {"openai": provider}}, usage={"published_prices": True})
+    answer = running.post("/generate", {"model": "openai/gpt-4o-mini", "prompt": "Hello there", "cost": True}).json()
+    used = answer["usage"]
+    assert round(answer["cost"] * 10**9) == 150 * used["prompt_tokens"] + 600 * used["completion_tokens"]
+    end = time.monotonic() + 30
+    while (row := running.get("/usage/requests").json()["requests"][0])["cost"] is None:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert (row["cost"], row["priced"]) == (answer["cost"], True)
+    (summed,) = running.get("/usage?by=model").json()["rows"]
+    assert (summed["cost"], summed["unpriced"]) == (answer["cost"], 0)
