@@ -42,8 +42,8 @@ def limited(running: Running, **limits: int) -> str:
     return running.new_key(limits=Limits(**limits))
 
 
-def remaining(running: Running, key: str, what: str) -> int:
-    return int(running.chat(key=key).headers[f"x-ratelimit-remaining-{what}"])
+def remaining(running: Running, key: str, what: str, **fields: int) -> int:
+    return int(running.chat(key=key, **fields).headers[f"x-ratelimit-remaining-{what}"])
 
 
 def test_a_key_over_its_requests_is_told_who_what_and_when(running: Running) -> None:
@@ -215,6 +215,14 @@ def test_exact_under_hundreds_at_once(running: Running, up: Upstream) -> None:
 
     assert Counter(asyncio.run(ask_all())) == {200: 50, 429: AT_ONCE - 50}
     assert len(up.requests) == 50
+
+
+def test_a_call_that_a_budget_refuses_counts_nowhere(gateway: Callable[..., Running], up: Upstream) -> None:
+    running = gateway(**sections(up), budgets={"users": {"root": {"tokens": 600, "window": "total"}}})
+    key = limited(running, rpm=3, concurrent=1)
+    refused = [running.chat(key=key, max_tokens=5_000) for _ in range(5)]
+    assert {(answer.status_code, answer.json()["error"]["code"]) for answer in refused} == {(429, "budget_exceeded")}
+    assert remaining(running, key, "requests", max_tokens=20) == 2
 
 
 def test_models_registered_at_run_time_have_limits(running: Running) -> None:

@@ -23,6 +23,7 @@ from running_gateway import Running
 from shared_gateway import one_model
 from upstream import Upstream, chat_chunk
 from valkey_server import Valkey, valkey
+from worker_family import worker_family
 
 from sage.middleware.limits import scripts
 from sage.middleware.limits.local_limiter import Admitted, LocalLimiter
@@ -33,6 +34,7 @@ from sage.middleware.settings.limits import Limits, SubjectLimits
 
 pytestmark = pytest.mark.slow
 
+FULL = bool(os.environ.get("SAGE_TEST_FULL"))
 PATIENT = 20.0
 """Seconds: no machine is so busy that a limiter of these tests gives Redis up, unless it is to."""
 TWO = (SubjectLimits("key:k", Limits(rpm=6, concurrent=3)), SubjectLimits("tenant:t", Limits(tpm=100)))
@@ -98,7 +100,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=1000 if os.environ.get("SAGE_TEST_FULL") else 25)
+@settings(max_examples=1000 if FULL else 25)
 @given(plan=st.data())
 def test_redis_counts_as_one_process_does(server: Valkey, plan: st.DataObject) -> None:
     """The same calls at the same times, by a clock that both read."""
@@ -282,6 +284,25 @@ def test_two_gateways_count_together(gateway: Callable[..., Running], up: Upstre
     assert statuses == [200] * 8 + [429] * 2
 
 
+def test_streams_and_clients_that_leave_hold_nothing(
+    gateway: Callable[..., Running], up: Upstream, redis: Valkey
+) -> None:
+    running = gateway(**sections(up, redis, concurrent=8, tpm=100_000))
+    wait_for_redis(running)
+    up.stream([chat_chunk("a"), chat_chunk("b", "stop")], hang_after=1, times=4)
+    streams = [running.chat(stream=True) for _ in range(4)]
+    assert running_in(redis, "user:root") == 4
+    for stream in streams:
+        stream.close()
+    up.reply(status=400, times=2)
+    assert {running.chat().status_code for _ in range(2)} == {400}
+    with running.chat(stream=True) as whole:
+        assert b"[DONE]" in whole.content
+    end = time.monotonic() + 20
+    while running_in(redis, "user:root"):
+        assert time.monotonic() < end
+
+
 def test_a_frozen_redis_costs_one_request_a_moment(
     gateway: Callable[..., Running], up: Upstream, redis: Valkey
 ) -> None:
@@ -307,6 +328,22 @@ def test_a_frozen_redis_costs_one_request_a_moment(
     finally:
         redis.process.send_signal(signal.SIGCONT)
     wait_for_redis(running)
+
+
+@pytest.mark.skipif(not FULL, reason="two processes of a gateway; SAGE_TEST_FULL=1 runs it")
+def test_each_worker_counts_in_redis_itself(tmp_path: Path, redis: Valkey) -> None:
+    with worker_family(tmp_path, limits={"redis": redis.url}) as family:
+        family.wait(lambda: redis.client.zcard("sage:limits:holders") == 2)
+        made = (
+            family.client(0).ask("POST", "/auth/keys", {"name": "limited", "limits": {"rpm": 6, "concurrent": 1}}).json
+        )
+        clients = [family.client(worker, key=made["key"]) for worker in (0, 1)]
+        answers = [clients[number % 2].chat("free") for number in range(8)]
+        assert [answer.status for answer in answers] == [200] * 6 + [429] * 2
+        assert [answer.headers["x-ratelimit-remaining-requests"] for answer in answers] == [*"54321000"]
+        name = 'sage_rate_limited_total{limit="requests",model="free",subject="key"}'
+        assert family.metrics(family.client(0))[name] == 2
+        family.close_clients()
 
 
 def test_a_redis_that_refuses_is_named_without_its_password(
