@@ -22,6 +22,7 @@ from sage.middleware.auth.passwords import HashCost
 from sage.middleware.auth.principal import Scope
 from sage.middleware.budgets.database import open_budgets_database
 from sage.middleware.settings.settings import Auth, Settings
+from sage.middleware.usage.database import open_usage_database
 
 PASSWORD = "correct horse battery staple"
 LOW_COST = HashCost(memory_kib=64)
@@ -81,13 +82,14 @@ class Running:
 
 @functools.cache
 def _prepared() -> tuple[dict[Path, bytes], str]:
-    """The files of accounts with the admin ``root``, and a key of theirs: each gateway starts with a copy."""
+    """The files of databases with the admin ``root``, and a key of theirs: each gateway starts with a copy."""
     with tempfile.TemporaryDirectory() as scratch:
         accounts = Accounts(Path(scratch), Auth(), hash_cost=LOW_COST)
         accounts.users.add("root", PASSWORD, role="admin")
         key = accounts.keys.create_for("root", KeyRequest("tests", scopes=list(Scope))).secret
         accounts.close()
         open_budgets_database(Path(scratch)).close()
+        open_usage_database(Path(scratch)).close()
         names = (file.relative_to(scratch) for file in Path(scratch).rglob("*") if file.is_file())
         return {name: (Path(scratch) / name).read_bytes() for name in names}, key
 
