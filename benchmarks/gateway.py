@@ -22,6 +22,7 @@ import nginx
 import subjects
 import uvloop
 from bench import Bench, Row
+from governed import govern
 from peers import NGINX_FILES, PEERS
 from processes import BenchmarkError
 from report import Report
@@ -44,6 +45,8 @@ def _subjects(stack: ExitStack, folder: Path, options: argparse.Namespace) -> li
     started.append(stack.enter_context(subjects.gateway(place, options.access_log)))
     if "workers" in rows:
         started.append(stack.enter_context(subjects.gateway(place, options.access_log, workers=2)))
+    if "governed" in rows:
+        started.append(stack.enter_context(subjects.gateway(place, options.access_log, govern=govern)))
     return started
 
 

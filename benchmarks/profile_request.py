@@ -26,6 +26,7 @@ from typing import Any
 
 import subjects
 import uvloop
+from governed import govern
 from load import Load, Target
 from wire import PUBLIC_MODEL, UPSTREAM_KEY, UPSTREAM_MODEL, Ask
 
@@ -88,14 +89,18 @@ def room(code: CodeType) -> str:
 def served(
     folder: Path, upstream_port: int, options: argparse.Namespace
 ) -> Iterator[tuple[Target, asyncio.AbstractEventLoop]]:
-    """The gateway on an event loop of its own in a thread: key check, metrics and access log on."""
+    """The gateway on an event loop of its own in a thread: key check, metrics, ledger and access log on; ``governed``
+    by limits and budgets too."""
     llm: dict[str, Any] = {
         "providers": {
             "fast": {"kind": "openai", "base_url": f"http://127.0.0.1:{upstream_port}/v1", "api_key": UPSTREAM_KEY}
         },
         "models": {PUBLIC_MODEL: {"deployments": [{"provider": "fast", "model": UPSTREAM_MODEL}]}},
     } | ({"transport": options.transport} if options.transport else {})
-    settings = Settings.model_validate({"data_dir": folder / "data", "llm": llm, "limits": {"redis": options.redis}})
+    sections: dict[str, Any] = {"llm": llm, "limits": {"redis": options.redis}}
+    if options.governed:
+        govern(sections)
+    settings = Settings.model_validate({"data_dir": folder / "data", **sections})
     accounts = Accounts(settings.data_dir, settings.auth)
     limits = Limits(rpm=10**6, tpm=10**9, concurrent=1000) if options.limits else None
     accounts.users.add("bench", os.urandom(12).hex(), limits=limits)
@@ -178,6 +183,7 @@ def main() -> None:
     add("--transport", help="llm.transport: builtin or aiohttp")
     add("--limits", action="store_true", help="the key and its user have limits of rates, of all three kinds")
     add("--redis", help="limits.redis: where they are counted")
+    add("--governed", action="store_true", help="with limits and budgets on the user and the model")
     add("--functions", type=int, default=0, metavar="N", help="the N functions with most byte codes too")
     add("--json", action="store_true", help="byte codes, calls and C calls of a request by room, as JSON")
     options = parser.parse_args()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench import Row
 from costs import Chunks, Latency, LongStreams, Prompts, Requests, SlowUpstream
 from crowds import FirstChunks, OpenStreams
+from governed import Governed
 from neighbours import Beside
 from starts import Start, Workers
 from wire import Ask
@@ -29,6 +30,7 @@ ROWS: tuple[Row, ...] = (
     Beside("beside-prompts", "small requests beside prompts of 1 MB, some 20 a second", Ask(prompt=1_000_000), 0.1),
     FirstChunks(),
     Workers(),
+    Governed(),
 )
 """Memory first, while the servers are fresh."""
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from load import Target
 from peers import Peer
@@ -93,15 +94,21 @@ def pass_through(place: Place) -> Iterator[Subject]:
 
 
 @contextmanager
-def gateway(place: Place, access_log: bool, workers: int = 1) -> Iterator[Subject]:
-    """The gateway with auth on, one registered model, and a key made by its own command line."""
-    name = "gateway" if workers == 1 else f"{workers} workers"
+def gateway(
+    place: Place,
+    access_log: bool,
+    workers: int = 1,
+    govern: Callable[[dict[str, Any]], None] | None = None,
+) -> Iterator[Subject]:
+    """The gateway with auth on, one registered model, and a key made by its own command line; ``govern`` puts limits
+    and budgets into its configuration."""
+    name = "governed" if govern is not None else "gateway" if workers == 1 else f"{workers} workers"
     folder = place.folder / name
     folder.mkdir()
     config = folder / "config.yaml"
     # JSON is YAML.
     base_url = f"http://127.0.0.1:{place.upstream_port}/v1"
-    settings = {
+    settings: dict[str, Any] = {
         "data_dir": str(folder / "data"),
         "api": {"access_log": access_log},
         "llm": {
@@ -109,6 +116,8 @@ def gateway(place: Place, access_log: bool, workers: int = 1) -> Iterator[Subjec
             "models": {PUBLIC_MODEL: {"deployments": [{"provider": "fast", "model": UPSTREAM_MODEL}]}},
         },
     }
+    if govern is not None:
+        govern(settings)
     config.write_text(json.dumps(settings, indent=2))
     environment = clean_environment({"SAGE_CONFIG": str(config)})
     sage = [sys.executable, "-m", "sage.middleware.cli.main"]
@@ -121,7 +130,7 @@ def gateway(place: Place, access_log: bool, workers: int = 1) -> Iterator[Subjec
         environment,
         path="/ready",
         limit=30,
-        only_in=frozenset({"workers"} if workers > 1 else ()),
+        only_in=frozenset({"workers"} if workers > 1 else {"governed"} if govern is not None else ()),
     ) as subject:
         yield subject
 

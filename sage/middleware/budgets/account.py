@@ -22,7 +22,19 @@ class BudgetAccount:
     """
 
     __slots__ = (
-        *("_quiet", "_seen", "budget", "counts_tokens", "ends", "free", "has_refused", "is_drawing", "key", "known"),
+        *(
+            "_ahead",
+            "_quiet",
+            "_seen",
+            "budget",
+            "counts_tokens",
+            "ends",
+            "free",
+            "has_refused",
+            "is_drawing",
+            "key",
+            "known",
+        ),
         *("model", "outstanding", "spent", "valid_until", "waiting"),
     )
 
@@ -45,6 +57,7 @@ class BudgetAccount:
         self.is_drawing = False
         self.has_refused = False
         """Whether a call was refused because too little of the amount is left, and nobody was told that yet."""
+        self._ahead = _FIRST_AHEAD
         self._seen = (self.free, 0)
         self._quiet = 0
 
@@ -84,11 +97,18 @@ class BudgetAccount:
         if self.budget.hard:
             self.free = -self.outstanding - self.spent
 
+    def grow_busy(self) -> int:
+        """To be called with each draw: for how many calls to come it is to be; more each time, until it is quiet."""
+        ahead, self._ahead = self._ahead, min(self._ahead * 4, _MOST_AHEAD)
+        return ahead
+
     def grow_quiet(self) -> bool:
         """To be called twice a second: whether nothing was given out of it for a second."""
         now = (self.free, self.outstanding)
         self._quiet = self._quiet + 1 if now == self._seen else 0
         self._seen = now
+        if self._quiet >= _QUIET_ROUNDS:
+            self._ahead = _FIRST_AHEAD
         return self._quiet >= _QUIET_ROUNDS
 
     def collect(self, *, keep: bool) -> Spending | None:
@@ -119,3 +139,4 @@ class BudgetAccount:
 
 
 _QUIET_ROUNDS = 2
+_FIRST_AHEAD, _MOST_AHEAD = 64, 16384

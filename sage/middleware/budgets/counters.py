@@ -16,7 +16,6 @@ from sage.middleware.budgets.spending import Counted, Spending, WindowKey
 from sage.middleware.budgets.tables import counters, holders, holdings
 from sage.middleware.database.database import Database
 
-_MOST_AHEAD = 512
 _SHARES = 32
 _BEAT = text(
     "INSERT INTO budget_holders (id, beat) VALUES (:holder, 1) "
@@ -63,11 +62,11 @@ Observer = Callable[[Connection, Spending, int, Told], Told]
 it."""
 
 
-def share(left: int, has: int, needs: Sequence[int]) -> int:
+def share(left: int, has: int, needs: Sequence[int], ahead: int) -> int:
     """How much of ``left`` a holder gets that has ``has`` and wants to serve ``needs``, first come first.
 
-    More than that is given ahead, for calls to come: in whole multiples of the dearest need, a 32nd part of what
-    is left at most, so nothing once 32 such calls would empty the budget.
+    More than that is given for calls to come: as much as ``ahead`` calls with the dearest need take, a 32nd part of
+    what is left at most, so nothing once 32 such calls would empty the budget.
     """
     granted, room = 0, max(left, 0)
     for need in needs:
@@ -77,7 +76,7 @@ def share(left: int, has: int, needs: Sequence[int]) -> int:
             has += missing - need
     dearest = max(needs)
     if granted and dearest:
-        granted += min((room - granted) // _SHARES // dearest, _MOST_AHEAD) * dearest
+        granted += min((room - granted) // _SHARES // dearest, ahead) * dearest
     return granted
 
 
@@ -88,7 +87,7 @@ class BudgetCounters:
         self._database = database
 
     def draw(
-        self, holder: str, key: WindowKey, ends: float | None, amount: int, has: int, needs: Sequence[int]
+        self, holder: str, key: WindowKey, ends: float | None, amount: int, has: int, needs: Sequence[int], ahead: int
     ) -> Drawn:
         """Reserves for ``holder`` what :func:`share` says of ``amount``. An empty budget is only read."""
         before = self.counted(key)
@@ -97,7 +96,7 @@ class BudgetCounters:
         with self._database.writing(alone=False) as connection:
             beat = connection.execute(_BEAT, {"holder": holder}).scalar_one()
             before = _locked(connection, key, ends)
-            granted = share(amount - before.settled - before.reserved, has, needs)
+            granted = share(amount - before.settled - before.reserved, has, needs, ahead)
             if granted:
                 reserved = counters.c.reserved + granted
                 connection.execute(update(counters).where(_is(counters, key)).values(reserved=reserved))

@@ -147,7 +147,9 @@ class BudgetDraws:
         ends = None if math.isinf(account.ends) else account.ends
         has = account.free if started < account.valid_until else min(account.free, 0)
         needs = [need for need, _ in waiting]
-        drawn = await self.run(self._counters.draw, self._holder, account.key, ends, budget.amount, has, needs)
+        drawn = await self.run(
+            self._counters.draw, self._holder, account.key, ends, budget.amount, has, needs, account.grow_busy()
+        )
         if drawn.was_alive is False:
             self._book.lose_all()
         account.known = drawn.before

@@ -12,11 +12,16 @@ from sage.middleware.budgets.budgets import Budgets
 from sage.middleware.budgets.reservation import Reservation
 from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.admission import UPPER_BOUNDS as BOUNDS
+from sage.middleware.gateway.body_walk import HARMLESS
 from sage.middleware.providers.base import ModelCall, Operation, count_prompts
 from sage.middleware.usage.estimates import upper_bound_prompt
 from sage.middleware.usage.price_list import PriceList
 
 _ANSWERED_IN_TOKENS = frozenset({Operation.CHAT, Operation.COMPLETIONS})
+_MAY_BOUND = frozenset({*BOUNDS, "options"})
+_MULTIPLIES = frozenset({"n", "best_of", "prompt"})
+_EACH_MESSAGE = 16
+"""Tokens that a chat template may put around a message, and its role."""
 _FREE = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
 
 
@@ -56,25 +61,20 @@ class CallBudgets:
             call, accounts, models, tokens, answer
         )
 
-    def _bound_of(self, body: dict[str, Any]) -> int | None:
-        """The greatest of the limits on new tokens that stand in ``body``; ``None`` means that there is none."""
-        options = body.get("options")
-        fields = [body, options] if isinstance(options, dict) else [body]
-        given = [value for each in fields for name in BOUNDS if type(value := each.get(name)) is int and value > 0]
-        return max(given, default=None)
-
     def _tokens(self, call: ModelCall) -> tuple[int, int]:
         """The most tokens of the prompt, and of all answers together."""
         body = call.body
         answer = 0
         if call.operation in _ANSWERED_IN_TOKENS:
-            each = self._bound_of(body)
-            if each is None:
-                each = self._assumed_output if call.token_bound is None else call.token_bound
-            best = body.get("best_of")
-            answers = max(call.answers, best * count_prompts(body)) if isinstance(best, int) else call.answers
-            answer = min(each, self._most_output) * answers
-        return upper_bound_prompt(body), answer
+            answer = self._assumed_output if call.token_bound is None else call.token_bound
+            if not _MAY_BOUND.isdisjoint(body):
+                answer = _bound_of(body) or answer
+            if answer > self._most_output:
+                answer = self._most_output
+            if not _MULTIPLIES.isdisjoint(body):
+                best = body.get("best_of")
+                answer *= max(call.answers, best * count_prompts(body)) if isinstance(best, int) else call.answers
+        return _bound_of_prompt(body), answer
 
     def _cost(self, models: list[PublicModel], tokens: int, answer: int) -> int | None:
         """The most that it may cost; ``None`` where a price is not known."""
@@ -142,3 +142,24 @@ class CallBudgets:
                 code="unpriced_model",
             )
         models[1:] = [model for model in models[1:] if self._cost([model], 1, 1) is not None]
+
+
+def _bound_of_prompt(body: dict[str, Any]) -> int:
+    """No fewer tokens than the prompt has: a byte of text is one at most."""
+    if "messages" not in body or not HARMLESS.issuperset(body):
+        return upper_bound_prompt(body)
+    size = 0
+    for message in body["messages"]:
+        content = message.get("content")
+        if type(content) is not str or len(message) != 2:
+            return upper_bound_prompt(body)
+        size += (len(content) if content.isascii() else len(content.encode(errors="replace"))) + _EACH_MESSAGE
+    return size + _EACH_MESSAGE
+
+
+def _bound_of(body: dict[str, Any]) -> int | None:
+    """The greatest of the limits on new tokens that stand in ``body``; ``None`` means that there is none."""
+    options = body.get("options")
+    fields = [body, options] if isinstance(options, dict) else [body]
+    given = [value for each in fields for name in BOUNDS if type(value := each.get(name)) is int and value > 0]
+    return max(given, default=None)
