@@ -19,6 +19,7 @@ from sage.middleware.app.budgets import connect_budgets, end_budgets, open_budge
 from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.error_handlers import add_error_handlers
 from sage.middleware.app.ledger import follow_captures, make_ledger
+from sage.middleware.app.open_streams import OpenStreams
 from sage.middleware.app.openapi import describe
 from sage.middleware.app.pages import add_pages
 from sage.middleware.app.registry import make_registry
@@ -83,6 +84,8 @@ def create_app(
     if budgets is not None:
         connect_budgets(gateway, budgets, settings)
     audit = accounts.audit if accounts is not None else AuditLog(settings.data_dir, settings.database)
+    if authenticator is not None:
+        OpenStreams(authenticator, gateway.deadlines)
     log = AccessLog() if settings.api.access_log else None
     rights = JobRights(authenticator, accounts.job_tokens if accounts is not None else None)
     own_worker = _own_worker(settings, authenticator, secret)

@@ -58,6 +58,8 @@ class CredentialCache(ABC):
         """By credential, when it was last used since that was taken (Unix seconds)."""
         self._revision = newest.revision
         self._revision_read_at = -math.inf
+        self.on_change: Callable[[], None] | None = None
+        """Called on the event loop when rights have changed."""
 
     @property
     def revision(self) -> int:
@@ -113,6 +115,8 @@ class CredentialCache(ABC):
         if revision > self._revision:
             self._cache.clear()
             self._revision = revision
+            if self.on_change is not None:
+                self.on_change()
 
     def _remember(self, authorization: bytes, verified: Verified) -> None:
         self._uses[verified.principal.credential] = self._clock()

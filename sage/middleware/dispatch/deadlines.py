@@ -43,6 +43,14 @@ class Deadlines:
         """It is over."""
         self._watched.discard(watched)
 
+    def watched(self) -> list[WatchedCall]:
+        """All calls that are under way."""
+        return list(self._watched)
+
+    def is_watched(self, watched: WatchedCall) -> bool:
+        """Whether it is still under way."""
+        return watched in self._watched
+
     def expect(self, deadline: float) -> None:
         """A call has got this deadline (``time.monotonic``)."""
         if deadline < self._next and self._watched:

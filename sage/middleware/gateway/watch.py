@@ -84,16 +84,27 @@ class Watch:
     It cancels the task when the client disconnects, and raises :class:`ClientLeft` at the end of the block. The task is
     also cancelled at ``call.deadline``, which dispatch turns into :class:`sage.errors.DeadlineExceeded`. Without a
     ``client`` there is only the deadline.
+
+    ``scope`` is the request's, by which its caller can be looked up again; ``None`` means that there was none.
     """
 
-    __slots__ = ("_client", "_deadlines", "_task", "call", "client_left")
+    __slots__ = ("_client", "_deadlines", "_task", "call", "client_left", "revoked", "scope")
 
-    def __init__(self, call: ModelCall, deadlines: Deadlines, client: WaitingClient | None = None) -> None:
+    def __init__(
+        self,
+        call: ModelCall,
+        deadlines: Deadlines,
+        client: WaitingClient | None = None,
+        scope: MutableMapping[str, Any] | None = None,
+    ) -> None:
         self.call = call
+        self.scope = scope
         self._deadlines = deadlines
         self._client = client
         self.client_left = False
         """Whether the client has disconnected, and the work was cancelled because of that."""
+        self.revoked: SageError | None = None
+        """Why the caller may not have the answer any more, and the work was cancelled because of that."""
 
     def __enter__(self) -> Watch:
         client = self._client
@@ -112,6 +123,13 @@ class Watch:
         self._deadlines.discard(self)
         self.expire()
 
+    def revoke(self, error: SageError) -> None:
+        """The caller has lost the right to the answer: the work is cancelled, and ``error`` raised at its end."""
+        if self.revoked is None and not self.client_left:
+            self.revoked, self.call.timed_out = error, False
+            self.stop()
+            self.expire()
+
     def expire(self) -> None:
         """Its time is over."""
         self._task.cancel()
@@ -119,6 +137,7 @@ class Watch:
     def stop(self) -> None:
         """Ends the watch: the client has the complete answer and may disconnect."""
         self._deadlines.discard(self)
+        self.scope = None  # an error's traceback holds the watch, and so the request with its body
         if self._client is not None:
             self._client.on_disconnect = None
 
@@ -126,6 +145,10 @@ class Watch:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        if self.revoked is not None:
+            self._task.uncancel()
+            if kind is None or issubclass(kind, asyncio.CancelledError | SageError):
+                raise self.revoked
         if self.client_left:
             self._task.uncancel()
             if kind is None or issubclass(kind, asyncio.CancelledError | SageError):

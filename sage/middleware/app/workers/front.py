@@ -16,6 +16,7 @@ from sage.middleware.app.access_log import AccessLog
 from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.inference_routes import INFERENCE_ROUTES
 from sage.middleware.app.memory import leave_alone_what_lives, prepare_for_large_blocks
+from sage.middleware.app.open_streams import OpenStreams
 from sage.middleware.app.registry import make_registry
 from sage.middleware.app.slashes import Slashes
 from sage.middleware.app.workers.elsewhere import RECORDED, FrontGateway, FrontRegistry, FrontRoute
@@ -75,6 +76,7 @@ class Front:
         dispatch.prefixes.share(begin.affinity_key)
         if begin.revision is not None:
             link.authenticator = RemoteAuthenticator(begin.revision, link.verify)
+            OpenStreams(link.authenticator, gateway.deadlines)
         hot: dict[tuple[str, str], ASGIApp] = {}
         for route in INFERENCE_ROUTES:
             hot["POST", route.path] = FrontRoute(route.mount(gateway, link.authenticator).app, self._forwarder)

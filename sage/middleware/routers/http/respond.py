@@ -41,7 +41,7 @@ async def respond(
     if LOW_PRIORITY in state:
         call.low_priority = True
     client = scope.get("sage.exchange") or AsgiClient(receive)
-    with Watch(call, gateway.deadlines, client) as watching:
+    with Watch(call, gateway.deadlines, client, scope) as watching:
         async with gateway.call(state["principal"], call) as answer:
             state["log"]["deployment"] = answer.deployment
             if not call.stream:

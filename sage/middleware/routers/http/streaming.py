@@ -57,7 +57,11 @@ async def stream(
         await _break(answer, scope, send, error, error_event or _error_event)
     except asyncio.CancelledError:
         if not watching.client_left:
-            closing = answer.timed_out() or Unavailable("the gateway is shutting down", code="shutting_down")
+            closing = (
+                watching.revoked
+                or answer.timed_out()
+                or Unavailable("the gateway is shutting down", code="shutting_down")
+            )
             with contextlib.suppress(TimeoutError):  # a client that does not read is cut off
                 async with asyncio.timeout(_LAST_EVENT):
                     await _break(answer, scope, send, closing, error_event or _error_event)
