@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -43,14 +43,14 @@ class RedisLink(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.WriteTransport | None = None
 
-    def send(self, on_reply: OnReply, parts: Sequence[Part]) -> None:
-        """Sends a command at once."""
+    def send(self, on_reply: OnReply, command: bytes) -> None:
+        """Sends a command at once, as :func:`sage.middleware.limits.redis_wire.encode` makes it."""
         now = self._loop.time()
         if self._transport is None or self.lost.done():
             on_reply(None)
             return
         self._waiting.append((now, on_reply))
-        self._transport.write(encode(parts))
+        self._transport.write(command)
         if self._timer is None:
             self._timer = self._loop.call_at(now + self._patience, self._look)
 
@@ -62,7 +62,7 @@ class RedisLink(asyncio.Protocol):
             if not answered.done():
                 answered.set_result(reply)
 
-        self.send(on_reply, parts)
+        self.send(on_reply, encode(parts))
         reply = await answered
         if isinstance(reply, RedisError):
             raise reply

@@ -20,11 +20,13 @@ class _Incomplete(Exception):
 
 def encode(parts: Sequence[Part]) -> bytes:
     """A command."""
-    encoded = [b"*%d\r\n" % len(parts)]
-    for part in parts:
-        data = part if isinstance(part, bytes) else str(part).encode()
-        encoded.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(encoded)
+    return b"*%d\r\n%b" % (len(parts), b"".join(map(encode_part, parts)))
+
+
+def encode_part(part: Part) -> bytes:
+    """A part of a command."""
+    data = part if isinstance(part, bytes) else b"%d" % part if isinstance(part, int) else part.encode()
+    return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
 class ReplyReader:

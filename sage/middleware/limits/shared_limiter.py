@@ -7,13 +7,14 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Sequence
+from functools import lru_cache
 from typing import cast
 
 from sage.middleware.limits import scripts
 from sage.middleware.limits.local_limiter import Admitted, LocalLimiter, reserved
 from sage.middleware.limits.over_limit import RESET, Excess, Headers, LimitKind, Standing, make_headers, refuse
 from sage.middleware.limits.redis_link import LinkLost, OnReply, RedisLink, RedisServer
-from sage.middleware.limits.redis_wire import Part, RedisError, Reply
+from sage.middleware.limits.redis_wire import Part, RedisError, Reply, encode, encode_part
 from sage.middleware.settings.limits import SubjectLimits
 
 _log = logging.getLogger("sage")
@@ -25,6 +26,7 @@ _PAUSES = (0.2, 0.5, 1.0, 2.0)
 """Seconds before the next attempts to reach the server; the last one goes on."""
 _PREFIX = b"sage:limits:"
 _HOLDERS = _PREFIX + b"holders"
+_HOLDERS_PART = encode_part(_HOLDERS)
 
 
 class SharedAdmitted(Admitted):
@@ -62,14 +64,17 @@ class SharedLimiter:
         self._link: RedisLink | None = None
         """While Redis answers."""
         self._holder = ""
-        self._shas: list[bytes] = []
+        self._admit_head = self._give_back_head = self._holder_part = self._stay_sha = b""
         self._is_told = False
         """Whether the log says that Redis is lost."""
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Keeps a connection from now on; needs a running event loop."""
-        self._task = asyncio.get_running_loop().create_task(self._keep_connected())
+        """Keeps a connection from now on, on the running event loop."""
+        loop = asyncio.get_running_loop()
+        if self._task is None or self._task.done() or self._task.get_loop() is not loop:
+            self._link = None
+            self._task = loop.create_task(self._keep_connected())
 
     async def close(self) -> None:
         """Ends the connection, and with it what this process holds."""
@@ -122,11 +127,12 @@ class SharedLimiter:
             elif numbers is not None:
                 self._undo(link, limits, numbers, tokens)
 
-        command: list[Part] = ["EVALSHA", self._shas[0], 1 + 2 * len(limits), _HOLDERS, *_keys(limits)]
-        command += (self._holder, prompt, tokens)
-        for each in limits:
-            command += ("" if bound is None else bound for bound in _bounds(each))
-        link.send(on_reply, command)
+        count = len(limits)
+        command = [b"*%d\r\n" % (7 + 5 * count), self._admit_head, encode_part(1 + 2 * count), _HOLDERS_PART]
+        command += [_keys_part(each.subject) for each in limits]
+        command += (self._holder_part, encode_part(prompt), encode_part(tokens))
+        command += [_bounds_part(each.limits.rpm, each.limits.tpm, each.limits.concurrent) for each in limits]
+        link.send(on_reply, b"".join(command))
         try:
             return await answered
         except asyncio.CancelledError:
@@ -145,9 +151,11 @@ class SharedLimiter:
             return  # the next connection begins with what this process runs then
         if slot is None:
             slot = requests = tokens = 0
-        command: list[Part] = ["EVALSHA", self._shas[1], 2 * len(limits), *_keys(limits)]
-        command += (self._holder, slot, -requests, -tokens)
-        link.send(self._checked(link), command)
+        count = len(limits)
+        command = [b"*%d\r\n" % (7 + 2 * count), self._give_back_head, encode_part(2 * count)]
+        command += [_keys_part(each.subject) for each in limits]
+        command += (self._holder_part, encode_part(slot), encode_part(-requests), encode_part(-tokens))
+        link.send(self._checked(link), b"".join(command))
 
     async def _keep_connected(self) -> None:
         failures = 0
@@ -170,7 +178,9 @@ class SharedLimiter:
 
     async def _load(self, link: RedisLink) -> None:
         wanted = (scripts.ADMIT, scripts.GIVE_BACK, scripts.STAY)
-        self._shas = [cast(bytes, await link.ask("SCRIPT", "LOAD", each)) for each in wanted]
+        admit, give_back, self._stay_sha = [cast(bytes, await link.ask("SCRIPT", "LOAD", each)) for each in wanted]
+        self._admit_head = encode_part("EVALSHA") + encode_part(admit)
+        self._give_back_head = encode_part("EVALSHA") + encode_part(give_back)
 
     def _take_over(self, link: RedisLink) -> None:
         """From now on calls go over ``link``. It is told first what this process runs: no call begins or ends between,
@@ -180,7 +190,8 @@ class SharedLimiter:
         before, self._holder = self._holder, secrets.token_hex(8)
         command: list[Part] = ["EVAL", scripts.BEGIN, 1 + len(keys), _HOLDERS, *keys]
         command += (before or "none", self._holder, *running.values())
-        link.send(self._checked(link), command)
+        link.send(self._checked(link), encode(command))
+        self._holder_part = encode_part(self._holder)
         self._link, self.fault = link, None
         if self._is_told:
             _log.warning("rate limits: %s is back", self._server)
@@ -191,7 +202,7 @@ class SharedLimiter:
         while True:
             await asyncio.wait((link.lost,), timeout=_STAY_EVERY)
             keys = [_running_key(subject) for subject, _ in self._own.running()]
-            if not await link.ask("EVALSHA", self._shas[2], 1 + len(keys), _HOLDERS, *keys, self._holder):
+            if not await link.ask("EVALSHA", self._stay_sha, 1 + len(keys), _HOLDERS, *keys, self._holder):
                 link.lose("it has given up this process")
 
     def _checked(self, link: RedisLink) -> OnReply:
@@ -210,15 +221,16 @@ class SharedLimiter:
         self._is_told = True
 
 
-def _bounds(limits: SubjectLimits) -> tuple[int | None, int | None, int | None]:
-    return limits.limits.rpm, limits.limits.tpm, limits.limits.concurrent
+@lru_cache(4096)
+def _keys_part(subject: str) -> bytes:
+    """The keys of a subject in a command: of its window and of its running requests."""
+    return encode_part(_PREFIX + b"window:" + subject.encode()) + encode_part(_running_key(subject))
 
 
-def _keys(limits: Sequence[SubjectLimits]) -> list[bytes]:
-    keys: list[bytes] = []
-    for each in limits:
-        keys += (_PREFIX + b"window:" + each.subject.encode(), _running_key(each.subject))
-    return keys
+@lru_cache(4096)
+def _bounds_part(*bounds: int | None) -> bytes:
+    """Limits in a command."""
+    return b"".join(encode_part("" if bound is None else bound) for bound in bounds)
 
 
 def _running_key(subject: str) -> bytes:
