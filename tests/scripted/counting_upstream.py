@@ -60,17 +60,17 @@ class CountingUpstream:
         await response.prepare(request)
         head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
         whole = deed in ("answer", "silent")
+        if not whole:
+            self.passed[call] = answer // 2
         for index in range(answer if whole else answer // 2):
             last = "stop" if whole and index == answer - 1 else None
             choice = {"index": 0, "delta": {"content": f"{index} "}, "finish_reason": last}
             await response.write(b"data: " + json.dumps({**head, "choices": [choice]}).encode() + b"\n\n")
         if deed == "cut":
-            self.passed[call] = answer // 2
             assert request.transport is not None
             request.transport.close()
             return response
         if deed == "wait":
-            self.passed[call] = answer // 2
             await asyncio.sleep(3600)
         if deed == "answer":
             self.counted[call] = usage["prompt_tokens"], answer
