@@ -96,6 +96,8 @@ class DirectoryFiles(SharedFiles):
             return (self.path / name).stat().st_mtime_ns
         except FileNotFoundError:
             return 0
+        except OSError as exc:
+            raise ConfigError(f"{self.place(name)} cannot be read: {exc.strerror}") from exc
 
     def add(self, name: str, data: bytes) -> bool:
         make_private_dir(self.path)
