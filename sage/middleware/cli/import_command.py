@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +18,27 @@ from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.language.templates import translated
 from sage.middleware.cli.output import plain
 from sage.middleware.settings.reading import load_settings
+from sage.private_files import write_private
 
 if TYPE_CHECKING:
+    from sage.middleware.cli.litellm.conversion import Conversion
     from sage.middleware.cli.litellm.report import ConversionReport
+    from sage.middleware.cli.one_api.channel_types import ChannelType
 
 import_app = typer.Typer(help="Convert the configuration of another program.", no_args_is_help=True)
+
+
+Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="The configuration to write; '-' is standard output.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")]
+Database = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="Its SQLite database (one-api.db), or a JSON export of its channels.", show_default=False
+    ),
+]
+_DEFAULT_OUTPUT = Path("config.yaml")
 
 
 @import_app.callback()
@@ -34,19 +51,64 @@ def import_litellm(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="LiteLLM's configuration, a YAML file.", show_default=False)
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The configuration to write; '-' is standard output.")
-    ] = Path("config.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
+    output: Output = _DEFAULT_OUTPUT,
+    force: Force = False,
 ) -> None:
     """Convert LiteLLM's models, keys, fallbacks and router settings, and report what is not carried over."""
     from sage.middleware.cli.litellm.conversion import Conversion
     from sage.middleware.cli.litellm.source import read_litellm
 
+    _refuse_itself(file, output)
+    _write(file, Conversion(read_litellm(file)), output, program="litellm", force=force)
+
+
+@import_app.command("one-api")
+def import_one_api(file: Database, output: Output = _DEFAULT_OUTPUT, force: Force = False) -> None:
+    """Convert one-api's channels into providers and models, and report what is not carried over.
+
+    Keys become variables; their values are written to a private file beside the configuration.
+    """
+    from sage.middleware.cli.one_api.channel_types import ONE_API
+
+    _import_channels(file, output, ONE_API, "one-api", force=force)
+
+
+@import_app.command("new-api")
+def import_new_api(file: Database, output: Output = _DEFAULT_OUTPUT, force: Force = False) -> None:
+    """Convert new-api's channels into providers and models, and report what is not carried over.
+
+    Keys become variables; their values are written to a private file beside the configuration.
+    """
+    from sage.middleware.cli.one_api.channel_types import NEW_API
+
+    _import_channels(file, output, NEW_API, "new-api", force=force)
+
+
+def _import_channels(file: Path, output: Path, types: Mapping[int, ChannelType], program: str, *, force: bool) -> None:
+    from sage.middleware.cli.one_api.source import read_one_api
+    from sage.middleware.cli.one_api.translation import ChannelTranslation
+
+    _refuse_itself(file, output)
+    translation = ChannelTranslation(read_one_api(file), types)
+    to_stdout = str(output) == "-"
+    values = output.with_name(f"{output.name}.env")
+    if translation.secrets and not to_stdout:
+        lines = [f"{name}={shlex.quote(value)}\n" for name, value in translation.secrets.items()]
+        if not write_private(values, "".join(lines).encode(), replace=force):
+            raise ConfigError(f"{values} exists; name another output, or replace it with --force")
+    _write(file, translation.convert(), output, program=program, force=force)
+    if translation.secrets and not to_stdout:
+        message = _("the values of {count} variables are in {file}, which is private: set -a; . {file}; set +a")
+        typer.echo(message.format(count=len(translation.secrets), file=shlex.quote(str(values))))
+
+
+def _refuse_itself(file: Path, output: Path) -> None:
     if file.exists() and output.exists() and output.samefile(file):
         raise ConfigError(f"{output} is the file to convert; name another one with --output")
-    conversion = Conversion(read_litellm(file))
-    text = _document(file, conversion.result, conversion.report)
+
+
+def _write(file: Path, conversion: Conversion, output: Path, *, program: str, force: bool) -> None:
+    text = _document(file, conversion.result, conversion.report, program)
     _verify(file, text, conversion.report.variables)
     if str(output) == "-":
         typer.echo(text, nl=False)
@@ -61,9 +123,9 @@ def import_litellm(
     _tell(conversion.report, output, to_stderr=str(output) == "-")
 
 
-def _document(source: Path, result: dict[str, Any], report: ConversionReport) -> str:
+def _document(source: Path, result: dict[str, Any], report: ConversionReport, program: str) -> str:
     """The YAML, under a comment that says what is not in it."""
-    comment = [f"Made by 'sage import litellm' from {plain(source.name)}. 'sage config check' checks it."]
+    comment = [f"Made by 'sage import {program}' from {plain(source.name)}. 'sage config check' checks it."]
     if report.left_out:
         comment += ["Not carried over:", *(f"  {plain(line)}" for line in report.left_out)]
     head = "".join(f"# {line}\n" for line in comment)

@@ -136,10 +136,38 @@ model_list:
             "deployments": [
                 {"provider": "openai", "model": "gpt-4o", "weight": 10},
                 {"provider": "openai-2", "model": "gpt-4o", "weight": 30},
-            ]
+            ],
+            "limits": {"rpm": 40},
         },
     }
     assert llm_of(conversion)["providers"]["openai-2"] == {"kind": "openai", "api_key": "${K2:-}"}
+
+
+def test_prices_limits_and_budgets(convert: Convert) -> None:
+    conversion = convert("""
+model_list:
+  - model_name: chat
+    litellm_params: {model: openai/a, api_key: os.environ/K1, input_cost_per_token: 0.0000025, tpm: 90000, rpm: 60,
+      output_cost_per_token: 1e-05, max_budget: 12.5, budget_duration: 30d}
+    model_info: {cache_read_input_token_cost: 0.00000125}
+  - {model_name: odd, litellm_params: {model: openai/b, rpm: 5, max_budget: 1, budget_duration: 5m}}
+  - {model_name: odd, litellm_params: {model: openai/c, input_cost_per_second: 0.0002}}
+""")
+    assert conversion.models["chat"] == {
+        "deployments": [{"provider": "openai", "model": "a", "price": {"input": 2.5, "cached": 1.25, "output": 10}}],
+        "limits": {"rpm": 60, "tpm": 90000},
+        "budget": {"usd": 12.5, "window": "month"},
+    }
+    assert conversion.models["odd"] == {
+        "deployments": [
+            {"provider": "openai-2", "model": "b"},
+            {"provider": "openai-2", "model": "c", "price": {"per_second": 0.0002}},
+        ]
+    }
+    assert conversion.report.left_out == [
+        "model 'odd': rpm, since not all its deployments have one",
+        "model 'odd': max_budget, since a budget is of a day, week, month or in all",
+    ]
 
 
 def test_router_and_library_settings(convert: Convert) -> None:

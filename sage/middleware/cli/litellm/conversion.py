@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sage.middleware.cli.litellm import costs
 from sage.middleware.cli.litellm.providers import ProviderTable
 from sage.middleware.cli.litellm.report import ConversionReport
 from sage.middleware.cli.litellm.upstreams import split_model
@@ -16,7 +17,7 @@ _PROVIDER_KEYS = {
     "custom_llm_provider", "litellm_credential_name",
 }  # fmt: skip
 _ROUTING_KEYS = {
-    "weight", "rpm", "tpm", "order", "timeout", "max_retries", "num_retries", "drop_params", "max_parallel_requests",
+    "weight", "order", "timeout", "max_retries", "num_retries", "drop_params", "max_parallel_requests",
 }  # fmt: skip
 _OTHER_MODES = ("image", "audio", "realtime", "video", "ocr")
 _SECTIONS = {"model_list", "litellm_settings", "router_settings", "general_settings", "environment_variables",
@@ -84,13 +85,14 @@ class Conversion:
         if mode.startswith(_OTHER_MODES):
             self.report.leave_out(place, f"SAGE has no models of the mode {mode}")
             return
-        params = {**self._credential(params), **params}
+        known = {key: info[key] for key in costs.KEYS if key in info} if isinstance(info, Mapping) else {}
+        params = {**known, **self._credential(params), **params}
         prefix, model = split_model(str(params["model"]), params.get("custom_llm_provider"))
         if not model:
             self.report.leave_out(place, "it names no model")
             return
         provider = self._providers.add(place, prefix, model, params)
-        self.report.leave_out_keys(place, {str(key) for key in params} - _PROVIDER_KEYS - _ROUTING_KEYS)
+        self.report.leave_out_keys(place, {str(key) for key in params} - _PROVIDER_KEYS - _ROUTING_KEYS - costs.KEYS)
         if provider is None:
             return
         if "*" in name or "*" in model:
@@ -125,11 +127,11 @@ class Conversion:
         deployments = []
         for deployment, params, weight in zip(group.deployments, group.params, weights, strict=True):
             order = _number(params.get("order"))
-            extra = {"weight": weight} if weight is not None else {}
+            extra: dict[str, Any] = {"weight": weight} if weight is not None else {}
+            price = costs.price_of(params)
+            extra |= {"price": price} if price else {}
             deployments.append({**deployment, **extra, **({"priority": int(order)} if order else {})})
-        model: dict[str, Any] = {"deployments": deployments}
-        if any(_number(params.get(key)) for params in group.params for key in ("rpm", "tpm")):
-            self.report.leave_out(f"model '{name}'", "rpm and tpm are shares of the requests, and no limits")
+        model: dict[str, Any] = {"deployments": deployments, **self._bounds(name, group)}
         if (
             any(params.get("drop_params") is True for params in group.params)
             or self._library.get("drop_params") is True
@@ -139,6 +141,16 @@ class Conversion:
         if parallel:
             model["max_concurrency"] = max(1, int(min(parallel)))
         return {**model, **self._retries(group), **self._timeouts(name, group)}
+
+    def _bounds(self, name: str, group: _ModelGroup) -> dict[str, Any]:
+        """Limits and the budget: here they are the model's, not a deployment's."""
+        limits, budget = costs.limits_of(group.params), costs.budget_of(group.params)
+        for key in ("rpm", "tpm"):
+            if key not in limits and any(params.get(key) for params in group.params):
+                self.report.leave_out(f"model '{name}'", f"{key}, since not all its deployments have one")
+        if budget is None and any(params.get("max_budget") for params in group.params):
+            self.report.leave_out(f"model '{name}'", "max_budget, since a budget is of a day, week, month or in all")
+        return {**({"limits": limits} if limits else {}), **({"budget": budget} if budget else {})}
 
     def _retries(self, group: _ModelGroup) -> dict[str, Any]:
         default = _number(self._setting("num_retries"))
@@ -209,7 +221,8 @@ class Conversion:
         if "master_key" in general:
             self.report.leave_out(
                 "general_settings.master_key",
-                "make an administrator with 'sage user add NAME --role admin', keys with 'sage key add --user NAME'",
+                "make an administrator with 'sage user add NAME --role admin', keys with 'sage key add --user NAME'; "
+                "names, budgets and teams of keys are in its database, not in this file",
             )
         self.report.leave_out_keys("general_settings", general - {"master_key"})
         if names := sorted(map(str, self._section("environment_variables"))):
