@@ -21,7 +21,7 @@ from sage.middleware.routers import (
     usage,
     vdb,
 )
-from sage.middleware.routers.auth import keys, login, me, teams, users
+from sage.middleware.routers.auth import keys, login, me, oidc, teams, users
 from sage.middleware.routers.http.asgi import ASGIApp
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.http.hot_route import HotRoute
@@ -55,6 +55,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
 
 _ACCOUNT_ROUTERS: tuple[APIRouter, ...] = (
     login.router,
+    oidc.router,
     me.router,
     keys.router,
     users.router,

@@ -33,6 +33,7 @@ from sage.private_files import make_private_dir
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from sage.middleware.auth.oidc.single_sign_on import SingleSignOn
     from sage.middleware.auth.signing_keys import KeySet
     from sage.middleware.auth.tokens import Tokens
 
@@ -58,6 +59,7 @@ class Accounts:
     ) -> None:
         auth = auth or Auth()
         self.clock = clock
+        self._oidc = auth.oidc
         self._signing_key_max_age = auth.signing_key_max_age
         self._longest_token = max(auth.access_token_ttl, LONGEST_PAGE_TOKEN)
         make_private_dir(data_dir)
@@ -106,6 +108,20 @@ class Accounts:
         from sage.middleware.auth.signing_keys import KeySet
 
         return KeySet(self._keys, self.clock, overlap=self._longest_token, revision=revision)
+
+    @property
+    def has_single_sign_on(self) -> bool:
+        """Whether a provider is configured."""
+        return self._oidc is not None
+
+    @cached_property
+    def single_sign_on(self) -> SingleSignOn | None:
+        """The logins of the configured OpenID provider; ``None`` means that there is none."""
+        if self._oidc is None:
+            return None
+        from sage.middleware.auth.oidc.single_sign_on import SingleSignOn
+
+        return SingleSignOn(self._oidc, self.database, self.sessions, self.verifier, self.changes, self.clock)
 
     def rotate_signing_key(self, by: Principal | None = None, *, at_once: bool = False) -> str:
         """Makes the next key that signs access tokens, and returns its id; all gateways know of it within a second.

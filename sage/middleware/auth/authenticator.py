@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import logging
 import math
 import time
@@ -21,6 +23,8 @@ from sage.thread_pool import ThreadPool
 logger = logging.getLogger("sage")
 
 _KEEP_KEYS_EVERY = 60.0
+OUR_ISSUER = "sage-middleware"
+"""As our own access tokens name us."""
 _OWN_WORKER = Principal(
     user="worker", tenant="", scopes=frozenset({Scope.WORKER}), models=(), credential="worker", role="worker"
 )
@@ -59,6 +63,10 @@ class Authenticator(CredentialCache):
         credential = _credential(authorization)
         if credential.startswith(JOB_PREFIX):
             verified = await self._verify_job(credential)
+        elif self._accounts.has_single_sign_on and is_foreign_token(credential):
+            sign_on = self._accounts.single_sign_on
+            assert sign_on is not None
+            verified = await sign_on.verify(credential)
         else:
             verified = await asyncio.to_thread(self._accounts.verifier.verify, credential)
         if authorization is not None:
@@ -142,6 +150,18 @@ class Authenticator(CredentialCache):
     def _observe(self, revision: int) -> None:
         super()._observe(revision)
         self._database.advance(revision)
+
+
+def is_foreign_token(credential: str) -> bool:
+    """Whether it is a signed token (JWT) that does not say that it is ours; what it says is not checked here."""
+    parts = credential.split(".")
+    if len(parts) != 3:
+        return False
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(claims, dict) and claims.get("iss") not in (None, OUR_ISSUER)
 
 
 def _credential(authorization: bytes | None) -> str:

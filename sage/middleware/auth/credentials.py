@@ -158,6 +158,12 @@ class Verifier:
             )
         return Verified(principal, revision)
 
+    def of_member(self, session: Session, user: UserRow, credential: str, expires_at: int) -> Verified:
+        """The rights of a user whom a provider's token names."""
+        revision = session.scalar(select(RevisionRow.value)) or 0
+        principal = replace(self._principal_of_user(session, user), credential=credential, expires_at=expires_at)
+        return Verified(principal, revision)
+
     def _principal_of_user(self, session: Session, user: UserRow) -> Principal:
         subjects = subjects_of(session, user, user.tenant, None, self._roles)
         return Principal(

@@ -105,6 +105,11 @@ class LoginSessions:
             self._tell(session, user, "session.login")
             return open_session(session, user)
 
+    def open_for(self, session: Session, user: UserRow, lifetime: float) -> Login:
+        """A new session of a user whom somebody else has recognized; it lasts ``lifetime`` seconds at most."""
+        user.last_login_at = int(self._clock())
+        return self._tokens_of(session, self._open(session, user, min(int(lifetime), self._refresh_ttl)), user)
+
     def refresh(self, refresh_token: str, client: str | None = None) -> Login:
         """The session's next tokens in exchange for its newest refresh token, which is used up.
 

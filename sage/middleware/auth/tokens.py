@@ -142,8 +142,13 @@ def _decode(part: str) -> bytes:
 
 
 def _parse(part: str) -> dict[str, Any]:
+    return read_object(_decode(part))
+
+
+def read_object(data: bytes) -> dict[str, Any]:
+    """The JSON object of a part of a token; raises :class:`AuthenticationFailed` for all else, and repeated names."""
     try:
-        value = json.loads(_decode(part).decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise _invalid("a part of it is not a JSON object with each name once") from None
     if not isinstance(value, dict):

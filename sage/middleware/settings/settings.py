@@ -19,6 +19,7 @@ from sage.middleware.settings.budgets import BudgetSettings, BudgetsSettings
 from sage.middleware.settings.database import DatabaseSetting
 from sage.middleware.settings.kinds import KINDS, ProviderSection
 from sage.middleware.settings.limits import Limits, LimitsSettings, RoleSettings
+from sage.middleware.settings.oidc import Oidc
 from sage.middleware.settings.providers import SettingsSection, TimeoutOverrides
 from sage.middleware.settings.quantities import Duration, Origin, Size, Text, expand, nearest
 from sage.middleware.settings.queue import QueueSettings
@@ -65,6 +66,8 @@ class Auth(SettingsSection):
     refresh_token_ttl: Duration = 30 * 86400.0
     signing_key_max_age: Duration = 90 * 86400.0
     """After which another key signs access tokens."""
+    oidc: Oidc | None = None
+    """Single sign-on; ``None`` means that there is none."""
     roles: dict[RoleName, RoleSettings] = Field(default_factory=dict)
     """Defaults for the users of a role: what holds for each of them who has no limits of its own or of its team."""
 

@@ -23,11 +23,11 @@ def up() -> Iterator[Upstream]:
 
 
 def demote(running: Running, _: str) -> None:
-    assert running.request("PATCH", "/auth/users/ann", json={"role": "viewer"}).status_code == 200
+    assert running.request("PATCH", "/auth/users", json={"username": "ann", "role": "viewer"}).status_code == 200
 
 
 def disable(running: Running, _: str) -> None:
-    assert running.request("PATCH", "/auth/users/ann", json={"disabled": True}).status_code == 200
+    assert running.request("PATCH", "/auth/users", json={"username": "ann", "disabled": True}).status_code == 200
 
 
 def revoke(running: Running, key_id: str) -> None:

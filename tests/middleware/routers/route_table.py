@@ -112,6 +112,8 @@ PUT    /budgets/{kind}/{name}                       admin,owner             tena
 DELETE /budgets/{kind}/{name}                       admin,owner             tenant:admin      budgets_delete
 GET    /audit                                       admin,owner             tenant:admin      audit
 POST   /auth/token                                  public                  -                 auth_token
+GET    /auth/oidc/callback                          public                  -                 auth_oidc_callback
+GET    /auth/oidc/login                             public                  -                 auth_oidc_login
 POST   /auth/refresh                                public                  -                 auth_refresh
 POST   /auth/logout                                 admin,owner,user,viewer account           auth_logout
 POST   /auth/setup                                  public                  -                 auth_setup

@@ -22,6 +22,8 @@ from sage.middleware.settings.settings import Settings
 
 PUBLIC = {
     "auth_token",
+    "auth_oidc_callback",
+    "auth_oidc_login",
     "auth_refresh",
     "auth_setup",
     "jwks",

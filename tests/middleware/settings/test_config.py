@@ -287,7 +287,7 @@ def test_a_keys_line_end_is_no_part_of_it_and_no_header_can_be_split(read: Calla
     [
         ("apii: {}", "unknown key 'apii'; did you mean 'api'?"),
         ("api: {prot: 1}", "api: unknown key 'prot'; did you mean 'port'?"),
-        ("auth: {zzz: 1}", "auth: unknown key 'zzz'; known here: access_token_ttl, enabled, refresh_token_ttl"),
+        ("auth: {zzz: 1}", "auth: unknown key 'zzz'; known here: access_token_ttl, enabled, oidc, refresh_token_ttl"),
         ("llm: {provider: {}}", "llm: unknown key 'provider'; did you mean 'providers'?"),
         (
             "llm: {providers: {openai: {apikey: x}}}",
