@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from running_gateway import PASSWORD, Running
 from upstream import Upstream
 
@@ -137,7 +137,7 @@ def machine(running: Running, keys: dict[str, str]) -> type[RuleBasedStateMachin
             assert self.ask(tenant, "POST", "/v1/chat/completions", body) is not None
             calls[tenant] += 1
 
-        @invariant()
+        @rule()
         def accounts_are_apart(self) -> None:
             tenant = TENANTS[sum(calls.values()) % len(TENANTS)]
             rows = self.ask(tenant, "GET", "/usage?by=tenant")["rows"]
