@@ -83,9 +83,9 @@ def create_app(
     budgets = open_budgets(settings, gateway.registry)
     if budgets is not None:
         connect_budgets(gateway, budgets, settings)
+    if accounts is not None and authenticator is not None:
+        OpenStreams(authenticator, gateway.deadlines, accounts.clock)
     audit = accounts.audit if accounts is not None else AuditLog(settings.data_dir, settings.database)
-    if authenticator is not None:
-        OpenStreams(authenticator, gateway.deadlines)
     log = AccessLog() if settings.api.access_log else None
     rights = JobRights(authenticator, accounts.job_tokens if accounts is not None else None)
     own_worker = _own_worker(settings, authenticator, secret)

@@ -3,86 +3,92 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
 
 from sage.errors import AuthenticationFailed, PermissionDenied, SageError
-from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.credential_cache import CredentialCache
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.dispatch.deadlines import Deadlines
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.routers.http.guard import credential
 
-_PAUSE = 1.0
-"""Seconds until the next look, when the rights cannot be read now."""
+logger = logging.getLogger("sage")
 
 
 class OpenStreams:
-    """Looks at all running calls when the revision of rights has changed; belongs to one event loop.
+    """Looks at the running calls whenever the revision of rights has changed, at each new one once, and at those whose
+    credential expires; belongs to one event loop.
 
-    A call ends with an error whose code is ``rights_revoked`` when its credential is no longer good, or not for that
-    model. A token that has merely expired does not end the calls that began with it.
+    A call ends with an error whose code is ``rights_revoked`` where a new one like it would be refused. An access token
+    that expires does not end it: its session's end does. While rights cannot be read, no call ends.
     """
 
-    def __init__(self, authenticator: CredentialCache, deadlines: Deadlines) -> None:
+    def __init__(
+        self, authenticator: CredentialCache, deadlines: Deadlines, clock: Callable[[], float] = time.time
+    ) -> None:
         self._authenticator = authenticator
         self._deadlines = deadlines
+        self._clock = clock
         self._looking: asyncio.Task[None] | None = None
-        self._again = False
-        authenticator.on_change = self._changed
+        self._warned = False
+        authenticator.on_revision = self._look_if_needed
 
-    def _changed(self) -> None:
-        self._again = True
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.get_running_loop().create_task(self._look())
+    def _look_if_needed(self) -> None:
+        if self._looking is not None and not self._looking.done():
+            return
+        revision, now = self._authenticator.revision, self._clock()
+        calls = [each for each in self._deadlines.watched(Watch) if each.scope is not None]
+        doubtful = [each for each in calls if each.trusted_at != revision or each.until <= now]
+        if doubtful:
+            self._looking = asyncio.get_running_loop().create_task(self._look(doubtful, revision))
 
-    async def _look(self) -> None:
-        while self._again:
-            self._again = False
-            known: dict[bytes, Principal | SageError] = {}
-            for watched in self._deadlines.watched():
-                if not isinstance(watched, Watch) or watched.scope is None:
-                    continue
-                authorization = credential(watched.scope)
-                if authorization is None:
-                    continue
-                if authorization not in known:
-                    known[authorization] = await self._rights(authorization, watched.scope["state"]["principal"])
-                if self._deadlines.is_watched(watched):  # it may have ended meanwhile
-                    self._judge(watched, known[authorization])
-            if self._again:
-                await asyncio.sleep(_PAUSE)
+    async def _look(self, doubtful: list[Watch], revision: int) -> None:
+        """Looks up each credential once. What it does not come to is looked at the next time."""
+        known: dict[bytes | None, Principal | SageError] = {}
+        for watched in doubtful:
+            if watched.scope is None:
+                continue  # it has ended meanwhile
+            authorization = credential(watched.scope)
+            before: Principal = watched.scope["state"]["principal"]
+            if authorization not in known:
+                try:
+                    known[authorization] = await self._rights(authorization, before, watched.until)
+                except Exception as exc:  # whatever it is: who cannot be looked up keeps what he has
+                    if not self._warned:
+                        logger.warning("the rights of running calls cannot be looked up now: %r", exc)
+                    self._warned = True
+                    return
+                self._warned = False
+            _judge(watched, before, known[authorization], revision)
 
-    async def _rights(self, authorization: bytes, before: Principal) -> Principal | SageError:
+    async def _rights(self, authorization: bytes | None, before: Principal, until: float) -> Principal | SageError:
         """The rights that a credential has now, or why it has none."""
+        if authorization is None:
+            return before
+        known = self._authenticator.cached(authorization) if until > self._clock() else None
         try:
-            try:
-                found = self._authenticator.cached(authorization)
-                return found or await self._authenticator.authenticate(authorization)
-            except AuthenticationFailed as exc:
-                if exc.code != "token_expired":
-                    raise
-                if isinstance(self._authenticator, Authenticator):
-                    return await self._authenticator.rights_of(before.asker)
-                return before
+            return known or (await self._authenticator.verify_again(authorization, before)).principal
         except (AuthenticationFailed, PermissionDenied) as exc:
             return exc
-        except SageError:
-            self._again = True
-            return before
 
-    def _judge(self, watched: Watch, rights: Principal | SageError) -> None:
-        assert watched.scope is not None
-        before: Principal = watched.scope["state"]["principal"]
-        if isinstance(rights, Principal):
-            if (
-                Scope.GENERATE in rights.scopes
-                and rights.tenant == before.tenant
-                and rights.allows_model(watched.call.model)
-            ):
-                return
-            reason = "it may not ask this model any more"
-        else:
-            reason = rights.message
-        watched.revoke(
-            AuthenticationFailed(f"the right to this answer was taken away: {reason}", code="rights_revoked")
-        )
+
+def _judge(watched: Watch, before: Principal, rights: Principal | SageError, revision: int) -> None:
+    call = watched.call
+    try:
+        if isinstance(rights, SageError):
+            raise rights
+        if rights.tenant != before.tenant:
+            raise AuthenticationFailed(f"the user '{before.user}' has moved to another tenant")
+        rights.require(Scope.GENERATE)
+        for name in (call.model, *call.fallbacks):
+            rights.require_model(name)
+    except SageError as exc:
+        kind = PermissionDenied if isinstance(exc, PermissionDenied) else AuthenticationFailed
+        reason = f"the right to this answer was taken away: {exc.message}"
+        watched.revoke(kind(reason, code="rights_revoked"))
+        return
+    expires_at = rights.expires_at if rights.by_key else None  # a job's rights are followed where it runs
+    watched.trusted_at, watched.until = revision, math.inf if expires_at is None else expires_at

@@ -73,6 +73,10 @@ class Authenticator(CredentialCache):
             self._remember(authorization, verified)
         return verified
 
+    async def verify_again(self, authorization: bytes, before: Principal) -> Verified:
+        credential = _credential(authorization)
+        return await asyncio.to_thread(self._accounts.verifier.verify_again, credential, before)
+
     async def _verify_job(self, credential: str) -> Verified:
         """The credential of a job has the rights of its asker, which are known already, mostly."""
         claims = self._accounts.job_tokens.read(credential)
@@ -119,6 +123,8 @@ class Authenticator(CredentialCache):
                     self._revision_read_at = started
                 if self.on_read is not None:
                     self.on_read()
+                if self.on_revision is not None:
+                    self.on_revision()
                 if started - uses_written_at >= WRITE_EVERY:
                     uses_written_at = started
                     await asyncio.to_thread(self._write_uses, self.take_uses())

@@ -58,8 +58,8 @@ class CredentialCache(ABC):
         """By credential, when it was last used since that was taken (Unix seconds)."""
         self._revision = newest.revision
         self._revision_read_at = -math.inf
-        self.on_change: Callable[[], None] | None = None
-        """Called on the event loop when rights have changed."""
+        self.on_revision: Callable[[], None] | None = None
+        """Called on the event loop several times a second, after the revision was read or heard, or could not be."""
 
     @property
     def revision(self) -> int:
@@ -106,6 +106,11 @@ class CredentialCache(ABC):
     async def verify(self, authorization: bytes | None) -> Verified:
         """As :meth:`authenticate`, with the revision at which it was read."""
 
+    @abstractmethod
+    async def verify_again(self, authorization: bytes, before: Principal) -> Verified:
+        """The rights that ``before``, the caller of a call that runs, has now. The call may outlive its access token,
+        but not the token's session. Raises :class:`sage.errors.AuthenticationFailed`. It counts as no use of a key."""
+
     @property
     def _is_fresh(self) -> bool:
         return self._monotonic() - self._revision_read_at <= _STALE_AFTER
@@ -115,8 +120,6 @@ class CredentialCache(ABC):
         if revision > self._revision:
             self._cache.clear()
             self._revision = revision
-            if self.on_change is not None:
-                self.on_change()
 
     def _remember(self, authorization: bytes, verified: Verified) -> None:
         self._uses[verified.principal.credential] = self._clock()

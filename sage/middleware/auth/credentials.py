@@ -55,6 +55,22 @@ class Verifier:
             return Verified(job_principal(owner.principal, claims), owner.revision)
         return self._verify_token(credential)
 
+    def verify_again(self, credential: str, before: Principal) -> Verified:
+        """The rights now of ``before``, who began a call with ``credential``; raises :class:`AuthenticationFailed`.
+
+        After an access token has expired they are those of its session; after a job's credential has, those that it
+        had, since who runs the job looks them up. Those of an identity provider's token are its user's: what newer
+        claims took away is away.
+        """
+        if not (before.by_key or before.in_job or before.session):
+            return self.rights_of(before.asker)
+        if before.expires_at is None or before.expires_at > self._clock() or before.by_key:
+            return self.verify(credential)
+        with self._database.read() as session:
+            if before.session is not None:
+                return self._rights_of_session(session, before.session, before.user)
+            return Verified(before, session.scalars(select(RevisionRow.value)).one())
+
     def rights_of(self, asker: Asker) -> Verified:
         """What ``asker`` may do now; raises :class:`AuthenticationFailed` when it may not ask any more."""
         with self._database.read() as session:
@@ -141,22 +157,19 @@ class Verifier:
     def _verify_token(self, text: str) -> Verified:
         claims = self._tokens().read(text)
         with self._database.read() as session:
-            row = _find_session(session, claims.session)
-            session_ended = AuthenticationFailed(
-                "the access token's session has ended; log in again", code="session_ended"
-            )
-            if row is None:
-                raise session_ended
-            login, user, revision = row
-            if login.revoked_at is not None or user.name != claims.subject or user.disabled:
-                raise session_ended
-            principal = replace(
-                self._principal_of_user(session, user),
-                credential=f"token:{claims.token_id}",
-                expires_at=claims.expires_at,
-                session=login.id,
-            )
-        return Verified(principal, revision)
+            verified = self._rights_of_session(session, claims.session, claims.subject)
+        principal = replace(verified.principal, credential=f"token:{claims.token_id}", expires_at=claims.expires_at)
+        return Verified(principal, verified.revision)
+
+    def _rights_of_session(self, session: Session, session_id: str, subject: str) -> Verified:
+        row = _find_session(session, session_id)
+        session_ended = AuthenticationFailed("the access token's session has ended; log in again", code="session_ended")
+        if row is None:
+            raise session_ended
+        login, user, revision = row
+        if login.revoked_at is not None or user.name != subject or user.disabled:
+            raise session_ended
+        return Verified(replace(self._principal_of_user(session, user), session=login.id), revision)
 
     def of_member(self, session: Session, user: UserRow, credential: str, expires_at: int) -> Verified:
         """The rights of a user whom a provider's token names."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from sage.middleware.providers.base import ModelCall
 
+Kind = TypeVar("Kind")
 _PAUSE = 0.01
 """Seconds at least between two looks at all calls."""
 
@@ -43,13 +44,9 @@ class Deadlines:
         """It is over."""
         self._watched.discard(watched)
 
-    def watched(self) -> list[WatchedCall]:
-        """All calls that are under way."""
-        return list(self._watched)
-
-    def is_watched(self, watched: WatchedCall) -> bool:
-        """Whether it is still under way."""
-        return watched in self._watched
+    def watched(self, kind: type[Kind]) -> list[Kind]:
+        """The calls of that kind that are under way."""
+        return [each for each in self._watched if isinstance(each, kind)]
 
     def expect(self, deadline: float) -> None:
         """A call has got this deadline (``time.monotonic``)."""

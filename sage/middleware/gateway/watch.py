@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from types import TracebackType
 from typing import Any, Protocol
@@ -88,7 +89,7 @@ class Watch:
     ``scope`` is the request's, by which its caller can be looked up again; ``None`` means that there was none.
     """
 
-    __slots__ = ("_client", "_deadlines", "_task", "call", "client_left", "revoked", "scope")
+    __slots__ = ("_client", "_deadlines", "_task", "call", "client_left", "revoked", "scope", "trusted_at", "until")
 
     def __init__(
         self,
@@ -103,6 +104,10 @@ class Watch:
         self._client = client
         self.client_left = False
         """Whether the client has disconnected, and the work was cancelled because of that."""
+        self.trusted_at = -1
+        """The revision of rights at which the caller was last seen to have the right to the answer."""
+        self.until = math.inf
+        """When that right ends by itself (Unix seconds)."""
         self.revoked: SageError | None = None
         """Why the caller may not have the answer any more, and the work was cancelled because of that."""
 

@@ -120,12 +120,14 @@ class FrontLink(FrameProtocol):
     async def _verify(self, message: VerifyCredential) -> None:
         assert self._authenticator is not None
         outcome: Verified | SageError
+        value = message.authorization
         try:
-            known = self._authenticator.cached(message.authorization) if message.authorization is not None else None
-            if known is not None:
+            if value is not None and message.again is not None:
+                outcome = await self._authenticator.verify_again(value, message.again)
+            elif value is not None and (known := self._authenticator.cached(value)) is not None:
                 outcome = Verified(known, self._authenticator.revision)
             else:
-                outcome = await self._authenticator.verify(message.authorization)
+                outcome = await self._authenticator.verify(value)
         except SageError as error:
             outcome = error.with_traceback(None)
         self.tell(CredentialVerdict(message.number, outcome))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from sage.errors import SageError
 from sage.middleware.auth.credential_cache import Verified
+from sage.middleware.auth.principal import Principal
 from sage.middleware.budgets.subjects import NOBODY, BudgetedSubjects
 from sage.middleware.gateway.metrics import ModelMetrics
 from sage.middleware.settings.settings import Settings
@@ -63,10 +64,12 @@ class StateTaken:
 
 @dataclass(frozen=True, slots=True)
 class VerifyCredential:
-    """Front to owner: a value of ``Authorization`` that it has not seen before; ``None`` means that there is none."""
+    """Front to owner: a value of ``Authorization`` that it does not know now; ``None`` means that there is none."""
 
     number: int
     authorization: bytes | None
+    again: Principal | None = None
+    """The caller that it was when a call began that runs now; ``None`` means a new call."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from sage.middleware.app.workers.messages import (
 )
 from sage.middleware.app.workers.remote_authenticator import RemoteAuthenticator
 from sage.middleware.auth.credential_cache import Verified
+from sage.middleware.auth.principal import Principal
 from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.gateway.metrics import Metrics
 
@@ -86,12 +87,12 @@ class OwnerLink(FrameProtocol):
         """Raises :class:`PeerGone`."""
         self.write(frame(0, encode(message)))
 
-    async def verify(self, authorization: bytes | None) -> Verified:
+    async def verify(self, authorization: bytes | None, again: Principal | None = None) -> Verified:
         """The owner's verdict; raises :class:`sage.errors.AuthenticationFailed`."""
         number = next(self._numbers)
         verdict = self._verdicts[number] = asyncio.get_running_loop().create_future()
         try:
-            self.tell(VerifyCredential(number, authorization))
+            self.tell(VerifyCredential(number, authorization, again))
             return await asyncio.wait_for(verdict, _VERDICT_WITHIN)
         except (PeerGone, TimeoutError):
             raise Unavailable("the credential cannot be verified now; try again soon", retry_after=1.0) from None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from sage.middleware.auth.credential_cache import CredentialCache, Verified
+from sage.middleware.auth.principal import Principal
 
 
 class HeardRevision:
@@ -15,10 +16,16 @@ class HeardRevision:
         self.revision = revision
 
 
+class AsksOwner(Protocol):
+    """Asks the owner for its verdict on a header value, or on the caller ``again`` of a call that runs."""
+
+    async def __call__(self, authorization: bytes | None, again: Principal | None = None) -> Verified: ...
+
+
 class RemoteAuthenticator(CredentialCache):
     """What was verified counts for as long as the owner says, at most a second ago, that no rights have changed."""
 
-    def __init__(self, revision: int, verify: Callable[[bytes | None], Awaitable[Verified]]) -> None:
+    def __init__(self, revision: int, verify: AsksOwner) -> None:
         """``verify`` asks the owner; it raises :class:`sage.errors.AuthenticationFailed`."""
         super().__init__(HeardRevision(revision), time.time)
         self._ask = verify
@@ -27,12 +34,17 @@ class RemoteAuthenticator(CredentialCache):
         """The owner has read ``revision`` at that time (``time.monotonic``)."""
         self._observe(revision)
         self._revision_read_at = read_at
+        if self.on_revision is not None:
+            self.on_revision()
 
     async def verify(self, authorization: bytes | None) -> Verified:
         verified = await self._ask(authorization)
         if authorization is not None:
             self._remember(authorization, verified)
         return verified
+
+    async def verify_again(self, authorization: bytes, before: Principal) -> Verified:
+        return await self._ask(authorization, before)
 
     def _observe(self, revision: int) -> None:
         super()._observe(revision)

@@ -294,6 +294,28 @@ def test_a_key_that_is_revoked_over_http_is_refused_by_all_at_once(family: Worke
             assert client.chat("free").status == 401
 
 
+@pytest.mark.parametrize("model", ["free", "capped"])
+def test_a_key_that_is_revoked_ends_its_streams_at_every_worker(family: WorkerFamily, model: str) -> None:
+    """A front answers ``free`` itself, and has ``capped`` answered by the owner."""
+    family.upstream.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
+    admin = family.client(0)
+    made = admin.ask("POST", "/auth/keys", {"name": f"open-{model}"}).json
+    body = {"model": model, "messages": CHAT, "stream": True}
+    kept = family.client(1).begin("POST", "/v1/chat/completions", body)
+    assert b"one" in kept.readline()
+    streams = [family.client(w, key=made["key"]).begin("POST", "/v1/chat/completions", body) for w in WORKERS[-1:]]
+    assert all(b"one" in each.readline() for each in streams)
+    began = time.monotonic()
+    assert admin.ask("DELETE", f"/auth/keys/{made['id']}").status in (200, 204)
+    for each in streams:
+        rest = each.read()
+        assert b'"rights_revoked"' in rest
+        assert b"[DONE]" not in rest
+    assert time.monotonic() - began < 5
+    family.upstream.wait_closed(index=1)
+    assert not family.upstream.requests[0].closed.is_set()
+
+
 def test_a_key_that_the_command_line_revokes_is_refused_by_all_within_a_second(family: WorkerFamily) -> None:
     made = family.client(0).ask("POST", "/auth/keys", {"name": "cli"}).json
     clients = [family.client(worker, key=made["key"]) for worker in WORKERS]
