@@ -77,7 +77,9 @@ class BudgetBook:
             if account.free < (tokens if account.counts_tokens else money) or now >= account.valid_until:
                 return None
         for account in accounts:
-            account.take(tokens if account.counts_tokens else money)
+            need = tokens if account.counts_tokens else money
+            account.free -= need  # as BudgetAccount.take does, without a call for each
+            account.outstanding += need
         return Reservation(accounts, money, tokens)
 
     def heard(self, at: float) -> None:

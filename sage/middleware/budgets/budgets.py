@@ -18,7 +18,7 @@ from sage.middleware.budgets.periods import period_at
 from sage.middleware.budgets.reservation import Reservation
 from sage.middleware.budgets.spending import Counted, WindowKey
 from sage.middleware.budgets.store import BudgetStore
-from sage.middleware.budgets.subjects import BudgetedSubjects, BudgetList, Spender
+from sage.middleware.budgets.subjects import BudgetedSubjects, BudgetList
 from sage.middleware.budgets.thresholds import BudgetEvents
 from sage.middleware.budgets.upkeep import BudgetUpkeep
 from sage.middleware.budgets.views import budget_view
@@ -70,6 +70,10 @@ class Budgets:
         self._thread = ThreadPool(1, "sage-budgets")
         self._counters = BudgetCounters(database)
         self._book = BudgetBook(clock)
+        self.accounts = self._book.accounts
+        """The accounts that a call meets."""
+        self.take = self._book.take
+        """Reserves of them at once; where that gives ``None``, :meth:`reserve` has to be awaited."""
         holder = secrets.token_hex(8)
         self._draws = BudgetDraws(self._book, self._counters, self._thread, holder)
         notices = None
@@ -108,15 +112,6 @@ class Budgets:
     def on_change(self, tell: Callable[[], object]) -> None:
         """``tell`` is called whenever :attr:`subjects` may have changed."""
         self._book.on_load = tell
-
-    def accounts(self, caller: Spender, models: tuple[str, ...]) -> tuple[BudgetAccount, ...]:
-        """The accounts that a call of ``caller`` meets which one of ``models`` answers; empty where no budget does."""
-        return self._book.accounts(caller, models)
-
-    def take(self, accounts: tuple[BudgetAccount, ...], money: int, tokens: int) -> Reservation | None:
-        """Reserves ``money`` (nano-dollars) and ``tokens`` of ``accounts`` at once; ``None`` means that :meth:`reserve`
-        has to be awaited."""
-        return self._book.take(accounts, money, tokens)
 
     async def reserve(self, accounts: tuple[BudgetAccount, ...], money: int, tokens: int) -> Reservation:
         """Reserves with what the database grants. Raises :class:`sage.errors.RateLimited` (``budget_exceeded``)."""

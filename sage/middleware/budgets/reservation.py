@@ -28,10 +28,10 @@ class Reservation:
         self.is_settled = True
         money = self.money if money is None else money
         for account in self.accounts:
-            used = tokens if account.counts_tokens else money
+            need, used = (self.tokens, tokens) if account.counts_tokens else (self.money, money)
             if account.model is not None and account.model != model:
                 used = 0
-            account.settle(self.tokens if account.counts_tokens else self.money, used)
+            account.settle(need, used)
 
     def add(self, other: Reservation) -> None:
         """Takes over what ``other`` has reserved, which is of the same size."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
 from sage.errors import PermissionDenied, RateLimited
@@ -14,11 +14,12 @@ from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.admission import UPPER_BOUNDS as BOUNDS
 from sage.middleware.gateway.body_walk import HARMLESS
 from sage.middleware.providers.base import ModelCall, Operation, count_prompts
-from sage.middleware.usage.estimates import upper_bound_prompt
+from sage.middleware.usage.estimates import chat_size, upper_bound_prompt
 from sage.middleware.usage.price_list import PriceList
 
 _ANSWERED_IN_TOKENS = frozenset({Operation.CHAT, Operation.COMPLETIONS})
-_MAY_BOUND = frozenset({*BOUNDS, "options"})
+_UPPER_BOUNDS = frozenset(BOUNDS)
+_MAY_BOUND = _UPPER_BOUNDS | {"options"}
 _MULTIPLIES = frozenset({"n", "best_of", "prompt"})
 _EACH_MESSAGE = 16
 """Tokens that a chat template may put around a message, and its role."""
@@ -45,7 +46,8 @@ class CallBudgets:
         (``unpriced_model``) for a model without a known price under a hard budget in dollars. A fallback that
         may not be charged is taken out of ``models``.
         """
-        accounts = self._budgets.accounts(principal, tuple([model.name for model in models]))
+        names = (models[0].name,) if len(models) == 1 else tuple([model.name for model in models])
+        accounts = self._budgets.accounts(principal, names)
         if not accounts or call.operation in _FREE:
             return None
         tokens, answer = self._tokens(call)
@@ -57,9 +59,8 @@ class CallBudgets:
                     return self._draw(call, accounts, models, tokens, answer)
                 money = cost
                 break
-        return self._budgets.take(accounts, money, tokens + answer) or self._draw(
-            call, accounts, models, tokens, answer
-        )
+        taken = self._budgets.take(accounts, money, tokens + answer)
+        return self._draw(call, accounts, models, tokens, answer) if taken is None else taken
 
     def _tokens(self, call: ModelCall) -> tuple[int, int]:
         """The most tokens of the prompt, and of all answers together."""
@@ -67,21 +68,29 @@ class CallBudgets:
         answer = 0
         if call.operation in _ANSWERED_IN_TOKENS:
             answer = self._assumed_output if call.token_bound is None else call.token_bound
-            if not _MAY_BOUND.isdisjoint(body):
-                answer = _bound_of(body) or answer
+            bounds = _MAY_BOUND.intersection(body)
+            if bounds:
+                answer = _bound_of(body, bounds) or answer
             if answer > self._most_output:
                 answer = self._most_output
             if not _MULTIPLIES.isdisjoint(body):
                 best = body.get("best_of")
                 answer *= max(call.answers, best * count_prompts(body)) if isinstance(best, int) else call.answers
-        return _bound_of_prompt(body), answer
+        size = chat_size(body) if call.text_size is None else call.text_size
+        if size is None or not HARMLESS.issuperset(body):
+            return upper_bound_prompt(body), answer
+        return size + _EACH_MESSAGE * (len(body["messages"]) + 1), answer  # a byte of text is a token at most
 
     def _cost(self, models: list[PublicModel], tokens: int, answer: int) -> int | None:
         """The most that it may cost; ``None`` where a price is not known."""
         most = 0
         for model in models:
-            seconds = max((each.timeouts.total for each in model.deployments), default=0.0)
-            cost = self._prices.worst_case(model.deployments, tokens, answer, 1, seconds)
+            deployments = model.deployments
+            if len(deployments) == 1:
+                seconds = deployments[0].timeouts.total
+            else:
+                seconds = max((each.timeouts.total for each in deployments), default=0.0)
+            cost = self._prices.worst_case(deployments, tokens, answer, 1, seconds)
             if cost is None:
                 return None
             if cost > most:
@@ -144,22 +153,14 @@ class CallBudgets:
         models[1:] = [model for model in models[1:] if self._cost([model], 1, 1) is not None]
 
 
-def _bound_of_prompt(body: dict[str, Any]) -> int:
-    """No fewer tokens than the prompt has: a byte of text is one at most."""
-    if "messages" not in body or not HARMLESS.issuperset(body):
-        return upper_bound_prompt(body)
-    size = 0
-    for message in body["messages"]:
-        content = message.get("content")
-        if type(content) is not str or len(message) != 2:
-            return upper_bound_prompt(body)
-        size += (len(content) if content.isascii() else len(content.encode(errors="replace"))) + _EACH_MESSAGE
-    return size + _EACH_MESSAGE
-
-
-def _bound_of(body: dict[str, Any]) -> int | None:
-    """The greatest of the limits on new tokens that stand in ``body``; ``None`` means that there is none."""
-    options = body.get("options")
-    fields = [body, options] if isinstance(options, dict) else [body]
-    given = [value for each in fields for name in BOUNDS if type(value := each.get(name)) is int and value > 0]
-    return max(given, default=None)
+def _bound_of(fields: dict[str, Any], bounds: Iterable[str]) -> int:
+    """The greatest limit on new tokens that stands in ``fields`` under one of the names ``bounds``; 0: there is none."""
+    most = 0
+    for name in bounds:
+        value = fields[name]
+        if type(value) is int:
+            if value > most:
+                most = value
+        elif isinstance(value, dict):  # Ollama's options
+            most = max(most, _bound_of(value, _UPPER_BOUNDS.intersection(value)))
+    return most

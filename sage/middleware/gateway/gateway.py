@@ -233,12 +233,20 @@ class GatewayCall:
             rated = gateway.rates.admit(self._principal, call, models)
             self._rated = rated if isinstance(rated, Admitted) else await rated
         if gateway.budgets is not None:
-            await self._reserve(gateway.budgets, models)
+            try:
+                reserved = gateway.budgets.reserve(self._principal, call, models)
+                if reserved is not None:
+                    self._reservation = reserved if isinstance(reserved, Reservation) else await reserved
+            except BaseException:
+                if self._rated is not None:
+                    self._rated.cancel()
+                raise
         captures = gateway.captures
         if captures is not None and captures.settings:
             self._capture = captured(captures, self._principal, call)
         if call.stream:
-            self._prompt_tokens = estimate_prompt(call.body)  # which is forgotten once the stream has begun
+            # of the body, which is forgotten once the stream has begun
+            self._prompt_tokens = estimate_prompt(call.body, call.text_size)
         self._metrics = gateway.metrics.begin(models[0].label)
         try:
             self._answer = answer = await gateway.open(call, models)
@@ -252,15 +260,6 @@ class GatewayCall:
             self._first_at = time.perf_counter()
             self._metrics.time_to_first_token.observe(self._first_at - self._started)
         return self
-
-    async def _reserve(self, budgets: CallBudgets, models: list[PublicModel]) -> None:
-        try:
-            reserved = budgets.reserve(self._principal, self._call, models)
-            self._reservation = reserved if reserved is None or isinstance(reserved, Reservation) else await reserved
-        except BaseException:
-            if self._rated is not None:
-                self._rated.cancel()
-            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
@@ -325,8 +324,12 @@ class GatewayCall:
         number = _FIRST_ATTEMPT if attempts == 1 else (b"x-sage-attempts", b"%d" % attempts)
         headers = [self._answer.deployment.header, number]
         if self._reservation is not None:
-            headers += [(b"x-sage-budget", note.encode()) for note in self._reservation.notes()]
-        return headers if self._rated is None else headers + self._rated.headers
+            notes = self._reservation.notes()
+            if notes:
+                headers += [(b"x-sage-budget", note.encode()) for note in notes]
+        if self._rated is not None:
+            headers += self._rated.headers
+        return headers
 
     def _settle(self, answer: UpstreamAnswer | None, status: int, failure: BaseException | None = None) -> None:
         """Counts the call, once, at its end; without an ``answer`` it has failed with ``failure``, or was left."""

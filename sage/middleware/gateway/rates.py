@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import NamedTuple
 
 from sage.middleware.auth.principal import Principal
 from sage.middleware.dispatch.deployment import PublicModel
@@ -11,9 +12,12 @@ from sage.middleware.limits.local_limiter import Admitted, Limiter
 from sage.middleware.limits.over_limit import Headers, OverLimit
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.settings.limits import SubjectLimits
-from sage.middleware.usage.estimates import estimate_prompt
+from sage.middleware.usage.estimates import chat_size, estimate_prompt
 
 _GENERATES = frozenset({Operation.CHAT, Operation.COMPLETIONS})
+_MULTIPLIES = frozenset({"n", "prompt"})
+"""Fields that may ask for several answers."""
+_MOST_KNOWN = 4096
 _UNBOUNDED_ANSWER = 512
 """Tokens that are taken for an answer without a bound; what it has more counts at its end."""
 
@@ -51,12 +55,23 @@ class RatedCall:
                 admitted.cancel()
 
 
+class CallLimits(NamedTuple):
+    """The limits of a caller and of the model that it asks for."""
+
+    subjects: tuple[SubjectLimits, ...]
+    count_tokens: bool
+    parts: tuple[tuple[SubjectLimits, ...], tuple[SubjectLimits, ...]]
+    """What they are made of, held so that no others get the same identities."""
+
+
 class RateLimits:
     """Asks a limiter for calls, and counts what it refuses."""
 
     def __init__(self, limiter: Limiter, metrics: Metrics) -> None:
         self.limiter = limiter
         self._metrics = metrics
+        self._known: dict[tuple[int, int], CallLimits] = {}
+        """By the identities of both parts."""
 
     def admit(
         self, principal: Principal, call: ModelCall, models: list[PublicModel]
@@ -66,43 +81,51 @@ class RateLimits:
         A fallback with limits of its own is taken from them too; one that is over them leaves ``models``. ``None``
         means that nothing bounds it. Raises :class:`OverLimit`, also when it is waited for, with nothing taken.
         """
+        limits = self._joined(principal.limits, models[0].limits)
         if len(models) > 1:
-            return self._admit_all(principal.limits + models[0].limits, call, models)
-        return self._take(principal.limits + models[0].limits, call, models[0])
+            return self._admit_all(limits, call, models)
+        return self._take(limits, call, models[0])
 
-    async def _admit_all(
-        self, limits: tuple[SubjectLimits, ...], call: ModelCall, models: list[PublicModel]
-    ) -> RatedCall | None:
+    def _joined(self, callers: tuple[SubjectLimits, ...], models: tuple[SubjectLimits, ...]) -> CallLimits:
+        """The limits of a caller and of a model together: always the same object for the same two."""
+        key = id(callers), id(models)
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            limits = callers + models
+            counts_tokens = any(each.limits.tpm is not None for each in limits)
+            known = self._known[key] = CallLimits(limits, counts_tokens, (callers, models))
+        return known
+
+    async def _admit_all(self, limits: CallLimits, call: ModelCall, models: list[PublicModel]) -> RatedCall | None:
         own, fallbacks = None, []
         try:
-            if limits:
+            if limits.subjects:
                 own = await self._taken(limits, call, models[0])
             for model in models[1:]:
                 if not model.limits:
                     continue
                 try:
-                    fallbacks.append((model, await self._taken(model.limits, call, model)))
+                    fallbacks.append((model, await self._taken(self._joined((), model.limits), call, model)))
                 except OverLimit:
                     models.remove(model)
         except BaseException:
             RatedCall(call, own, fallbacks).cancel()
             raise
-        return RatedCall(call, own, fallbacks) if limits or fallbacks else None
+        return RatedCall(call, own, fallbacks) if limits.subjects or fallbacks else None
 
-    async def _taken(self, limits: tuple[SubjectLimits, ...], call: ModelCall, model: PublicModel) -> Admitted:
+    async def _taken(self, limits: CallLimits, call: ModelCall, model: PublicModel) -> Admitted:
         taken = self._take(limits, call, model)
         return taken if isinstance(taken, Admitted) else await taken
 
-    def _take(
-        self, limits: tuple[SubjectLimits, ...], call: ModelCall, model: PublicModel
-    ) -> Admitted | Awaitable[Admitted]:
-        prompt, answer = 0, 0
-        for each in limits:
-            if each.limits.tpm is not None:
-                prompt, answer = estimate_prompt(call.body), answer_tokens(call)
-                break
+    def _take(self, limits: CallLimits, call: ModelCall, model: PublicModel) -> Admitted | Awaitable[Admitted]:
+        prompt = answer = 0
+        if limits.count_tokens:
+            call.text_size = chat_size(call.body)
+            prompt, answer = estimate_prompt(call.body, call.text_size), answer_tokens(call)
         try:
-            taken = self.limiter.admit(limits, prompt, answer)
+            taken = self.limiter.admit(limits.subjects, prompt, answer)
         except OverLimit as refused:
             self._metrics.limited(model.label, refused.subject, refused.kind)
             raise
@@ -123,4 +146,4 @@ def answer_tokens(call: ModelCall) -> int:
     body = call.body
     bound = body.get("max_completion_tokens") or body.get("max_tokens")
     each = bound if isinstance(bound, int) and bound > 0 else _UNBOUNDED_ANSWER
-    return each * call.answers
+    return each if _MULTIPLIES.isdisjoint(body) else each * call.answers

@@ -8,11 +8,13 @@ from typing import Protocol
 
 from sage.middleware.limits.over_limit import (
     RESET,
+    UNBOUNDED,
     Excess,
     Headers,
     LimitKind,
     OverLimit,
     Standing,
+    bounds_of,
     make_headers,
     refuse,
 )
@@ -21,21 +23,33 @@ from sage.middleware.settings.limits import SubjectLimits
 
 _CONCURRENT_WAIT = 1.0
 """Seconds after which a caller with too many requests at one time may try again: nobody knows when one ends."""
+_MOST_KNOWN = 4096
 _SWEPT = 8
 """Subjects that are looked at, whether they are idle, whenever a new one comes."""
+
+
+class BoundedSubjects:
+    """The subjects whose limits a call meets, each with what it has used: looked up once for many calls."""
+
+    __slots__ = ("bounds", "least_tpm", "limits", "rows", "uses")
+
+    def __init__(self, limits: Sequence[SubjectLimits], uses: list[SubjectUse]) -> None:
+        self.limits = limits
+        self.uses = uses
+        self.bounds = [bounds_of(each) for each in limits]
+        self.rows = [(use, *bounds) for use, bounds in zip(uses, self.bounds, strict=True)]
+        self.least_tpm = min((tpm for _, tpm, _ in self.bounds), default=UNBOUNDED)
+        """No more tokens than that are taken for a call, so that an answer with a generous bound can be asked for."""
 
 
 class Admitted:
     """What a call has taken from its limits. :meth:`settle` or :meth:`cancel` is called once."""
 
-    __slots__ = ("_limiter", "_slot", "_subjects", "_uses", "tokens")
+    __slots__ = ("_limiter", "_slot", "_subjects", "tokens")
 
-    def __init__(
-        self, limiter: LocalLimiter, subjects: Sequence[SubjectLimits], uses: list[SubjectUse], slot: int, tokens: int
-    ) -> None:
+    def __init__(self, limiter: LocalLimiter, subjects: BoundedSubjects, slot: int, tokens: int) -> None:
         self._limiter = limiter
         self._subjects = subjects
-        self._uses = uses
         self._slot = slot
         self.tokens = tokens
         """Those that are reserved, of each subject."""
@@ -43,7 +57,8 @@ class Admitted:
     @property
     def headers(self) -> Headers:
         """What the caller is told is left of its limits."""
-        return make_headers(self._subjects, self._uses, RESET)
+        subjects = self._subjects
+        return make_headers(subjects.bounds, subjects.uses, RESET)
 
     def settle(self, tokens: int) -> None:
         """The call has ended and has used so many tokens."""
@@ -56,12 +71,15 @@ class Admitted:
     def _give_back(self, requests: int, tokens: int) -> None:
         """It took so many too many; a negative number means too few."""
         slot = self._slot
-        for use in self._uses:
+        for use in self._subjects.uses:
             use.running -= 1
-            if requests or tokens > 0:
-                use.give_back(slot, requests, tokens)
-            elif tokens < 0:
+            if tokens < 0:
                 self._limiter.charge(use, -tokens)
+            elif use.newest == slot:
+                use.requests -= requests
+                use.tokens -= tokens
+            else:
+                use.give_back(slot, requests, tokens)
 
 
 class Limiter(Protocol):
@@ -94,6 +112,8 @@ class LocalLimiter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._uses: dict[str, SubjectUse] = {}
+        self._known: dict[int, BoundedSubjects] = {}
+        """By the identity of the limits, which are held, since to hash them takes longer than all the rest."""
         self._has_new = False
 
     def __len__(self) -> int:
@@ -112,50 +132,62 @@ class LocalLimiter:
 
     def admit(self, limits: Sequence[SubjectLimits], prompt: int, answer: int) -> Admitted:
         """As :meth:`Limiter.admit`, at once."""
+        subjects = self._subjects_of(limits)
         now = self._clock()
         slot = int(now / SLOT)
-        first, known, uses, is_over = slot - SPAN, self._uses, [], False
-        tokens = prompt + answer and reserved(limits, prompt + answer)
-        for each in limits:
-            use = known.get(each.subject)
-            if use is None:
-                use = self._begin(each.subject)
-            elif use.oldest < first:
+        first, tokens, least_tpm = slot - SPAN, prompt + answer, subjects.least_tpm
+        is_over = prompt > least_tpm
+        if tokens > least_tpm:
+            tokens = least_tpm
+        for use, rpm, tpm, concurrent in subjects.rows:
+            if use.oldest < first:
                 use.advance(slot)
-            uses.append(use)
-            bounds = each.limits
-            rpm, tpm, concurrent = bounds.rpm, bounds.tpm, bounds.concurrent
-            if (
-                (rpm is not None and use.requests >= rpm)
-                or (tpm is not None and (use.tokens + tokens > tpm or prompt > tpm))
-                or (concurrent is not None and use.running >= concurrent)
-            ):
+            if use.requests >= rpm or use.tokens + tokens > tpm or use.running >= concurrent:
                 is_over = True
         if is_over:
-            raise _refusal(limits, uses, now, prompt, tokens)
-        return self._take(limits, uses, slot, tokens)
+            raise _refusal(limits, subjects.uses, now, prompt, tokens)
+        return self._take(subjects, slot, tokens)
 
     def take(self, limits: Sequence[SubjectLimits], tokens: int) -> Admitted:
         """Counts a call that others have admitted."""
         slot = int(self._clock() / SLOT)
-        uses = [self._uses.get(each.subject) or self._begin(each.subject) for each in limits]
-        for use in uses:
+        subjects = self._subjects_of(limits)
+        for use in subjects.uses:
             use.advance(slot)
-        return self._take(limits, uses, slot, tokens)
+        return self._take(subjects, slot, tokens)
 
-    def _take(self, limits: Sequence[SubjectLimits], uses: list[SubjectUse], slot: int, tokens: int) -> Admitted:
-        for use in uses:
-            use.take(slot, tokens)
+    def reserved(self, limits: Sequence[SubjectLimits], tokens: int) -> int:
+        """The tokens that are taken for a call that may use so many."""
+        return min(tokens, self._subjects_of(limits).least_tpm)
+
+    def _take(self, subjects: BoundedSubjects, slot: int, tokens: int) -> Admitted:
+        for use in subjects.uses:
+            if use.newest != slot:
+                use.open(slot)
+            use.running += 1
+            use.requests += 1
+            use.tokens += tokens
         if self._has_new:  # only now, since a new one is idle before
             self._has_new = False
             self._sweep(slot)
-        return Admitted(self, limits, uses, slot, tokens)
+        return Admitted(self, subjects, slot, tokens)
 
     def charge(self, use: SubjectUse, tokens: int) -> None:
         """A call has used so many tokens more than it has taken."""
         slot = int(self._clock() / SLOT)
         use.advance(slot)
-        use.charge(slot, tokens)
+        if use.newest != slot:
+            use.open(slot)
+        use.tokens += tokens
+
+    def _subjects_of(self, limits: Sequence[SubjectLimits]) -> BoundedSubjects:
+        found = self._known.get(id(limits))
+        if found is None:
+            uses = [self._uses.get(each.subject) or self._begin(each.subject) for each in limits]
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            found = self._known[id(limits)] = BoundedSubjects(limits, uses)
+        return found
 
     def _begin(self, subject: str) -> SubjectUse:
         use = self._uses[subject] = SubjectUse()
@@ -168,18 +200,10 @@ class LocalLimiter:
         for subject in [subject for subject, _ in zip(uses, range(_SWEPT), strict=False)]:
             use = uses.pop(subject)
             use.advance(slot)
-            if not use.idle:
+            if use.idle:
+                self._known.clear()
+            else:
                 uses[subject] = use
-
-
-def reserved(limits: Sequence[SubjectLimits], tokens: int) -> int:
-    """The tokens to take for a call that may use so many: no more than the least of ``limits`` has in all, so that an
-    answer with a generous bound can be asked for."""
-    for each in limits:
-        tpm = each.limits.tpm
-        if tpm is not None and tpm < tokens:
-            tokens = tpm
-    return tokens
 
 
 def _refusal(

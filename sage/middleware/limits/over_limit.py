@@ -17,6 +17,20 @@ RESET = b"1m0.5s"
 """When the window of a subject that has made a request now is empty, if no more come: see ``subject_use.SPAN``."""
 
 
+UNBOUNDED = 1 << 62
+"""Stands for a bound that is not there."""
+
+Bounds = tuple[int, int, int]
+"""The requests and the tokens in a minute, and the requests at one time, that a subject may have."""
+
+
+def bounds_of(limits: SubjectLimits) -> Bounds:
+    """The numbers of ``limits``."""
+    each = limits.limits
+    rpm, tpm, concurrent = (UNBOUNDED if bound is None else bound for bound in (each.rpm, each.tpm, each.concurrent))
+    return rpm, tpm, concurrent
+
+
 class LimitKind(StrEnum):
     """What a limit bounds."""
 
@@ -80,7 +94,7 @@ def refuse(excess: Excess, tokens: int, limits: Sequence[SubjectLimits], standin
             f"{who} has used {used.tokens} tokens in 60 seconds, of {bounds.tpm}, and this request may use {tokens}; "
             f"{when}"
         )
-    headers = make_headers(limits, standings, duration(used.reset))
+    headers = make_headers(map(bounds_of, limits), standings, duration(used.reset))
     return OverLimit(f"rate limit: {message}", subject=kind, kind=excess.kind, retry_after=wait, headers=headers)
 
 
@@ -94,26 +108,25 @@ class Used(Protocol):
     def tokens(self) -> int: ...
 
 
-def make_headers(limits: Iterable[SubjectLimits], used: Iterable[Used], reset: bytes) -> Headers:
+def make_headers(bounds: Iterable[Bounds], used: Iterable[Used], reset: bytes) -> Headers:
     """``x-ratelimit-…`` of the subjects that have the least left of their requests and of their tokens. ``reset``: when
     the window is empty if no more requests come."""
-    rpm = tpm = 0
-    requests: int | None = None
-    tokens: int | None = None
-    for each, use in zip(limits, used, strict=True):
-        bounds = each.limits
-        if (most := bounds.rpm) is not None and (requests is None or most - use.requests < requests):
-            rpm, requests = most, most - use.requests
-        if (most := bounds.tpm) is not None and (tokens is None or most - use.tokens < tokens):
-            tpm, tokens = most, most - use.tokens
+    rpm = tpm = requests = tokens = UNBOUNDED
+    for (most_requests, most_tokens, _), use in zip(bounds, used, strict=True):
+        left = most_requests - use.requests
+        if left < requests and most_requests != UNBOUNDED:
+            rpm, requests = most_requests, left
+        left = most_tokens - use.tokens
+        if left < tokens and most_tokens != UNBOUNDED:
+            tpm, tokens = most_tokens, left
     headers: Headers = []
-    if requests is not None:
+    if rpm != UNBOUNDED:
         headers += (
             (b"x-ratelimit-limit-requests", b"%d" % rpm),
             (b"x-ratelimit-remaining-requests", b"%d" % (requests if requests > 0 else 0)),
             (b"x-ratelimit-reset-requests", reset),
         )
-    if tokens is not None:
+    if tpm != UNBOUNDED:
         headers += (
             (b"x-ratelimit-limit-tokens", b"%d" % tpm),
             (b"x-ratelimit-remaining-tokens", b"%d" % (tokens if tokens > 0 else 0)),

@@ -11,8 +11,17 @@ from functools import lru_cache
 from typing import cast
 
 from sage.middleware.limits import scripts
-from sage.middleware.limits.local_limiter import Admitted, LocalLimiter, reserved
-from sage.middleware.limits.over_limit import RESET, Excess, Headers, LimitKind, Standing, make_headers, refuse
+from sage.middleware.limits.local_limiter import Admitted, LocalLimiter
+from sage.middleware.limits.over_limit import (
+    RESET,
+    Excess,
+    Headers,
+    LimitKind,
+    Standing,
+    bounds_of,
+    make_headers,
+    refuse,
+)
 from sage.middleware.limits.redis_link import LinkLost, OnReply, RedisLink, RedisServer
 from sage.middleware.limits.redis_wire import Part, RedisError, Reply, encode, encode_part
 from sage.middleware.settings.limits import SubjectLimits
@@ -36,7 +45,7 @@ class SharedAdmitted(Admitted):
     __slots__ = ("_shared", "_shared_slot", "_told")
 
     def __init__(self, own: Admitted, shared: SharedLimiter, slot: int | None, told: Headers | None = None) -> None:
-        super().__init__(own._limiter, own._subjects, own._uses, own._slot, own.tokens)
+        super().__init__(own._limiter, own._subjects, own._slot, own.tokens)
         self._shared = shared
         self._shared_slot = slot
         self._told = told
@@ -47,7 +56,7 @@ class SharedAdmitted(Admitted):
 
     def _give_back(self, requests: int, tokens: int) -> None:
         super()._give_back(requests, tokens)
-        self._shared.give_back(self._subjects, self._shared_slot, requests, tokens)
+        self._shared.give_back(self._subjects.limits, self._shared_slot, requests, tokens)
 
 
 class SharedLimiter:
@@ -96,7 +105,7 @@ class SharedLimiter:
         return SharedAdmitted(self._own.admit(limits, prompt, answer), self, None)
 
     async def _together(self, link: RedisLink, limits: Sequence[SubjectLimits], prompt: int, answer: int) -> Admitted:
-        tokens = reserved(limits, prompt + answer)
+        tokens = self._own.reserved(limits, prompt + answer)
         reply = await self._ask(link, limits, prompt, tokens)
         if reply is None:
             return self._alone(limits, prompt, answer)
@@ -108,7 +117,8 @@ class SharedLimiter:
         if not admitted:
             excess = Excess(limits[first], LimitKind(scripts.KINDS[kind]), wait / 1000, standings[first])
             raise refuse(excess, max(prompt, tokens), limits, standings)
-        return SharedAdmitted(self._own.take(limits, tokens), self, first, make_headers(limits, standings, RESET))
+        told = make_headers(map(bounds_of, limits), standings, RESET)
+        return SharedAdmitted(self._own.take(limits, tokens), self, first, told)
 
     async def _ask(
         self, link: RedisLink, limits: Sequence[SubjectLimits], prompt: int, tokens: int

@@ -17,11 +17,11 @@ NEVER = 1 << 62
 class SubjectUse:
     """Requests and tokens of the last minute in slots of half a second, and the requests that run.
 
-    Slots without a use take no memory. Whoever reads or takes calls :meth:`advance` before, where :attr:`oldest` is
-    older than a minute.
+    Slots without a use take no memory. Whoever reads calls :meth:`advance` before, where :attr:`oldest` is older than a
+    minute; whoever adds calls :meth:`open` before, where :attr:`newest` is not the slot of now.
     """
 
-    __slots__ = ("_last", "_slots", "newest", "oldest", "requests", "running", "tokens")
+    __slots__ = ("_older", "_older_requests", "_older_tokens", "newest", "oldest", "requests", "running", "tokens")
 
     def __init__(self) -> None:
         self.requests = 0
@@ -33,73 +33,68 @@ class SubjectUse:
         """The newest slot that is in use."""
         self.oldest = NEVER
         """The oldest one."""
-        self._slots: dict[int, list[int]] = {}
-        """Of each slot its requests and its tokens, the oldest first."""
-        self._last: list[int] = [0, 0]
-        """Those of the newest slot."""
+        self._older: dict[int, list[int]] = {}
+        """Of each slot before the newest its requests and its tokens, the oldest first. The newest has the rest."""
+        self._older_requests = 0
+        self._older_tokens = 0
 
     @property
     def idle(self) -> bool:
         """Whether it is as new, once :meth:`advance` was called."""
-        return not self._slots and not self.running
+        return self.oldest == NEVER and not self.running
 
     def advance(self, slot: int) -> None:
         """The slot of now is ``slot``: what is older than a minute leaves the window."""
-        slots, first = self._slots, slot - SPAN
-        for oldest in list(slots):
+        older, first = self._older, slot - SPAN
+        for oldest in list(older):
             if oldest >= first:
                 self.oldest = oldest
                 return
-            requests, tokens = slots.pop(oldest)
+            requests, tokens = older.pop(oldest)
             self.requests -= requests
             self.tokens -= tokens
-        self.oldest = NEVER
+            self._older_requests -= requests
+            self._older_tokens -= tokens
+        if self.oldest != NEVER and self.newest >= first:
+            self.oldest = self.newest
+        else:
+            self.newest, self.oldest = -1, NEVER
+            self.requests = self.tokens = 0
 
-    def take(self, slot: int, tokens: int) -> None:
-        """A request begins that may use so many tokens."""
-        self.running += 1
-        self.requests += 1
-        self.tokens += tokens
-        last = self._last if slot == self.newest else self._open(slot)
-        last[0] += 1
-        last[1] += tokens
-
-    def _open(self, slot: int) -> list[int]:
-        """The counts of ``slot``, which is the newest."""
-        last = self._slots.get(slot)
-        if last is None:
-            last = self._slots[slot] = [0, 0]
-            if self.oldest == NEVER:
-                self.oldest = slot
-        self.newest, self._last = slot, last
-        return last
+    def open(self, slot: int) -> None:
+        """From now on ``slot`` is the newest, and what is added to the window is of it."""
+        if self.oldest == NEVER:
+            self.oldest = slot
+        else:
+            self._older[self.newest] = [self.requests - self._older_requests, self.tokens - self._older_tokens]
+            self._older_requests, self._older_tokens = self.requests, self.tokens
+        self.newest = slot
 
     def give_back(self, taken_in: int, requests: int, tokens: int) -> None:
         """A request that took in the slot ``taken_in`` took so many too many. Where that slot has left the window,
         nothing changes."""
-        taken = self._slots.get(taken_in)
-        if taken is not None:
+        if taken_in != self.newest:
+            taken = self._older.get(taken_in)
+            if taken is None:
+                return
             taken[0] -= requests
             taken[1] -= tokens
-            self.requests -= requests
-            self.tokens -= tokens
-
-    def charge(self, slot: int, tokens: int) -> None:
-        """So many tokens more than were taken count from now on."""
-        self._open(slot)[1] += tokens
-        self.tokens += tokens
+            self._older_requests -= requests
+            self._older_tokens -= tokens
+        self.requests -= requests
+        self.tokens -= tokens
 
     def slot_with_room(self, requests: int, tokens: int) -> int:
         """The first slot that leaves this many requests and tokens in the window at most, once it is out of it."""
         left_requests, left_tokens = self.requests, self.tokens
         last = self.newest
-        for slot, (some_requests, some_tokens) in self._slots.items():
+        for slot, (some_requests, some_tokens) in self._older.items():
             if left_requests <= requests and left_tokens <= tokens:
-                break
+                return last
             left_requests -= some_requests
             left_tokens -= some_tokens
             last = slot
-        return last
+        return last if left_requests <= requests and left_tokens <= tokens else self.newest
 
 
 def seconds_until_out(slot: int, now: float) -> float:

@@ -82,6 +82,8 @@ class ModelCall:
     """The deployment that the last of them was sent to."""
     request_id: bytes = b""
     """The ``x-request-id`` of the request that it was made of; empty without one."""
+    text_size: int | None = None
+    """The bytes of text of a chat of plain messages, once they were counted, which limits and budgets share."""
     hints: Mapping[str, Any] | None = None
     """Fields beside those of ``body``, for vendors that have such a thing: how to load a model (``options``), not to
     think (``reasoning_effort: none``), not to cut texts (``truncate: false``). They ask nothing of the others."""

@@ -22,20 +22,26 @@ _TEXTS = frozenset(
 _MEDIA = frozenset({"image_url", "input_audio", "file", "video_url", "image", "audio_url", "source"})
 
 
-def estimate_prompt(body: Mapping[str, Any]) -> int:
-    """About how many tokens the request in ``body`` has, in OpenAI's shape; at least 1."""
-    messages = body.get("messages")
-    if messages is not None and "tools" not in body:
-        size = 0
-        try:
-            for message in messages:
-                size += len(message["content"].encode())
-                if len(message) > 2:
-                    break
-            else:
-                return max(1, _EACH_MESSAGE * len(messages) + -(-size // _BYTES))
-        except (TypeError, KeyError, AttributeError, UnicodeEncodeError):
-            pass
+def chat_size(body: Mapping[str, Any]) -> int | None:
+    """The bytes of text of a chat whose messages are a role and a text each; ``None`` for any other request."""
+    size = 0
+    try:
+        for message in body["messages"]:
+            if len(message) != 2:
+                return None
+            size += len(message["content"].encode())
+    except (TypeError, KeyError, AttributeError, UnicodeEncodeError):
+        return None
+    return size
+
+
+def estimate_prompt(body: Mapping[str, Any], size: int | None = None) -> int:
+    """About how many tokens the request in ``body`` has, in OpenAI's shape; at least 1. ``size`` is its
+    :func:`chat_size`, where that is known already."""
+    if size is None:
+        size = chat_size(body)
+    if size is not None and "tools" not in body:
+        return max(1, _EACH_MESSAGE * len(body["messages"]) + -(-size // _BYTES))
     size = tokens = 0
     for field, value in body.items():
         if field == "messages" and isinstance(value, list):

@@ -124,7 +124,9 @@ class PriceList:
             _, price = self.find(deployment)
             if price is None:
                 return None
-            most = max(most, price.most(prompt_tokens, max_output_tokens * answers, seconds, now))
+            cost = price.most(prompt_tokens, max_output_tokens * answers, seconds, now)
+            if cost > most:
+                most = cost
         return most
 
     def _configured(self, settings: PriceSettings) -> Price:

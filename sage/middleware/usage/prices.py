@@ -11,7 +11,7 @@ The parts of a cost are added up exactly, and the sum is rounded once, to the ne
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -74,11 +74,28 @@ class PriceCondition(NamedTuple):
         return self.begin <= second < self.end
 
 
+class DearestRates(NamedTuple):
+    """The dearest rates of a token of a prompt and of an answer, of a request and of a millisecond, as a
+    :class:`Part` states them."""
+
+    token: int
+    new_token: int
+    request: int
+    millisecond: int
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
     """The price of a model. Of several sets of parts the last holds whose condition does, else the first."""
 
     parts: tuple[tuple[PriceCondition | None, tuple[Part, ...]], ...]
+    _always: DearestRates | None = field(init=False, repr=False, compare=False)
+    """``None`` where the dearest rates depend on the time or on the prompt."""
+
+    def __post_init__(self) -> None:
+        parts = self.parts[0][1]
+        is_constant = len(self.parts) == 1 and not any(part.tiers for part in parts)
+        object.__setattr__(self, "_always", _dearest(parts, 0) if is_constant else None)
 
     @classmethod
     def of(cls, *parts: Part) -> Price:
@@ -113,18 +130,27 @@ class Price:
 
     def most(self, prompt_tokens: int, output_tokens: int, seconds: float, time: float) -> int:
         """What a call of that size may cost at most, whatever of it is cached, audio or reasoning."""
-        dearest = {"input": 0, "output": 0, "other": 0}
-        for part in self.parts_at(time):
-            rates = (part.rate, *(tier.rate for tier in part.tiers if prompt_tokens > tier.above))
-            if part.unit == "requests":
-                dearest["other"] += max(rates)
-            elif part.unit == "milliseconds":
-                dearest["other"] += max(rates) * int(seconds * 1000 + 1)
-            elif part.unit.endswith("tokens"):
-                kind = "output" if part.unit.startswith("output") else "input"
-                dearest[kind] = max(dearest[kind], *rates)
-        total = dearest["input"] * prompt_tokens + dearest["output"] * output_tokens + dearest["other"]
+        rates = self._always or _dearest(self.parts_at(time), prompt_tokens)
+        total = rates.token * prompt_tokens + rates.new_token * output_tokens + rates.request
+        if rates.millisecond:
+            total += rates.millisecond * int(seconds * 1000 + 1)
         return -(-total // _SCALE)
+
+
+def _dearest(parts: Sequence[Part], prompt_tokens: int) -> DearestRates:
+    """The dearest rates of ``parts`` for a prompt of that size at most."""
+    token = new_token = request = millisecond = 0
+    for part in parts:
+        most = max(part.rate, *(tier.rate for tier in part.tiers if prompt_tokens > tier.above), 0)
+        if part.unit == "requests":
+            request += most
+        elif part.unit == "milliseconds":
+            millisecond += most
+        elif part.unit.startswith("output"):
+            new_token = max(new_token, most)
+        elif part.unit.endswith("tokens"):
+            token = max(token, most)
+    return DearestRates(token, new_token, request, millisecond)
 
 
 FREE = Price.of()
