@@ -154,7 +154,7 @@ class CallBudgets:
 
 
 def _bound_of(fields: dict[str, Any], bounds: Iterable[str]) -> int:
-    """The greatest limit on new tokens that stands in ``fields`` under one of the names ``bounds``; 0: there is none."""
+    """The greatest limit on new tokens that ``fields`` have under one of the names ``bounds``; 0: there is none."""
     most = 0
     for name in bounds:
         value = fields[name]
