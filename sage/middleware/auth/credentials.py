@@ -228,4 +228,4 @@ def _invalid_key(reason: str) -> AuthenticationFailed:
 
 
 def _no_more(reason: str) -> AuthenticationFailed:
-    return AuthenticationFailed(f"who asked for this job may not do so any more: {reason}", code="rights_revoked")
+    return AuthenticationFailed(f"who asked may not do so any more: {reason}", code="rights_revoked")

@@ -17,6 +17,7 @@ import requests
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey
 from ports import free_port, wait_for_port
+from upstream import Upstream, chat_chunk
 
 pytestmark = pytest.mark.slow
 AUDIENCE = "https://gateway.example"
@@ -196,6 +197,24 @@ def test_access_tokens_of_the_issuer_are_accepted_and_others_are_not(
     assert running.get("/auth/me", key=issuer.token(jti="new")).status_code == 200
     assert running.get("/auth/me", key=issuer.token(groups=[], iat=now + 2)).json()["error"]["code"] == "no_role"
     assert running.get("/auth/me", key=issuer.token(jti="older")).json()["error"]["code"] == "no_role"
+
+
+def test_a_claim_that_is_gone_ends_the_open_streams_of_its_user(issuer: Issuer, upstreams: Callable[..., Any]) -> None:
+    with Upstream() as up:
+        running = upstreams(up, **settings(issuer.url, audience=AUDIENCE))
+        up.stream([chat_chunk("Hi"), chat_chunk(None, "stop")], hang_after=1)
+        tokens = issuer.token(), issuer.token(sub="sue-1", name="sue")
+        streams = [running.chat(stream=True, key=token) for token in tokens]
+        lines = [each.iter_lines() for each in streams]
+        assert all(b"Hi" in next(each) for each in lines)
+        taken = issuer.token(groups=[], iat=int(time.time()) + 2)
+        assert running.get("/auth/me", key=taken).json()["error"]["code"] == "no_role"
+        began = time.monotonic()
+        assert b'"rights_revoked"' in b"\n".join(lines[0])
+        assert time.monotonic() - began < 5
+        assert up.requests[0].closed.wait(5)
+        assert not up.requests[1].closed.wait(0.5)
+        streams[1].close()
 
 
 def test_a_provider_that_is_down_is_named(gateway: Callable[..., Any]) -> None:
