@@ -32,6 +32,7 @@ class BudgetAccount:
             "free",
             "has_refused",
             "is_drawing",
+            "is_soft",
             "key",
             "known",
         ),
@@ -42,6 +43,7 @@ class BudgetAccount:
         self.budget = budget
         self.key = WindowKey(budget.subject, str(budget.unit), period.name)
         self.ends = period.ends
+        self.is_soft = not budget.hard
         self.counts_tokens = budget.unit is Unit.TOKENS
         self.model = budget.name if budget.kind == "model" else None
         """Calls that another model has answered use nothing of it; ``None`` means that all calls do."""
@@ -91,6 +93,11 @@ class BudgetAccount:
         self.free += need - used
         self.outstanding -= need
         self.spent += used
+
+    def settle_for(self, model: str, held_money: int, held_tokens: int, money: int, tokens: int) -> None:
+        """Calls that ``model`` has answered had reserved so much, and have used that much of one of both."""
+        held, used = (held_tokens, tokens) if self.counts_tokens else (held_money, money)
+        self.settle(held, used if self.model is None or self.model == model else 0)
 
     def lose(self) -> None:
         """Others took back what was held here, since nothing was heard of this process for too long."""

@@ -78,7 +78,7 @@ class BudgetBook:
                 return None
         for account in accounts:
             need = tokens if account.counts_tokens else money
-            account.free -= need  # as BudgetAccount.take does, without a call for each
+            account.free -= need
             account.outstanding += need
         return Reservation(accounts, money, tokens)
 

@@ -6,13 +6,14 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from sage.middleware.budgets.account import BudgetAccount
 from sage.middleware.budgets.book import BudgetBook
 from sage.middleware.budgets.budget import Budget
 from sage.middleware.budgets.counters import BudgetCounters
 from sage.middleware.budgets.draws import BudgetDraws
+from sage.middleware.budgets.ended_calls import EndedCalls, SpentCall, add_up
 from sage.middleware.budgets.notices import BudgetNotices
 from sage.middleware.budgets.periods import period_at
 from sage.middleware.budgets.reservation import Reservation
@@ -26,26 +27,6 @@ from sage.middleware.database.database import Database
 from sage.middleware.settings.budgets import BudgetSettings, BudgetsSettings
 from sage.middleware.settings.webhooks import WebhookSettings
 from sage.thread_pool import ThreadPool
-
-
-class SpentCall(Protocol):
-    """What the ledger knows of a call that has ended."""
-
-    @property
-    def reservation(self) -> Any: ...
-    @property
-    def cost(self) -> int | None:
-        """Nano-dollars; ``None`` means that nobody knows the price."""
-        ...
-
-    @property
-    def prompt_tokens(self) -> int: ...
-    @property
-    def completion_tokens(self) -> int: ...
-    @property
-    def model(self) -> str:
-        """The public name of the model that answered."""
-        ...
 
 
 class Budgets:
@@ -118,10 +99,10 @@ class Budgets:
         return await self._draws.reserve([account.budget.subject for account in accounts], money, tokens)
 
     def on_settled(self, calls: Iterable[SpentCall]) -> None:
-        """Settles calls that have ended; on any thread."""
-        reserved = [call for call in calls if call.reservation is not None]
-        if reserved and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_settle, reserved)
+        """Settles calls that have ended; on any thread, but one at a time."""
+        ended = add_up(calls)
+        if ended and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_book, ended)
 
     async def give(self, subject: str, settings: BudgetSettings | None, tenant: str | None) -> None:
         """Gives ``subject`` that budget, or takes its own away; calls from here on go by it."""
@@ -148,6 +129,6 @@ class Budgets:
         return BudgetList(self.settings, self._models(), self.store.list())
 
 
-def _settle(calls: list[SpentCall]) -> None:
-    for call in calls:
-        call.reservation.settle(call.cost, call.prompt_tokens + call.completion_tokens, call.model)
+def _book(calls: list[EndedCalls]) -> None:
+    for each in calls:
+        each.book()

@@ -28,10 +28,7 @@ class Reservation:
         self.is_settled = True
         money = self.money if money is None else money
         for account in self.accounts:
-            need, used = (self.tokens, tokens) if account.counts_tokens else (self.money, money)
-            if account.model is not None and account.model != model:
-                used = 0
-            account.settle(need, used)
+            account.settle_for(model, self.money, self.tokens, money, tokens)
 
     def add(self, other: Reservation) -> None:
         """Takes over what ``other`` has reserved, which is of the same size."""
@@ -43,7 +40,7 @@ class Reservation:
 
     def notes(self) -> list[str]:
         """What ``x-sage-budget`` says: the soft budgets that are used up."""
-        return [_note(account) for account in self.accounts if not account.budget.hard and account.is_used_up]
+        return [_note(account) for account in self.accounts if account.is_soft and account.is_used_up]
 
 
 def _note(account: BudgetAccount) -> str:

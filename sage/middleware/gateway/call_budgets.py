@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Iterable
 from typing import Any
 
@@ -83,18 +84,15 @@ class CallBudgets:
 
     def _cost(self, models: list[PublicModel], tokens: int, answer: int) -> int | None:
         """The most that it may cost; ``None`` where a price is not known."""
-        most = 0
+        find, now, most = self._prices.find, time.time(), 0
         for model in models:
-            deployments = model.deployments
-            if len(deployments) == 1:
-                seconds = deployments[0].timeouts.total
-            else:
-                seconds = max((each.timeouts.total for each in deployments), default=0.0)
-            cost = self._prices.worst_case(deployments, tokens, answer, 1, seconds)
-            if cost is None:
-                return None
-            if cost > most:
-                most = cost
+            for deployment in model.deployments:
+                _, price = find(deployment)
+                if price is None:
+                    return None
+                cost = price.most(tokens, answer, deployment.timeouts.total, now)
+                if cost > most:
+                    most = cost
         return most
 
     async def _draw(

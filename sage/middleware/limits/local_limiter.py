@@ -11,6 +11,7 @@ from sage.middleware.limits.over_limit import (
     UNBOUNDED,
     Excess,
     Headers,
+    Left,
     LimitKind,
     OverLimit,
     Standing,
@@ -31,34 +32,33 @@ _SWEPT = 8
 class BoundedSubjects:
     """The subjects whose limits a call meets, each with what it has used: looked up once for many calls."""
 
-    __slots__ = ("bounds", "least_tpm", "limits", "rows", "uses")
+    __slots__ = ("least_tpm", "limits", "rows", "uses")
 
     def __init__(self, limits: Sequence[SubjectLimits], uses: list[SubjectUse]) -> None:
         self.limits = limits
         self.uses = uses
-        self.bounds = [bounds_of(each) for each in limits]
-        self.rows = [(use, *bounds) for use, bounds in zip(uses, self.bounds, strict=True)]
-        self.least_tpm = min((tpm for _, tpm, _ in self.bounds), default=UNBOUNDED)
+        self.rows = [(use, *bounds_of(each)) for use, each in zip(uses, limits, strict=True)]
+        self.least_tpm = min((tpm for _, _, tpm, _ in self.rows), default=UNBOUNDED)
         """No more tokens than that are taken for a call, so that an answer with a generous bound can be asked for."""
 
 
 class Admitted:
     """What a call has taken from its limits. :meth:`settle` or :meth:`cancel` is called once."""
 
-    __slots__ = ("_limiter", "_slot", "_subjects", "tokens")
+    __slots__ = ("_left", "_limiter", "_slot", "_subjects", "tokens")
 
-    def __init__(self, limiter: LocalLimiter, subjects: BoundedSubjects, slot: int, tokens: int) -> None:
+    def __init__(self, limiter: LocalLimiter, subjects: BoundedSubjects, slot: int, tokens: int, left: Left) -> None:
         self._limiter = limiter
         self._subjects = subjects
         self._slot = slot
         self.tokens = tokens
         """Those that are reserved, of each subject."""
+        self._left = left
 
     @property
     def headers(self) -> Headers:
-        """What the caller is told is left of its limits."""
-        subjects = self._subjects
-        return make_headers(subjects.bounds, subjects.uses, RESET)
+        """What the caller is told is left of its limits, once this call has taken from them."""
+        return make_headers(self._left, RESET)
 
     def settle(self, tokens: int) -> None:
         """The call has ended and has used so many tokens."""
@@ -132,35 +132,42 @@ class LocalLimiter:
 
     def admit(self, limits: Sequence[SubjectLimits], prompt: int, answer: int) -> Admitted:
         """As :meth:`Limiter.admit`, at once."""
-        subjects = self._subjects_of(limits)
+        subjects = self._known.get(id(limits)) or self._look_up(limits)
         now = self._clock()
         slot = int(now / SLOT)
         first, tokens, least_tpm = slot - SPAN, prompt + answer, subjects.least_tpm
         is_over = prompt > least_tpm
         if tokens > least_tpm:
             tokens = least_tpm
+        tightest_rpm = tightest_tpm = left_requests = left_tokens = UNBOUNDED
         for use, rpm, tpm, concurrent in subjects.rows:
             if use.oldest < first:
                 use.advance(slot)
-            if use.requests >= rpm or use.tokens + tokens > tpm or use.running >= concurrent:
+            left = rpm - use.requests
+            if left < left_requests:
+                tightest_rpm, left_requests = rpm, left
+            left = tpm - use.tokens
+            if left < left_tokens:
+                tightest_tpm, left_tokens = tpm, left
+            if use.running >= concurrent:
                 is_over = True
-        if is_over:
+        if is_over or left_requests < 1 or left_tokens < tokens:
             raise _refusal(limits, subjects.uses, now, prompt, tokens)
-        return self._take(subjects, slot, tokens)
+        return self._take(subjects, slot, tokens, (tightest_rpm, left_requests - 1, tightest_tpm, left_tokens - tokens))
 
-    def take(self, limits: Sequence[SubjectLimits], tokens: int) -> Admitted:
-        """Counts a call that others have admitted."""
+    def take(self, limits: Sequence[SubjectLimits], tokens: int, left: Left) -> Admitted:
+        """Counts a call that others have admitted, by whom so much is left."""
         slot = int(self._clock() / SLOT)
-        subjects = self._subjects_of(limits)
+        subjects = self._known.get(id(limits)) or self._look_up(limits)
         for use in subjects.uses:
             use.advance(slot)
-        return self._take(subjects, slot, tokens)
+        return self._take(subjects, slot, tokens, left)
 
     def reserved(self, limits: Sequence[SubjectLimits], tokens: int) -> int:
         """The tokens that are taken for a call that may use so many."""
-        return min(tokens, self._subjects_of(limits).least_tpm)
+        return min(tokens, (self._known.get(id(limits)) or self._look_up(limits)).least_tpm)
 
-    def _take(self, subjects: BoundedSubjects, slot: int, tokens: int) -> Admitted:
+    def _take(self, subjects: BoundedSubjects, slot: int, tokens: int, left: Left) -> Admitted:
         for use in subjects.uses:
             if use.newest != slot:
                 use.open(slot)
@@ -170,7 +177,7 @@ class LocalLimiter:
         if self._has_new:  # only now, since a new one is idle before
             self._has_new = False
             self._sweep(slot)
-        return Admitted(self, subjects, slot, tokens)
+        return Admitted(self, subjects, slot, tokens, left)
 
     def charge(self, use: SubjectUse, tokens: int) -> None:
         """A call has used so many tokens more than it has taken."""
@@ -180,13 +187,11 @@ class LocalLimiter:
             use.open(slot)
         use.tokens += tokens
 
-    def _subjects_of(self, limits: Sequence[SubjectLimits]) -> BoundedSubjects:
-        found = self._known.get(id(limits))
-        if found is None:
-            uses = [self._uses.get(each.subject) or self._begin(each.subject) for each in limits]
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            found = self._known[id(limits)] = BoundedSubjects(limits, uses)
+    def _look_up(self, limits: Sequence[SubjectLimits]) -> BoundedSubjects:
+        uses = [self._uses.get(each.subject) or self._begin(each.subject) for each in limits]
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        found = self._known[id(limits)] = BoundedSubjects(limits, uses)
         return found
 
     def _begin(self, subject: str) -> SubjectUse:

@@ -23,6 +23,10 @@ UNBOUNDED = 1 << 62
 Bounds = tuple[int, int, int]
 """The requests and the tokens in a minute, and the requests at one time, that a subject may have."""
 
+Left = tuple[int, int, int, int]
+"""The limit of requests of the subject that has the fewest left, and these; the same of tokens. :data:`UNBOUNDED` where
+nothing bounds them."""
+
 
 def bounds_of(limits: SubjectLimits) -> Bounds:
     """The numbers of ``limits``."""
@@ -94,7 +98,7 @@ def refuse(excess: Excess, tokens: int, limits: Sequence[SubjectLimits], standin
             f"{who} has used {used.tokens} tokens in 60 seconds, of {bounds.tpm}, and this request may use {tokens}; "
             f"{when}"
         )
-    headers = make_headers(map(bounds_of, limits), standings, duration(used.reset))
+    headers = make_headers(least_left(map(bounds_of, limits), standings), duration(used.reset))
     return OverLimit(f"rate limit: {message}", subject=kind, kind=excess.kind, retry_after=wait, headers=headers)
 
 
@@ -108,17 +112,20 @@ class Used(Protocol):
     def tokens(self) -> int: ...
 
 
-def make_headers(bounds: Iterable[Bounds], used: Iterable[Used], reset: bytes) -> Headers:
-    """``x-ratelimit-…`` of the subjects that have the least left of their requests and of their tokens. ``reset``: when
-    the window is empty if no more requests come."""
+def least_left(bounds: Iterable[Bounds], used: Iterable[Used]) -> Left:
+    """What is left of the limits of all subjects together, of which ``used`` is used."""
     rpm = tpm = requests = tokens = UNBOUNDED
     for (most_requests, most_tokens, _), use in zip(bounds, used, strict=True):
-        left = most_requests - use.requests
-        if left < requests and most_requests != UNBOUNDED:
-            rpm, requests = most_requests, left
-        left = most_tokens - use.tokens
-        if left < tokens and most_tokens != UNBOUNDED:
-            tpm, tokens = most_tokens, left
+        if most_requests - use.requests < requests:
+            rpm, requests = most_requests, most_requests - use.requests
+        if most_tokens - use.tokens < tokens:
+            tpm, tokens = most_tokens, most_tokens - use.tokens
+    return rpm, requests, tpm, tokens
+
+
+def make_headers(left: Left, reset: bytes) -> Headers:
+    """``x-ratelimit-…`` of what is left. ``reset``: when the window is empty if no more requests come."""
+    rpm, requests, tpm, tokens = left
     headers: Headers = []
     if rpm != UNBOUNDED:
         headers += (

@@ -13,13 +13,11 @@ from typing import cast
 from sage.middleware.limits import scripts
 from sage.middleware.limits.local_limiter import Admitted, LocalLimiter
 from sage.middleware.limits.over_limit import (
-    RESET,
     Excess,
-    Headers,
     LimitKind,
     Standing,
     bounds_of,
-    make_headers,
+    least_left,
     refuse,
 )
 from sage.middleware.limits.redis_link import LinkLost, OnReply, RedisLink, RedisServer
@@ -39,20 +37,14 @@ _HOLDERS_PART = encode_part(_HOLDERS)
 
 
 class SharedAdmitted(Admitted):
-    """What a call has taken; ``slot`` is the one in Redis, ``None`` if it was admitted without Redis. ``told`` are the
-    headers by the counts of all processes."""
+    """What a call has taken; ``slot`` is the one in Redis, ``None`` if it was admitted without Redis."""
 
-    __slots__ = ("_shared", "_shared_slot", "_told")
+    __slots__ = ("_shared", "_shared_slot")
 
-    def __init__(self, own: Admitted, shared: SharedLimiter, slot: int | None, told: Headers | None = None) -> None:
-        super().__init__(own._limiter, own._subjects, own._slot, own.tokens)
+    def __init__(self, own: Admitted, shared: SharedLimiter, slot: int | None) -> None:
+        super().__init__(own._limiter, own._subjects, own._slot, own.tokens, own._left)
         self._shared = shared
         self._shared_slot = slot
-        self._told = told
-
-    @property
-    def headers(self) -> Headers:
-        return super().headers if self._told is None else self._told
 
     def _give_back(self, requests: int, tokens: int) -> None:
         super()._give_back(requests, tokens)
@@ -117,8 +109,8 @@ class SharedLimiter:
         if not admitted:
             excess = Excess(limits[first], LimitKind(scripts.KINDS[kind]), wait / 1000, standings[first])
             raise refuse(excess, max(prompt, tokens), limits, standings)
-        told = make_headers(map(bounds_of, limits), standings, RESET)
-        return SharedAdmitted(self._own.take(limits, tokens), self, first, told)
+        left = least_left(map(bounds_of, limits), standings)
+        return SharedAdmitted(self._own.take(limits, tokens, left), self, first)
 
     async def _ask(
         self, link: RedisLink, limits: Sequence[SubjectLimits], prompt: int, tokens: int

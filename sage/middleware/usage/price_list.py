@@ -61,8 +61,10 @@ class PriceList:
 
     def find(self, deployment: PricedDeployment) -> tuple[bool, Price | None]:
         """Whether the price is resolved, and the price; ``None`` means that nobody knows it."""
-        if deployment.price is not None:
-            return True, self._configured(deployment.price)
+        settings = deployment.price
+        if settings is not None:
+            own = self._own.get(id(settings))
+            return True, own[1] if own is not None else self._configured(settings)
         key = deployment.provider.name, deployment.model
         try:
             return True, self._published[key]
@@ -108,26 +110,6 @@ class PriceList:
             self._failed_at = None
             for key, each in zip(wanted, described, strict=True):
                 self._remember(key, published_price(each) if isinstance(each, list) else None)
-
-    def worst_case(
-        self,
-        deployments: Iterable[PricedDeployment],
-        prompt_tokens: int,
-        max_output_tokens: int,
-        answers: int = 1,
-        seconds: float = 600.0,
-    ) -> int | None:
-        """What a call may cost at most in nano-dollars, whichever of ``deployments`` answers. ``None`` means that
-        nobody knows the price of one of them, or that it is not resolved yet."""
-        now, most = time.time(), 0
-        for deployment in deployments:
-            _, price = self.find(deployment)
-            if price is None:
-                return None
-            cost = price.most(prompt_tokens, max_output_tokens * answers, seconds, now)
-            if cost > most:
-                most = cost
-        return most
 
     def _configured(self, settings: PriceSettings) -> Price:
         known = self._own.get(id(settings))

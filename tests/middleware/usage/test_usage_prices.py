@@ -181,5 +181,4 @@ def test_a_look_up_that_fails_leaves_no_price_and_is_tried_again_later(caplog: p
     prices.load(wanted)
     assert len(calls) == 1
     assert prices.find(wanted[0]) == (False, None)
-    assert prices.worst_case(wanted, 1, 1) is None
     assert "no such program" in caplog.text
