@@ -74,10 +74,11 @@ class BudgetBook:
         """Reserves at once; ``None`` means that something has to be drawn first, and nothing is reserved."""
         now = self.clock()
         for account in accounts:
-            if account.free < (tokens if account.counts_tokens else money) or now >= account.valid_until:
-                return None
-        for account in accounts:
             need = tokens if account.counts_tokens else money
+            if account.free < need or now >= account.valid_until:
+                for taken in accounts[: accounts.index(account)]:
+                    taken.settle(tokens if taken.counts_tokens else money, 0)
+                return None
             account.free -= need
             account.outstanding += need
         return Reservation(accounts, money, tokens)

@@ -37,7 +37,8 @@ def check(call: ModelCall, limits: RequestLimits) -> None:
         _check_tokens_of_answer(call, body, limits)
     if "options" in body:
         _check_options(call, limits)
-    is_plain = "messages" in body and _are_plain(body["messages"])
+    call.text_size = size = plain_size(body["messages"]) if "messages" in body else None
+    is_plain = size is not None
     if is_plain and operation is _CHAT and call.native is None and call.hints is None and HARMLESS.issuperset(body):
         if not _CHOICE_FIELDS.isdisjoint(body):
             _check_choices(call, limits)
@@ -77,11 +78,13 @@ def _check_tokens_of_answer(call: ModelCall, fields: dict[str, Any], limits: Req
     for field in filter(fields.__contains__, TOKEN_FIELDS):
         value = fields[field]
         if type(value) is int and 0 < value <= limits.max_tokens:
+            if value > call.answer_bound and field != "min_tokens":
+                call.answer_bound = value
             continue
         if value in _UNLIMITED and type(value) is int and field != "min_tokens":
             del fields[field]
             if limits.max_tokens < _BUILT_IN_LIMIT:
-                fields[field] = limits.max_tokens
+                fields[field] = call.answer_bound = limits.max_tokens
             elif not any(fields.get(other) for other in UPPER_BOUNDS):
                 call.token_bound = limits.max_tokens
                 if call.operation is Operation.COMPLETIONS:
@@ -137,17 +140,21 @@ def _check_messages(body: dict[str, Any], walk: BodyWalk) -> None:
         walk.check_message(message, f"messages[{index}]")
 
 
-def _are_plain(messages: Any) -> bool:
-    """Whether each of ``messages`` is an object with a role and a text and nothing else, as in most chats."""
+def plain_size(messages: Any) -> int | None:
+    """The bytes of text of ``messages`` if each of them is an object with a role and a text and nothing else, as in
+    most chats; else ``None``."""
     if type(messages) is not list or not 0 < len(messages) <= _MAX_MESSAGES:
-        return False
+        return None
+    size = 0
     try:
         for message in messages:
-            if len(message) != 2 or type(message["role"]) is not str or type(message["content"]) is not str:
-                return False
-    except (TypeError, KeyError):
-        return False
-    return True
+            content = message["content"]
+            if len(message) != 2 or type(message["role"]) is not str:
+                return None
+            size += len(content) if content.isascii() else len(content.encode())
+    except (TypeError, KeyError, AttributeError, UnicodeEncodeError):
+        return None
+    return size
 
 
 def _check_native_content(body: Mapping[str, Any], walk: BodyWalk) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Iterable
-from typing import Any
+from collections.abc import Awaitable
 
 from sage.errors import PermissionDenied, RateLimited
 from sage.middleware.auth.principal import Principal
@@ -12,15 +11,12 @@ from sage.middleware.budgets.account import BudgetAccount
 from sage.middleware.budgets.budgets import Budgets
 from sage.middleware.budgets.reservation import Reservation
 from sage.middleware.dispatch.deployment import PublicModel
-from sage.middleware.gateway.admission import UPPER_BOUNDS as BOUNDS
 from sage.middleware.gateway.body_walk import HARMLESS
 from sage.middleware.providers.base import ModelCall, Operation, count_prompts
-from sage.middleware.usage.estimates import chat_size, upper_bound_prompt
+from sage.middleware.usage.estimates import upper_bound_prompt
 from sage.middleware.usage.price_list import PriceList
 
 _ANSWERED_IN_TOKENS = frozenset({Operation.CHAT, Operation.COMPLETIONS})
-_UPPER_BOUNDS = frozenset(BOUNDS)
-_MAY_BOUND = _UPPER_BOUNDS | {"options"}
 _MULTIPLIES = frozenset({"n", "best_of", "prompt"})
 _EACH_MESSAGE = 16
 """Tokens that a chat template may put around a message, and its role."""
@@ -68,16 +64,13 @@ class CallBudgets:
         body = call.body
         answer = 0
         if call.operation in _ANSWERED_IN_TOKENS:
-            answer = self._assumed_output if call.token_bound is None else call.token_bound
-            bounds = _MAY_BOUND.intersection(body)
-            if bounds:
-                answer = _bound_of(body, bounds) or answer
+            answer = call.answer_bound or call.token_bound or self._assumed_output
             if answer > self._most_output:
                 answer = self._most_output
             if not _MULTIPLIES.isdisjoint(body):
                 best = body.get("best_of")
                 answer *= max(call.answers, best * count_prompts(body)) if isinstance(best, int) else call.answers
-        size = chat_size(body) if call.text_size is None else call.text_size
+        size = call.text_size
         if size is None or not HARMLESS.issuperset(body):
             return upper_bound_prompt(body), answer
         return size + _EACH_MESSAGE * (len(body["messages"]) + 1), answer  # a byte of text is a token at most
@@ -149,16 +142,3 @@ class CallBudgets:
                 code="unpriced_model",
             )
         models[1:] = [model for model in models[1:] if self._cost([model], 1, 1) is not None]
-
-
-def _bound_of(fields: dict[str, Any], bounds: Iterable[str]) -> int:
-    """The greatest limit on new tokens that ``fields`` have under one of the names ``bounds``; 0: there is none."""
-    most = 0
-    for name in bounds:
-        value = fields[name]
-        if type(value) is int:
-            if value > most:
-                most = value
-        elif isinstance(value, dict):  # Ollama's options
-            most = max(most, _bound_of(value, _UPPER_BOUNDS.intersection(value)))
-    return most

@@ -12,7 +12,7 @@ from sage.middleware.limits.local_limiter import Admitted, Limiter
 from sage.middleware.limits.over_limit import Headers, OverLimit
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.settings.limits import SubjectLimits
-from sage.middleware.usage.estimates import chat_size, estimate_prompt
+from sage.middleware.usage.estimates import estimate_prompt
 
 _GENERATES = frozenset({Operation.CHAT, Operation.COMPLETIONS})
 _MULTIPLIES = frozenset({"n", "prompt"})
@@ -81,22 +81,18 @@ class RateLimits:
         A fallback with limits of its own is taken from them too; one that is over them leaves ``models``. ``None``
         means that nothing bounds it. Raises :class:`OverLimit`, also when it is waited for, with nothing taken.
         """
-        limits = self._joined(principal.limits, models[0].limits)
-        if len(models) > 1:
-            return self._admit_all(limits, call, models)
-        return self._take(limits, call, models[0])
+        own, model = principal.limits, models[0]
+        limits = self._known.get((id(own), id(model.limits))) or self._join(own, model.limits)
+        return self._take(limits, call, model) if len(models) == 1 else self._admit_all(limits, call, models)
 
-    def _joined(self, callers: tuple[SubjectLimits, ...], models: tuple[SubjectLimits, ...]) -> CallLimits:
-        """The limits of a caller and of a model together: always the same object for the same two."""
-        key = id(callers), id(models)
-        known = self._known.get(key)
-        if known is None:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            limits = callers + models
-            counts_tokens = any(each.limits.tpm is not None for each in limits)
-            known = self._known[key] = CallLimits(limits, counts_tokens, (callers, models))
-        return known
+    def _join(self, callers: tuple[SubjectLimits, ...], models: tuple[SubjectLimits, ...]) -> CallLimits:
+        """The limits of a caller and of a model together, which are the same object from now on."""
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        limits = callers + models
+        counts_tokens = any(each.limits.tpm is not None for each in limits)
+        joined = self._known[id(callers), id(models)] = CallLimits(limits, counts_tokens, (callers, models))
+        return joined
 
     async def _admit_all(self, limits: CallLimits, call: ModelCall, models: list[PublicModel]) -> RatedCall | None:
         own, fallbacks = None, []
@@ -107,7 +103,8 @@ class RateLimits:
                 if not model.limits:
                     continue
                 try:
-                    fallbacks.append((model, await self._taken(self._joined((), model.limits), call, model)))
+                    its_limits = self._join((), model.limits)
+                    fallbacks.append((model, await self._taken(its_limits, call, model)))
                 except OverLimit:
                     models.remove(model)
         except BaseException:
@@ -122,7 +119,6 @@ class RateLimits:
     def _take(self, limits: CallLimits, call: ModelCall, model: PublicModel) -> Admitted | Awaitable[Admitted]:
         prompt = answer = 0
         if limits.count_tokens:
-            call.text_size = chat_size(call.body)
             prompt, answer = estimate_prompt(call.body, call.text_size), answer_tokens(call)
         try:
             taken = self.limiter.admit(limits.subjects, prompt, answer)
@@ -143,7 +139,5 @@ def answer_tokens(call: ModelCall) -> int:
     """The tokens that the answers to ``call`` may have: by its own bound, else a guess."""
     if call.operation not in _GENERATES:
         return 0
-    body = call.body
-    bound = body.get("max_completion_tokens") or body.get("max_tokens")
-    each = bound if isinstance(bound, int) and bound > 0 else _UNBOUNDED_ANSWER
-    return each if _MULTIPLIES.isdisjoint(body) else each * call.answers
+    each = call.answer_bound or _UNBOUNDED_ANSWER
+    return each if _MULTIPLIES.isdisjoint(call.body) else each * call.answers

@@ -153,21 +153,6 @@ class LocalLimiter:
                 is_over = True
         if is_over or left_requests < 1 or left_tokens < tokens:
             raise _refusal(limits, subjects.uses, now, prompt, tokens)
-        return self._take(subjects, slot, tokens, (tightest_rpm, left_requests - 1, tightest_tpm, left_tokens - tokens))
-
-    def take(self, limits: Sequence[SubjectLimits], tokens: int, left: Left) -> Admitted:
-        """Counts a call that others have admitted, by whom so much is left."""
-        slot = int(self._clock() / SLOT)
-        subjects = self._known.get(id(limits)) or self._look_up(limits)
-        for use in subjects.uses:
-            use.advance(slot)
-        return self._take(subjects, slot, tokens, left)
-
-    def reserved(self, limits: Sequence[SubjectLimits], tokens: int) -> int:
-        """The tokens that are taken for a call that may use so many."""
-        return min(tokens, (self._known.get(id(limits)) or self._look_up(limits)).least_tpm)
-
-    def _take(self, subjects: BoundedSubjects, slot: int, tokens: int, left: Left) -> Admitted:
         for use in subjects.uses:
             if use.newest != slot:
                 use.open(slot)
@@ -175,9 +160,28 @@ class LocalLimiter:
             use.requests += 1
             use.tokens += tokens
         if self._has_new:  # only now, since a new one is idle before
-            self._has_new = False
+            self._sweep(slot)
+        left_after = tightest_rpm, left_requests - 1, tightest_tpm, left_tokens - tokens
+        return Admitted(self, subjects, slot, tokens, left_after)
+
+    def take(self, limits: Sequence[SubjectLimits], tokens: int, left: Left) -> Admitted:
+        """Counts a call that others have admitted, by whom so much is left."""
+        slot = int(self._clock() / SLOT)
+        subjects = self._known.get(id(limits)) or self._look_up(limits)
+        for use in subjects.uses:
+            use.advance(slot)
+            if use.newest != slot:
+                use.open(slot)
+            use.running += 1
+            use.requests += 1
+            use.tokens += tokens
+        if self._has_new:
             self._sweep(slot)
         return Admitted(self, subjects, slot, tokens, left)
+
+    def reserved(self, limits: Sequence[SubjectLimits], tokens: int) -> int:
+        """The tokens that are taken for a call that may use so many."""
+        return min(tokens, (self._known.get(id(limits)) or self._look_up(limits)).least_tpm)
 
     def charge(self, use: SubjectUse, tokens: int) -> None:
         """A call has used so many tokens more than it has taken."""
@@ -201,6 +205,7 @@ class LocalLimiter:
 
     def _sweep(self, slot: int) -> None:
         """Forgets some of the subjects that are idle."""
+        self._has_new = False
         uses = self._uses
         for subject in [subject for subject, _ in zip(uses, range(_SWEPT), strict=False)]:
             use = uses.pop(subject)

@@ -83,7 +83,9 @@ class ModelCall:
     request_id: bytes = b""
     """The ``x-request-id`` of the request that it was made of; empty without one."""
     text_size: int | None = None
-    """The bytes of text of a chat of plain messages, once they were counted, which limits and budgets share."""
+    """The bytes of text of a chat whose messages are a role and a text each; admission sets it, ``None`` for others."""
+    answer_bound: int = 0
+    """The greatest limit on new tokens that the request has; admission sets it, 0 without one."""
     hints: Mapping[str, Any] | None = None
     """Fields beside those of ``body``, for vendors that have such a thing: how to load a model (``options``), not to
     think (``reasoning_effort: none``), not to cut texts (``truncate: false``). They ask nothing of the others."""

@@ -22,26 +22,15 @@ _TEXTS = frozenset(
 _MEDIA = frozenset({"image_url", "input_audio", "file", "video_url", "image", "audio_url", "source"})
 
 
-def chat_size(body: Mapping[str, Any]) -> int | None:
-    """The bytes of text of a chat whose messages are a role and a text each; ``None`` for any other request."""
-    size = 0
-    try:
-        for message in body["messages"]:
-            if len(message) != 2:
-                return None
-            size += len(message["content"].encode())
-    except (TypeError, KeyError, AttributeError, UnicodeEncodeError):
-        return None
-    return size
-
-
-def estimate_prompt(body: Mapping[str, Any], size: int | None = None) -> int:
-    """About how many tokens the request in ``body`` has, in OpenAI's shape; at least 1. ``size`` is its
-    :func:`chat_size`, where that is known already."""
-    if size is None:
-        size = chat_size(body)
-    if size is not None and "tools" not in body:
-        return max(1, _EACH_MESSAGE * len(body["messages"]) + -(-size // _BYTES))
+def estimate_prompt(body: Mapping[str, Any], text_size: int | None = None) -> int:
+    """About how many tokens the request in ``body`` has, in OpenAI's shape; at least 1. ``text_size``: the bytes of its
+    messages, where these are a role and a text each and were measured before."""
+    messages = body.get("messages")
+    if messages is not None and "tools" not in body:
+        if text_size is None:
+            text_size = _text_size(messages)
+        if text_size is not None:
+            return max(1, _EACH_MESSAGE * len(messages) + -(-text_size // _BYTES))
     size = tokens = 0
     for field, value in body.items():
         if field == "messages" and isinstance(value, list):
@@ -51,6 +40,19 @@ def estimate_prompt(body: Mapping[str, Any], size: int | None = None) -> int:
             size += more
             tokens += others
     return max(1, tokens + -(-size // _BYTES))
+
+
+def _text_size(messages: Any) -> int | None:
+    """The bytes of text of messages of a text and at most a role each; ``None`` for others."""
+    size = 0
+    try:
+        for message in messages:
+            size += len(message["content"].encode())
+            if len(message) > 2:
+                return None
+    except (TypeError, KeyError, AttributeError, UnicodeEncodeError):
+        return None
+    return size
 
 
 def upper_bound_prompt(body: Mapping[str, Any]) -> int:
