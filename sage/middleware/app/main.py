@@ -31,6 +31,7 @@ from sage.middleware.audit.log import AuditLog
 from sage.middleware.audit.upkeep import AuditUpkeep
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
+from sage.middleware.auth.login_throttle import BOUNDS
 from sage.middleware.auth.passwords import HashCost
 from sage.middleware.budgets.budgets import Budgets
 from sage.middleware.dispatch.dispatch import Dispatch
@@ -43,7 +44,7 @@ from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.gateway.model_caller import RunningGateway
 from sage.middleware.gateway.readiness import Readiness
 from sage.middleware.gateway.services.generating import generate
-from sage.middleware.limits.limiter import make_limiter
+from sage.middleware.limits.limiter import make_limiter, make_login_counts
 from sage.middleware.providers.clients import make_transport
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
@@ -113,6 +114,8 @@ def create_app(
     app.state.queue = queue
     app.state.own_worker = own_worker
     app.state.accounts = accounts
+    if accounts is not None:
+        accounts.throttle.shared = make_login_counts(gateway.rates.limiter, BOUNDS)
     app.state.audit = audit
     app.state.authenticator = authenticator
     app.state.budgets = budgets

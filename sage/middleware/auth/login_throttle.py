@@ -5,6 +5,9 @@ address at every account. Each count has its own delay. An account from one addr
 other two, which hold off guesses from many addresses and at many accounts, for up to ten seconds and not at all where
 that account has logged in from that address before: so nobody can lock a user out of the places they log in from.
 Names that do not exist are treated as those that do.
+
+Several gateways may share the counts and the places. While those cannot be asked, each gateway's own hold, and more
+strictly: after half as many failures, and with delays twice as long.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from __future__ import annotations
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from sage.errors import AuthenticationFailed, RateLimited
 from sage.middleware.auth.user_names import account_of
@@ -28,6 +32,25 @@ PER_ADDRESS = 4
 IN_ALL = 8
 """Logins that are checked at one time: so many of accounts that have logged in from their address before, and so many
 of others. :class:`Passwords` has places for both."""
+
+BOUNDS = ((5, 60.0), (20, 10.0), (20, 10.0))
+"""Of an account from one address, an account, and an address: failures without a delay, and its most seconds."""
+
+
+class SharedCounts(Protocol):
+    """Failures and places of logins that several gateways count together. Neither an account nor an address shows."""
+
+    async def ask(self, account: str, address: str, is_known: bool) -> tuple[float, bool] | None:
+        """Seconds to wait, and whether ``account`` has logged in from ``address`` before (surely if ``is_known``).
+
+        If there is nothing to wait for, a failure is counted, before it is known. ``None`` means that the counts
+        cannot be asked now, which takes a tenth of a second at most.
+        """
+        ...
+
+    def take_back(self, account: str, address: str, *, is_success: bool) -> None:
+        """What :meth:`ask` has counted was no failure; a success forgets the others of the account from there, too."""
+        ...
 
 
 @dataclass(slots=True)
@@ -47,15 +70,16 @@ class FailureDelays:
     def __len__(self) -> int:
         return len(self._counts)
 
-    def wait(self, key: Hashable, now: float) -> float:
-        """Seconds until the next try is allowed."""
+    def wait(self, key: Hashable, now: float, *, strictly: bool = False) -> float:
+        """Seconds until the next try is allowed; ``strictly`` after half as many failures, and twice as long."""
         count = self._counts.get(key)
-        if count is None or count.failures < self._free:
+        free, times = (self._free // 2, 2.0) if strictly else (self._free, 1.0)
+        if count is None or count.failures < free:
             return 0.0
         if now - count.last >= _FORGET_AFTER:
             del self._counts[key]
             return 0.0
-        delay = min(2.0 ** min(count.failures - self._free, 30), self._longest)
+        delay = times * min(2.0 ** min(count.failures - free, 30), self._longest)
         return max(0.0, count.last + delay - now)
 
     def failed(self, key: Hashable, now: float) -> None:
@@ -80,33 +104,69 @@ class LoginThrottle:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._pairs = FailureDelays(5, 60.0)
-        self._accounts = FailureDelays(20, 10.0)
-        self._addresses = FailureDelays(20, 10.0)
+        self._pairs, self._accounts, self._addresses = (FailureDelays(free, longest) for free, longest in BOUNDS)
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._checked: Counter[Hashable] = Counter()
         """By account, by address, and in all: how many are checked now."""
         self.on_failure: Callable[[str, str], None] | None = None
         """Told of each wrong password: the account and the address. It must not wait."""
+        self.shared: SharedCounts | None = None
+        """``None``: nobody shares the counts of this process."""
 
-    @contextmanager
-    def attempt(self, name: str, address: str) -> Iterator[None]:
-        """``with throttle.attempt(name, address):`` around the check of a password, which raises
+    async def attempt(self, name: str, address: str) -> AbstractContextManager[None]:
+        """``with await throttle.attempt(name, address):`` around the check of a password, which raises
         :class:`AuthenticationFailed` when it is wrong. Raises :class:`RateLimited` when it is not to be checked now."""
         account = account_of(name)
-        pair, is_known = (account, address), (account, address) in self._known
-        self._admit(account, address, is_known)
-        counted = ((self._pairs, pair), (self._accounts, account), (self._addresses, address))
-        now = self._clock()
-        for delays, key in counted:
-            delays.failed(key, now)  # at once: others may come before it is known
-        places = _places(account, address, is_known)
-        self._checked.update(places.keys())
+        if self.shared is None:
+            return self._attempt(account, address, self._own_wait(account, address), None)
+        told = await self.shared.ask(account, address, (account, address) in self._known)
+        if told is None:
+            return self._attempt(account, address, self._own_wait(account, address, strictly=True), None)
+        wait, is_known = told
+        if is_known:
+            self._remember((account, address))  # it is to count when the others cannot be asked, too
+        return self._attempt(account, address, wait, self.shared)
+
+    def _own_wait(self, account: str, address: str, *, strictly: bool = False) -> float:
+        """Seconds to wait by the counts of this process."""
+        now, pair = self._clock(), (account, address)
+        wait = self._pairs.wait(pair, now, strictly=strictly)
+        if pair in self._known:
+            return wait
+        others = ((self._accounts, account), (self._addresses, address))
+        return max(wait, *(delays.wait(key, now, strictly=strictly) for delays, key in others))
+
+    @contextmanager
+    def _attempt(self, account: str, address: str, wait: float, shared: SharedCounts | None) -> Iterator[None]:
+        """``shared`` has counted a failure, unless there is something to ``wait`` for."""
+        if wait > 0:
+            raise RateLimited("too many failed logins; try again later", retry_after=wait, code="too_many_logins")
         try:
-            yield
+            with self._place(account, address), self._counted(account, address):
+                yield
         except AuthenticationFailed:
             if self.on_failure is not None:
                 self.on_failure(account, address)
+            raise
+        except Exception:
+            if shared is not None:
+                shared.take_back(account, address, is_success=False)  # it was not checked
+            raise
+        else:
+            if shared is not None:
+                shared.take_back(account, address, is_success=True)
+            self._remember((account, address))
+
+    @contextmanager
+    def _counted(self, account: str, address: str) -> Iterator[None]:
+        """Counts in this process, also while others share their counts: its own hold when those cannot be asked."""
+        counted = ((self._pairs, (account, address)), (self._accounts, account), (self._addresses, address))
+        now = self._clock()
+        for delays, key in counted:
+            delays.failed(key, now)  # at once: others may come before it is known
+        try:
+            yield
+        except AuthenticationFailed:
             raise
         except Exception:
             for delays, key in counted:
@@ -115,24 +175,23 @@ class LoginThrottle:
         else:
             for delays, key in counted:
                 delays.take_back(key, all_of_them=delays is self._pairs)
-            self._remember(pair)
+
+    @contextmanager
+    def _place(self, account: str, address: str) -> Iterator[None]:
+        """One of the places of logins that are checked."""
+        places = _places(account, address, (account, address) in self._known)
+        if any(self._checked[place] >= most for place, most in places.items()):
+            raise RateLimited(
+                "too many logins at this moment; try again in a second", retry_after=1.0, code="too_many_logins"
+            )
+        self._checked.update(places.keys())
+        try:
+            yield
         finally:
             for place in places:
                 self._checked[place] -= 1
                 if not self._checked[place]:
                     del self._checked[place]
-
-    def _admit(self, account: str, address: str, is_known: bool) -> None:
-        now = self._clock()
-        wait = self._pairs.wait((account, address), now)
-        if not is_known:
-            wait = max(wait, self._accounts.wait(account, now), self._addresses.wait(address, now))
-        if wait > 0:
-            raise RateLimited("too many failed logins; try again later", retry_after=wait, code="too_many_logins")
-        if any(self._checked[place] >= most for place, most in _places(account, address, is_known).items()):
-            raise RateLimited(
-                "too many logins at this moment; try again in a second", retry_after=1.0, code="too_many_logins"
-            )
 
     def _remember(self, pair: tuple[str, str]) -> None:
         self._known[pair] = None

@@ -70,6 +70,11 @@ class SharedLimiter:
         """Whether the log says that Redis is lost."""
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def link(self) -> RedisLink | None:
+        """The connection, while Redis answers."""
+        return self._link
+
     def begin(self) -> None:
         """Keeps a connection from now on, on the running event loop."""
         loop = asyncio.get_running_loop()

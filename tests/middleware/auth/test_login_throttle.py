@@ -6,7 +6,7 @@ import http.client
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from urllib.parse import urlencode
 
 import pytest
@@ -62,10 +62,18 @@ class Monotonic:
         return self.now
 
 
+def attempt(throttle: LoginThrottle, name: str, address: str) -> AbstractContextManager[None]:
+    """One at a throttle that shares nothing, and so waits for nothing."""
+    with pytest.raises(StopIteration) as answered:
+        throttle.attempt(name, address).send(None)
+    attempt: AbstractContextManager[None] = answered.value.value
+    return attempt
+
+
 def guess(throttle: LoginThrottle, name: str = "root", address: str = "10.0.0.1") -> float:
     """Guesses wrong; returns how long the guesser is told to wait, 0 if the guess was checked."""
     try:
-        with throttle.attempt(name, address):
+        with attempt(throttle, name, address):
             raise AuthenticationFailed("wrong user name or password")
     except AuthenticationFailed:
         return 0.0
@@ -93,7 +101,7 @@ def test_a_success_forgets_failures_and_so_does_time() -> None:
         assert not guess(throttle)
     assert guess(throttle)
     clock.now += 1.0
-    with throttle.attempt("root", "10.0.0.1"):
+    with attempt(throttle, "root", "10.0.0.1"):
         pass
     for _ in range(5):
         assert not guess(throttle)
@@ -105,14 +113,14 @@ def test_a_success_forgets_failures_and_so_does_time() -> None:
 def test_guesses_from_many_addresses_are_slowed_but_lock_nobody_out() -> None:
     clock = Monotonic()
     throttle = LoginThrottle(clock)
-    with throttle.attempt("root", "192.0.2.7"):
+    with attempt(throttle, "root", "192.0.2.7"):
         pass
     checked = 0
     for second in range(60):
         clock.now = float(second)
         checked += sum(guess(throttle, address=f"10.0.{second}.{host}") == 0.0 for host in range(50))
     assert 20 < checked < 35
-    with throttle.attempt("ROOT", "192.0.2.7"):  # where it logged in before
+    with attempt(throttle, "ROOT", "192.0.2.7"):  # where it logged in before
         pass
     assert guess(throttle, address="192.0.2.8") <= 10.0
 
@@ -120,13 +128,13 @@ def test_guesses_from_many_addresses_are_slowed_but_lock_nobody_out() -> None:
 def test_guesses_at_many_accounts_are_slowed_but_lock_nobody_out() -> None:
     clock = Monotonic()
     throttle = LoginThrottle(clock)
-    with throttle.attempt("root", "10.0.0.1"):
+    with attempt(throttle, "root", "10.0.0.1"):
         pass
     checked = sum(guess(throttle, name=f"user{number}") == 0.0 for number in range(100))
     assert checked == 20
-    with throttle.attempt("root", "10.0.0.1"):
+    with attempt(throttle, "root", "10.0.0.1"):
         pass
-    with throttle.attempt("anyone", "10.0.0.2"):
+    with attempt(throttle, "anyone", "10.0.0.2"):
         pass
 
 
@@ -135,13 +143,13 @@ def test_places_are_kept_for_others_while_passwords_are_checked() -> None:
 
     def checking(name: str, address: str, depth: int) -> None:
         """Fills places until one is refused, then looks who still gets one."""
-        with throttle.attempt(name, address):
+        with attempt(throttle, name, address):
             if depth > 1:
                 checking(name, address, depth - 1)
             else:
-                with pytest.raises(RateLimited), throttle.attempt(name, address):
+                with pytest.raises(RateLimited), attempt(throttle, name, address):
                     pass
-                with throttle.attempt("other", "10.0.0.9"):
+                with attempt(throttle, "other", "10.0.0.9"):
                     pass
 
     checking("root", "10.0.0.1", PER_ACCOUNT)
@@ -149,25 +157,25 @@ def test_places_are_kept_for_others_while_passwords_are_checked() -> None:
 
 def test_who_logged_in_from_an_address_before_has_a_place_beside_those_who_guess_there() -> None:
     throttle = LoginThrottle(Monotonic())
-    with throttle.attempt("bob", "10.0.0.1"):
+    with attempt(throttle, "bob", "10.0.0.1"):
         pass
     with ExitStack() as guesses:
         for number in range(PER_ADDRESS):
-            guesses.enter_context(throttle.attempt(f"name{number}", "10.0.0.1"))
-        with pytest.raises(RateLimited), throttle.attempt("another", "10.0.0.1"):
+            guesses.enter_context(attempt(throttle, f"name{number}", "10.0.0.1"))
+        with pytest.raises(RateLimited), attempt(throttle, "another", "10.0.0.1"):
             pass
         for number in range(IN_ALL - PER_ADDRESS):
-            guesses.enter_context(throttle.attempt(f"name{number}", f"10.0.1.{number}"))
-        with pytest.raises(RateLimited), throttle.attempt("another", "10.0.0.2"):
+            guesses.enter_context(attempt(throttle, f"name{number}", f"10.0.1.{number}"))
+        with pytest.raises(RateLimited), attempt(throttle, "another", "10.0.0.2"):
             pass
-        with throttle.attempt("bob", "10.0.0.1"):
+        with attempt(throttle, "bob", "10.0.0.1"):
             pass
 
 
 def test_what_was_not_checked_is_no_failure() -> None:
     throttle = LoginThrottle(Monotonic())
     for _ in range(50):
-        with suppress(Unavailable), throttle.attempt("root", "10.0.0.1"):
+        with suppress(Unavailable), attempt(throttle, "root", "10.0.0.1"):
             raise Unavailable("too busy")
     assert guess(throttle) == 0.0
 

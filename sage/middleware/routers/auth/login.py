@@ -79,7 +79,7 @@ async def auth_token(
     if session is not None:
         require_own_page(request)
     address = network_of(request.client.host) if request.client is not None else ""
-    with accounts.throttle.attempt(form.username, address):
+    with await accounts.throttle.attempt(form.username, address):
         login = await accounts.passwords.run(accounts.sessions.login, form.username, form.password)
     return _tokens(login, response, request if session is not None else None)
 

@@ -74,7 +74,7 @@ async def auth_password(body: PasswordBody, accounts: AccountsDep, caller: Calle
     address = network_of(request.client.host) if request.client is not None else ""
     change, passwords = accounts.own_password.change, accounts.passwords
     try:
-        with accounts.throttle.attempt(caller.user, address):
+        with await accounts.throttle.attempt(caller.user, address):
             done = await passwords.run(change, caller, body.current, body.new, revoke_keys=body.revoke_keys)
     except AuthenticationFailed as exc:  # a 401 would say that the credential is wrong
         raise InvalidRequest(exc.message, param="current", code=exc.code) from exc

@@ -68,7 +68,7 @@ class BrowserSessions:
         """
         accounts = self._accounts
         login = partial(accounts.sessions.login_for_pages, lifetime=LONGEST, token_lifetime=IDLE)
-        with accounts.throttle.attempt(name, address):
+        with await accounts.throttle.attempt(name, address):
             token = await accounts.passwords.run(login, name, password, Permission.ADMIN)
         return self._seal.close(token, int(self._clock()) + LONGEST)
 
