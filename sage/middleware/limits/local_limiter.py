@@ -62,24 +62,21 @@ class Admitted:
 
     def settle(self, tokens: int) -> None:
         """The call has ended and has used so many tokens."""
-        self._give_back(0, self.tokens - tokens)
+        slot, excess = self._slot, self.tokens - tokens
+        for use in self._subjects.uses:
+            use.running -= 1
+            if excess < 0:
+                self._limiter.charge(use, -excess)
+            elif use.newest == slot:
+                use.tokens -= excess
+            else:
+                use.give_back(slot, 0, excess)
 
     def cancel(self) -> None:
         """The call was not made."""
-        self._give_back(1, self.tokens)
-
-    def _give_back(self, requests: int, tokens: int) -> None:
-        """It took so many too many; a negative number means too few."""
-        slot = self._slot
         for use in self._subjects.uses:
             use.running -= 1
-            if tokens < 0:
-                self._limiter.charge(use, -tokens)
-            elif use.newest == slot:
-                use.requests -= requests
-                use.tokens -= tokens
-            else:
-                use.give_back(slot, requests, tokens)
+            use.give_back(self._slot, 1, self.tokens)
 
 
 class Limiter(Protocol):

@@ -120,7 +120,7 @@ def least_left(bounds: Iterable[Bounds], used: Iterable[Used]) -> Left:
             rpm, requests = most_requests, most_requests - use.requests
         if most_tokens - use.tokens < tokens:
             tpm, tokens = most_tokens, most_tokens - use.tokens
-    return rpm, requests, tpm, tokens
+    return rpm, max(requests, 0), tpm, max(tokens, 0)
 
 
 def make_headers(left: Left, reset: bytes) -> Headers:
@@ -130,13 +130,13 @@ def make_headers(left: Left, reset: bytes) -> Headers:
     if rpm != UNBOUNDED:
         headers += (
             (b"x-ratelimit-limit-requests", b"%d" % rpm),
-            (b"x-ratelimit-remaining-requests", b"%d" % (requests if requests > 0 else 0)),
+            (b"x-ratelimit-remaining-requests", b"%d" % requests),
             (b"x-ratelimit-reset-requests", reset),
         )
     if tpm != UNBOUNDED:
         headers += (
             (b"x-ratelimit-limit-tokens", b"%d" % tpm),
-            (b"x-ratelimit-remaining-tokens", b"%d" % (tokens if tokens > 0 else 0)),
+            (b"x-ratelimit-remaining-tokens", b"%d" % tokens),
             (b"x-ratelimit-reset-tokens", reset),
         )
     return headers

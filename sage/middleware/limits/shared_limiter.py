@@ -46,9 +46,13 @@ class SharedAdmitted(Admitted):
         self._shared = shared
         self._shared_slot = slot
 
-    def _give_back(self, requests: int, tokens: int) -> None:
-        super()._give_back(requests, tokens)
-        self._shared.give_back(self._subjects.limits, self._shared_slot, requests, tokens)
+    def settle(self, tokens: int) -> None:
+        super().settle(tokens)
+        self._shared.give_back(self._subjects.limits, self._shared_slot, 0, self.tokens - tokens)
+
+    def cancel(self) -> None:
+        super().cancel()
+        self._shared.give_back(self._subjects.limits, self._shared_slot, 1, self.tokens)
 
 
 class SharedLimiter:
