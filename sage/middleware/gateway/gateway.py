@@ -32,15 +32,15 @@ from sage.middleware.providers.base import ModelCall, Sink, takes_nothing
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.settings import Settings
-from sage.middleware.usage.captures import CapturedCall
+from sage.middleware.usage.captured_call import CapturedCall
 from sage.middleware.usage.estimates import estimate_prompt
-from sage.middleware.usage.ledger import Ledger
 from sage.middleware.usage.price_list import PriceList
 from sage.middleware.usage.settled_calls import SettledCall
 
 if TYPE_CHECKING:  # bring SQLAlchemy and numpy, which fronts and a gateway without searches do not load
     from sage.middleware.gateway.call_budgets import CallBudgets
     from sage.middleware.retrieval.embedding.protocols import Models
+    from sage.middleware.usage.ledger import Ledger
 
 _FIRST_ATTEMPT = (b"x-sage-attempts", b"1")
 _CLOSE_WITHIN = 5.0

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sage.errors import DeadlineExceeded
 from sage.middleware.auth.principal import Principal
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.upstream_answer import UpstreamAnswer, UpstreamStream
 from sage.middleware.providers.base import ModelCall, Operation, Usage
-from sage.middleware.usage.captures import CapturedCall, Captures, prompt_text
+from sage.middleware.usage.captured_call import CapturedCall, prompt_text
 from sage.middleware.usage.estimates import answer_tokens, estimate_prompt, estimate_stream
 from sage.middleware.usage.price_list import PriceList
 from sage.middleware.usage.records import priced_counts
 from sage.middleware.usage.settled_calls import SettledCall
+
+if TYPE_CHECKING:  # brings SQLAlchemy, which fronts do not load
+    from sage.middleware.usage.captures import Captures
 
 _WITHOUT_USAGE = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
 

@@ -86,6 +86,15 @@ def test_only_what_every_gateway_needs_is_loaded(tmp_path: Path) -> None:
     assert surplus(found, COMMAND_LINE | KEYS | SERVER, "SERVER") == []
 
 
+def test_a_front_of_several_workers_loads_no_database() -> None:
+    program = "import sys, sage.middleware.app.workers.front; print(*sys.modules)"
+    found = set(
+        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout.split()
+    )
+    assert "sage.middleware.gateway.gateway" in found
+    assert found.isdisjoint({"alembic", "authlib", "joserfc", "numpy", "psycopg", "redis", "sqlalchemy"})
+
+
 @pytest.mark.parametrize(
     ("words", "allowed"),
     [

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sage.middleware.app.workers.messages import SettledCalls
 from sage.middleware.providers.base import Provider
 from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.usage import PriceSettings
-from sage.middleware.usage.ledger import Ledger
 from sage.middleware.usage.prices import Price
 from sage.middleware.usage.records import PricedDeployment, UsageRecord
 from sage.middleware.usage.settled_calls import SettledCall, recorded
+
+if TYPE_CHECKING:  # brings SQLAlchemy, which fronts do not load
+    from sage.middleware.usage.ledger import Ledger
 
 _MOST_AT_ONCE = 1000
 """Calls in one message."""
