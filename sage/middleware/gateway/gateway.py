@@ -229,6 +229,13 @@ class GatewayCall:
         self._started = time.perf_counter()
         call, gateway = self._call, self._gateway
         self._models = models = await gateway.admit(self._principal, call)
+        # What could fail comes before anything is taken from limits and budgets.
+        captures = gateway.captures
+        if captures is not None and captures.settings:
+            self._capture = captured(captures, self._principal, call)
+        if call.stream:
+            # of the body, which is forgotten once the stream has begun
+            self._prompt_tokens = estimate_prompt(call.body, call.text_size)
         if self._principal.limits or models[0].limits or len(models) > 1:
             rated = gateway.rates.admit(self._principal, call, models)
             self._rated = rated if isinstance(rated, Admitted) else await rated
@@ -241,12 +248,6 @@ class GatewayCall:
                 if self._rated is not None:
                     self._rated.cancel()
                 raise
-        captures = gateway.captures
-        if captures is not None and captures.settings:
-            self._capture = captured(captures, self._principal, call)
-        if call.stream:
-            # of the body, which is forgotten once the stream has begun
-            self._prompt_tokens = estimate_prompt(call.body, call.text_size)
         self._metrics = gateway.metrics.begin(models[0].label)
         try:
             self._answer = answer = await gateway.open(call, models)
