@@ -43,6 +43,7 @@ def test_each_change_is_told_with_who_what_and_to_whom(accounts: Accounts, told:
     assert [(change.by and change.by.user, change.action, change.target, change.tenant) for change in told] == [
         (None, "team.create", "team:acme", "acme"),
         (None, "user.create", "user:Ann", "acme"),
+        ("Ann", "session.login", "user:Ann", "acme"),
         ("Ann", "user.create", "user:bob", "acme"),
         ("Ann", "user.change", "user:bob", "acme"),
         ("Ann", "key.create", key, "acme"),
@@ -54,9 +55,9 @@ def test_each_change_is_told_with_who_what_and_to_whom(accounts: Accounts, told:
         ("Ann", "team.change", "team:acme", "acme"),
     ]
     details = [change.details for change in told]
-    assert details[3] == {"role": "viewer", "role_before": "user", "new_password": True}
-    assert details[5] == {"user": "bob", "limits": {"tpm": 5}, "limits_before": None}
-    assert details[9] == {"tenant": "default", "tenant_before": "acme"}
+    assert details[4] == {"role": "viewer", "role_before": "user", "new_password": True}
+    assert details[6] == {"user": "bob", "limits": {"tpm": 5}, "limits_before": None}
+    assert details[10] == {"tenant": "default", "tenant_before": "acme"}
     text = json.dumps(details)
     for secret in (PASSWORD, NEW, made.secret[20:], rotated.secret[20:], "$argon2"):
         assert secret not in text
