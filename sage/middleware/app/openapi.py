@@ -26,7 +26,9 @@ _TAGS = (
     ("Search", "Collections of documents, found by their words and by what they mean."),
     ("Services", "Values by key, vectors, and the memory of agents, separate for each tenant."),
     ("Jobs", "Long work without an open connection: accepted at once, done by workers."),
-    ("Accounts", "Login, keys and users."),
+    ("Accounts", "Login, keys, users and teams."),
+    ("Usage", "What calls have used and cost, and the budgets that hold them."),
+    ("Audit", "Who changed what, in a chain of hashes."),
     ("Operation", "For operators of the gateway."),
     ("Workers", "What `sage worker` speaks with the gateway; for nobody else."),
 )

@@ -164,7 +164,7 @@ def test_titles_are_sentences(gateway: Callable[..., Running]) -> None:
     document = json.loads(gateway().get("/openapi.json").text)
     operations = [operation for path in document["paths"].values() for operation in path.values()]
     tags = ["Generate", "OpenAI", "Cohere", "Ollama", "vLLM", "Models", "Search", "Services", "Jobs", "Accounts"]
-    tags += ["Operation", "Workers"]
+    tags += ["Usage", "Audit", "Operation", "Workers"]
     assert [tag["name"] for tag in document["tags"]] == tags
     assert {tag for operation in operations for tag in operation["tags"]} == {tag["name"] for tag in document["tags"]}
     titles = {operation["operationId"]: operation["summary"] for operation in operations}

@@ -26,6 +26,8 @@ REQUESTS = 200_000 if FULL else 2_000
 CANCELLED = 20_000 if FULL else 1_000
 OPEN = 2_000 if FULL else 500
 GROWTH = 1.05
+AFTER_BODIES = 4.0
+"""Seconds after which the gateway has given back what it keeps for the next connections (``app/memory.py``)."""
 """What the memory may be at the end, of what it was after the warm-up."""
 PER_STREAM = {"aiohttp": 45}
 """KiB that an open stream may take, with another client than ours."""
@@ -61,6 +63,7 @@ def test_an_open_stream_takes_little_and_gives_it_back(gateway: GatewayProcess) 
         asking = asyncio.create_task(ask_all(gateway.port, gateway.key, questions, OPEN))
         await wait_until(lambda: upstream.held == OPEN or asking.done())
         assert await asyncio.to_thread(_first_tokens, gateway) == before + OPEN
+        await asyncio.sleep(AFTER_BODIES)
         taken = await asyncio.to_thread(gateway.footprint)
         upstream.gate.set()
         seen = await asking
