@@ -64,7 +64,20 @@ def test_a_frozen_server_is_given_up_within_a_bound_and_used_again(server: Postg
                 ):
                     count(database)
                 assert time.monotonic() - start < 6
-        assert count(database) == 0
+        wait_until_answered(database)
+
+
+def wait_until_answered(database: Database) -> None:
+    """A server that has not answered is not asked for a second, which a busy machine may not have used up yet."""
+    end = time.monotonic() + 10
+    while True:
+        try:
+            assert count(database) == 0
+        except Unavailable:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        else:
+            return
 
 
 def test_a_restarted_server_is_used_again_without_a_failure(server: PostgresqlServer) -> None:
@@ -78,7 +91,7 @@ def test_a_restarted_server_is_used_again_without_a_failure(server: PostgresqlSe
             count(database)
         assert not seat.try_lead()
         server.start()
-        assert count(database) == 0
+        wait_until_answered(database)
         assert seat.try_lead()
         server.stop(signal.SIGINT)
         server.start()
