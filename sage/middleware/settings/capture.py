@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, StrictBool
 
 from sage.middleware.settings.providers import SettingsSection
 
@@ -21,7 +21,7 @@ def _expression(text: str) -> str:
 class CaptureSettings(SettingsSection):
     """What is kept of a team's calls; nothing is kept of a team that has none."""
 
-    prompts: bool = False
+    prompts: StrictBool = False
     """Whether prompts and answers are kept."""
     days: int = Field(7, ge=1, le=3650)
     """After which they are erased."""

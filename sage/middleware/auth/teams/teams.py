@@ -17,7 +17,7 @@ from sage.middleware.auth.models import KeyRow, TenantRow, UserRow
 from sage.middleware.auth.principal import Principal
 from sage.middleware.auth.subjects import limits_of, stored_limits
 from sage.middleware.auth.teams.authority import governs_all
-from sage.middleware.auth.teams.tenants import DEFAULT_TENANT, EVERY_MODEL, check_tenant, require_own_spelling
+from sage.middleware.auth.teams.tenants import DEFAULT_TENANT, EVERY_MODEL, check_tenant
 from sage.middleware.settings.capture import CaptureSettings
 from sage.middleware.settings.limits import Limits
 
@@ -92,7 +92,6 @@ class Teams:
                 )
             if row is not None:
                 raise Conflict(f"there is a team '{name}' already", param="name", code="team_exists")
-            require_own_spelling(session, name)
             row = TenantRow(name=name, note="", models=[*EVERY_MODEL], created_at=int(self._clock()))
             session.add(row)
             details = _apply(row, changes, row.created_at)

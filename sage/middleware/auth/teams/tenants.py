@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from sage.errors import Conflict, InvalidRequest
@@ -29,7 +28,6 @@ def ensure_tenant(session: Session, name: str, now: int) -> TenantRow:
     """The tenant of that name, made when there is none; raises :class:`Conflict` for one that was deleted."""
     row = session.get(TenantRow, name)
     if row is None:
-        require_own_spelling(session, name)
         row = TenantRow(name=name, note="", models=[*EVERY_MODEL], created_at=now)
         session.add(row)
         session.flush()
@@ -40,11 +38,3 @@ def ensure_tenant(session: Session, name: str, now: int) -> TenantRow:
             code="team_deleted",
         )
     return row
-
-
-def require_own_spelling(session: Session, name: str) -> None:
-    """Raises :class:`Conflict` for a new tenant that differs from another only in upper and lower case: tenants are
-    directories, and not every file system tells those apart."""
-    other = session.scalar(select(TenantRow.name).where(func.lower(TenantRow.name) == name.lower()).limit(1))
-    if other is not None:
-        raise Conflict(f"the team '{name}' is spelled '{other}'", param="tenant", code="team_exists")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, WithJsonSchema
+from pydantic import BaseModel, Field, StrictBool, WithJsonSchema
 
 from sage.errors import InvalidRequest
 from sage.middleware.auth.grants import MAX_NOTE
@@ -45,7 +45,7 @@ class TeamChangeBody(StrictBody):
     limits: Limits | None = Field(None, description="Of all its members and keys together.")
     member_limits: Limits | None = Field(None, description="Of each member that has no limits of its own.")
     capture: CaptureSettings | None = Field(None, description="Whether prompts and answers are kept, and how long.")
-    deleted: bool | None = Field(None, description="`false` brings a deleted team back.")
+    deleted: StrictBool | None = Field(None, description="`false` brings a deleted team back.")
 
 
 class NewTeamBody(StrictBody):
