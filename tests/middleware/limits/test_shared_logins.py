@@ -7,12 +7,12 @@ import contextlib
 import http.client
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlencode
 
 import pytest
 from running_gateway import PASSWORD, Running
-from valkey_server import Valkey, valkey
+from valkey_server import Valkey
 
 from sage.errors import AuthenticationFailed, RateLimited, Unavailable
 from sage.middleware.auth.login_throttle import BOUNDS, LoginThrottle
@@ -26,19 +26,6 @@ PATIENT = 20.0
 """Seconds: no machine is so busy that Redis is given up, unless it is to."""
 Start = Callable[..., Awaitable[tuple[LoginThrottle, SharedLimiter]]]
 HOME = "192.0.2.7"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Valkey]:
-    with valkey() as running:
-        yield running
-
-
-@pytest.fixture
-def redis(server: Valkey) -> Valkey:
-    """The server, empty."""
-    server.client.flushall()
-    return server
 
 
 def run(server: Valkey, test: Callable[[Start], Awaitable[None]]) -> None:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from running_gateway import Running
 from shared_gateway import one_model
 from upstream import Upstream, chat_chunk
-from valkey_server import Valkey, valkey
+from valkey_server import Valkey
 from worker_family import worker_family
 
 from sage.middleware.limits import scripts
@@ -39,19 +39,6 @@ PATIENT = 20.0
 """Seconds: no machine is so busy that a limiter of these tests gives Redis up, unless it is to."""
 TWO = (SubjectLimits("key:k", Limits(rpm=6, concurrent=3)), SubjectLimits("tenant:t", Limits(tpm=100)))
 Start = Callable[..., Awaitable[SharedLimiter]]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Valkey]:
-    with valkey() as running:
-        yield running
-
-
-@pytest.fixture
-def redis(server: Valkey) -> Valkey:
-    """The server, empty."""
-    server.client.flushall()
-    return server
 
 
 def run(server: Valkey, test: Callable[[Start], Awaitable[None]]) -> None:
