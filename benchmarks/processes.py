@@ -78,6 +78,17 @@ class Cpu:
         return max(spent.values()) / 1e9
 
 
+def cpu_of(pid: int) -> Cpu:
+    """What the process and all that descend from it have used until now."""
+    exact, ticks = {}, 0
+    for member in family(pid):
+        with contextlib.suppress(OSError):
+            ticks += sum(int(value) for value in _stat(member)[11:15])
+            for task in Path(f"/proc/{member}/task").iterdir():
+                exact[member, task.name] = int((task / "schedstat").read_bytes().split()[0])
+    return Cpu(exact, ticks)
+
+
 class Server:
     """One server as a child process, with its family; its output goes to a file."""
 
@@ -128,15 +139,10 @@ class Server:
 
     def cpu(self) -> Cpu:
         """What the family has used until now; raises when it has ended."""
-        exact, ticks = {}, 0
-        for pid in family(self._process.pid):
-            with contextlib.suppress(OSError):
-                ticks += sum(int(value) for value in _stat(pid)[11:15])
-                for task in Path(f"/proc/{pid}/task").iterdir():
-                    exact[pid, task.name] = int((task / "schedstat").read_bytes().split()[0])
+        found = cpu_of(self._process.pid)
         if self._process.poll() is not None:
             raise self.failure(f"ended with status {self._process.returncode} under the load")
-        return Cpu(exact, ticks)
+        return found
 
     def cpu_seconds(self) -> float:
         """User and system time of the family, ended children included, to a tick of 10 ms."""
