@@ -22,7 +22,7 @@ FLOORS = [
     },
     {"sage.addresses", "sage.forks", "sage.private_files"},
     {"sage.pinned_resolver", "sage.sqlite"},
-    {"sage.middleware.settings"},
+    {"sage.middleware.hub", "sage.middleware.settings"},
     {"sage.kernels", "sage.middleware.database", "sage.middleware.webhooks"},
     {"sage.middleware.audit"},
     {

@@ -17,7 +17,7 @@ from sage.middleware.cli.output import AsJson, Temperature, print_json, print_ta
 from sage.middleware.cli.progress import showing_steps, size_text, waiting_for
 from sage.middleware.cli.recommend import recommend
 from sage.middleware.client.connection import connect, set_options
-from sage.middleware.providers.local.hub_choice import is_repository, is_source
+from sage.middleware.hub.sources import is_repository, is_source
 
 models_app = typer.Typer(help="See and manage the models of a running gateway.", no_args_is_help=True)
 

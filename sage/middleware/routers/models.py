@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage.errors import InvalidRequest, NotFound, PermissionDenied
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway import admission
+from sage.middleware.hub.sources import is_source
 from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation
-from sage.middleware.providers.local.hub_choice import is_source
 from sage.middleware.routers.http.asgi import take_flag
 from sage.middleware.routers.http.bodies import SMALL_BODY
 from sage.middleware.routers.http.deps import AuditNote, Caller, TheGateway

@@ -18,7 +18,7 @@ from tiny_gguf import write_llama, write_parrot
 
 from sage.middleware.cli.model_files import source_of
 from sage.middleware.cli.recommend import SMALL_MODELS, fits
-from sage.middleware.providers.local.hub_choice import parse_source
+from sage.middleware.hub.sources import parse_source
 
 REPO = "org/Tiny-GGUF"
 

@@ -8,9 +8,9 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from sage.middleware.hub.sources import HubSource, parse_source
 from sage.middleware.providers.base import PullProgress
 from sage.middleware.providers.local.catalog import CatalogEntry, ModelCatalog, check_free
-from sage.middleware.providers.local.hub_choice import HubSource, parse_source
 from sage.middleware.providers.local.hub_process import run_pull
 from sage.middleware.settings.providers import LocalModel
 

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from sage.errors import InvalidRequest, NotFound
+from sage.middleware.hub.sources import HubSource, RepoFile, is_safe
 
-HUBS = {"hf": "Hugging Face", "ms": "ModelScope"}
-_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
-_REPO = re.compile(rf"{_PART}/{_PART}")
 _NAME = re.compile(r"[^\W_][\w.-]{0,127}")
 _LONGEST = 512
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
@@ -28,29 +26,6 @@ _LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
-class HubSource:
-    """A repository of a hub, and which file of it."""
-
-    hub: str
-    """``hf`` or ``ms``."""
-    repo: str
-    file: str | None = None
-    """A file's path, or a quantisation such as ``Q8_0``; ``None`` means the preferred one."""
-
-    def __str__(self) -> str:
-        return f"{self.hub}:{self.repo}" + (f":{self.file}" if self.file else "")
-
-
-@dataclass(frozen=True, slots=True)
-class RepoFile:
-    """A file as the hub lists it. ``None`` means that the hub does not tell it."""
-
-    path: str
-    size: int | None = None
-    sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Choice:
     """The file to fetch, in its parts if it is split, and the names of those that could have been chosen too."""
 
@@ -63,29 +38,6 @@ class Choice:
         return self.files[0].path
 
 
-def is_source(name: str) -> bool:
-    """Whether ``name`` is of a hub, and not a model's name."""
-    return name.partition(":")[0] in HUBS and ":" in name
-
-
-def is_repository(name: str) -> bool:
-    """Whether ``name`` could be a repository's: ``ORG/REPO``."""
-    return _REPO.fullmatch(name) is not None and ".." not in name
-
-
-def parse_source(text: str) -> HubSource:
-    """Raises :class:`InvalidRequest` for what is not such a source."""
-    hub, _, rest = text.partition(":")
-    repo, _, file = rest.partition(":")
-    if hub not in HUBS or not is_repository(repo):
-        raise InvalidRequest(
-            f"'{text[:_LONGEST]}' is not a model of a hub, such as hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF", param="name"
-        )
-    if file and not is_safe(file):
-        raise InvalidRequest(f"'{file[:_LONGEST]}' is not the path of a file in a repository", param="name")
-    return HubSource(hub, repo, file or None)
-
-
 def check_file_model(name: str) -> None:
     """Raises :class:`InvalidRequest` for a name that no model of a file may have. It has no slash, since what is before
     one names a provider."""
@@ -94,17 +46,6 @@ def check_file_model(name: str) -> None:
             f"the model's name '{name[:_LONGEST]}' is not made of letters, digits, '.', '_' and '-'; choose another",
             param="name",
         )
-
-
-def is_safe(path: str) -> bool:
-    """Whether a path from a hub or a caller stays below the directory that it is put into."""
-    parts = path.split("/")
-    return (
-        len(path) <= _LONGEST
-        and path.isprintable()
-        and "\\" not in path
-        and not any(part in ("", ".", "..") or len(part.encode()) > 200 for part in parts)
-    )
 
 
 def choose(source: HubSource, files: Sequence[RepoFile]) -> Choice:

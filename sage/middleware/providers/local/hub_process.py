@@ -14,7 +14,7 @@ from typing import Any
 
 import sage.errors
 from sage.errors import SageError, UpstreamFailed
-from sage.middleware.providers.local.hub_choice import HubSource
+from sage.middleware.hub.sources import HubSource
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _INHERITED = frozenset(

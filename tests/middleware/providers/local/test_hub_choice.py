@@ -5,15 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sage.errors import InvalidRequest, NotFound
-from sage.middleware.providers.local.hub_choice import (
-    RepoFile,
-    check_file_model,
-    choose,
-    default_name,
-    is_safe,
-    parse_source,
-    quantisation,
-)
+from sage.middleware.hub.sources import RepoFile, is_safe, parse_source
+from sage.middleware.providers.local.hub_choice import check_file_model, choose, default_name, quantisation
 
 QWEN = ("qwen2.5-0.5b-instruct-fp16.gguf", "qwen2.5-0.5b-instruct-q2_k.gguf", "qwen2.5-0.5b-instruct-q4_0.gguf")
 QWEN += ("qwen2.5-0.5b-instruct-q4_k_m.gguf", "qwen2.5-0.5b-instruct-q5_k_m.gguf", "qwen2.5-0.5b-instruct-q8_0.gguf")
@@ -88,3 +81,20 @@ def test_what_no_model_of_a_file_is_called(name: str) -> None:
     with pytest.raises(InvalidRequest):
         check_file_model(name)
     check_file_model("通义-1.5b_q4")
+
+
+def test_a_revision_and_a_digest_are_parts_of_a_source() -> None:
+    for revision in ("main", "refs/pr/3", "0123456789abcdef0123456789abcdef01234567", "v1.0+cpu"):
+        source = parse_source(f"hf:a/b@{revision}:onnx/model.onnx")
+        assert (source.repo, source.revision, source.file) == ("a/b", revision, "onnx/model.onnx")
+        assert parse_source(str(source)) == source
+    pinned = parse_source("hf:a/b@v1#sha256-0123456789abcdef0123456789abcdef")
+    assert (pinned.revision, pinned.file, pinned.digest) == ("v1", None, "sha256-0123456789abcdef0123456789abcdef")
+    assert parse_source(str(pinned)) == pinned
+    assert parse_source("hf:a/b:Q8_0").revision is None
+
+
+@pytest.mark.parametrize("source", ["hf:a/b@", "hf:a/b@../x", "hf:a/b@a b", "hf:a/b#sha256-", "hf:a/b#sha256-zz"])
+def test_what_is_no_revision_or_digest_is_refused(source: str) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_source(source)

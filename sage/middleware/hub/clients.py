@@ -17,9 +17,10 @@ from typing import Any, NoReturn
 from urllib.parse import urlencode
 
 from sage.errors import MissingExtra, NotFound, PermissionDenied, UpstreamFailed
-from sage.middleware.providers.local.hub_choice import HubSource, RepoFile
+from sage.middleware.hub.sources import HubSource, RepoFile
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _TIMEOUT = 30.0
 """Seconds that a hub may take to answer with a list."""
 _CHUNK = 2**15
@@ -41,6 +42,8 @@ class Hub(ABC):
     endpoint: str
     endpoint_variable: str
     token_variable: str
+    commit: str | None = None
+    """Of the files that were listed last; ``None`` means that the hub does not tell it."""
 
     def files(self, source: HubSource) -> list[RepoFile]:
         """The files of the repository, as the hub lists them."""
@@ -87,7 +90,7 @@ class Hub(ABC):
             ) from exc
 
     def _refused(self, source: HubSource, status: int, exc: Exception) -> NoReturn:
-        from huggingface_hub.errors import GatedRepoError
+        from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 
         variable = self.token_variable
         if isinstance(exc, GatedRepoError) or status == 403:
@@ -100,6 +103,13 @@ class Hub(ABC):
                 f"{source.hub}:{source.repo} is gated: accept its terms at {self.page(source.repo)}; {advice}",
                 param="name",
                 code="hub_gated",
+            ) from exc
+        if isinstance(exc, RevisionNotFoundError):
+            raise NotFound(
+                f"{source.hub}:{source.repo} has no revision '{source.revision or self.commit}' at {self.endpoint}: "
+                "name a branch, a tag or a commit of it",
+                param="name",
+                code="hub_not_found",
             ) from exc
         if status in (401, 404):
             raise NotFound(
@@ -123,13 +133,12 @@ class HuggingFace(Hub):
         from huggingface_hub import constants
 
         self.endpoint = constants.ENDPOINT
-        self._revision: str | None = None
 
     def _list(self, source: HubSource) -> list[RepoFile]:
         from huggingface_hub import HfApi
 
-        info = HfApi().model_info(source.repo, files_metadata=True, timeout=_TIMEOUT)
-        self._revision = info.sha
+        info = HfApi().model_info(source.repo, revision=source.revision, files_metadata=True, timeout=_TIMEOUT)
+        self.commit = info.sha if info.sha and _COMMIT.fullmatch(info.sha) else None
         return [
             RepoFile(file.rfilename, file.size, _sha256(file.lfs.sha256 if file.lfs else None))
             for file in info.siblings or ()
@@ -149,7 +158,7 @@ class HuggingFace(Hub):
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-        return FileLink(hf_hub_url(source.repo, file.path, revision=self._revision), build_hf_headers())
+        return FileLink(hf_hub_url(source.repo, file.path, revision=self.commit or source.revision), build_hf_headers())
 
     def page(self, repo: str) -> str:
         return f"{self.endpoint}/{repo}"
@@ -169,7 +178,7 @@ class ModelScope(Hub):
         from huggingface_hub import get_session
         from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 
-        query = urlencode({"Revision": "master", "Recursive": "True"})
+        query = urlencode({"Revision": source.revision or "master", "Recursive": "True"})
         url = f"{self.endpoint}/api/v1/models/{source.repo}/repo/files?{query}"
         answer = get_session().get(url, headers=self._headers(), timeout=_TIMEOUT)
         hf_raise_for_status(answer)
@@ -177,7 +186,7 @@ class ModelScope(Hub):
         return [_modelscope_file(file) for file in listed if file.get("Type") != "tree"]
 
     def link(self, source: HubSource, file: RepoFile) -> FileLink:
-        query = urlencode({"Revision": "master", "FilePath": file.path})
+        query = urlencode({"Revision": source.revision or "master", "FilePath": file.path})
         return FileLink(f"{self.endpoint}/api/v1/models/{source.repo}/repo?{query}", self._headers())
 
     def page(self, repo: str) -> str:
