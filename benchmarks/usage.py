@@ -24,7 +24,7 @@ from sage.middleware.usage.ledger import Ledger
 from sage.middleware.usage.periods import UsagePeriod
 from sage.middleware.usage.price_list import PriceList
 from sage.middleware.usage.reader import UsageFilter, UsageReader
-from sage.middleware.usage.records import UsageRecord
+from sage.middleware.usage.records import CallSeries, UsageRecord
 from sage.middleware.usage.store import UsageStore
 
 _DAYS = 30
@@ -38,9 +38,7 @@ def record(chance: random.Random, at: float) -> UsageRecord:
     user = min(int(chance.expovariate(6 / _USERS)), _USERS - 1)
     key, model = user * 2 + chance.randrange(2), chance.randrange(_MODELS)
     status = 200 if chance.random() < 0.99 else chance.choice((429, 499, 502))
-    return UsageRecord(
-        at,
-        f"{chance.getrandbits(48):012x}-{chance.getrandbits(24):x}",
+    series = CallSeries(
         f"team-{user % _TENANTS}",
         f"user-{user}",
         f"key{key:09d}",
@@ -50,6 +48,12 @@ def record(chance: random.Random, at: float) -> UsageRecord:
         f"upstream-{model}",
         "chat/completions",
         stream=chance.random() < 0.5,
+        tags=(f"project-{user % 30}",) if user % 3 == 0 else (),
+    )
+    return UsageRecord(
+        at,
+        f"{chance.getrandbits(48):012x}-{chance.getrandbits(24):x}",
+        series,
         attempts=1,
         status=status,
         prompt_tokens=chance.randrange(4000),
@@ -60,7 +64,6 @@ def record(chance: random.Random, at: float) -> UsageRecord:
         cost=chance.randrange(10**6),
         ms=chance.random() * 1000,
         first_token_ms=100.0,
-        tags=(f"project-{user % 30}",) if user % 3 == 0 else (),
     )
 
 

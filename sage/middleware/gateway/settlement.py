@@ -15,7 +15,6 @@ from sage.middleware.providers.base import ModelCall, Operation, Usage
 from sage.middleware.usage.captured_call import CapturedCall, prompt_text
 from sage.middleware.usage.estimates import answer_tokens, estimate_prompt, estimate_stream
 from sage.middleware.usage.price_list import PriceList
-from sage.middleware.usage.records import priced_counts
 from sage.middleware.usage.settled_calls import SettledCall
 
 if TYPE_CHECKING:  # brings SQLAlchemy, which fronts do not load
@@ -66,13 +65,12 @@ def settled_cost(
     _, price = prices.find(deployment)
     if price is None:
         return None
+    now = time.time()
     if usage is None:
-        prompt, completion = estimated or (0, 0)
-        counts = priced_counts(prompt, 0, completion, 0, ms, None)
-    else:
-        cached, reasoning, units = usage.details()
-        counts = priced_counts(usage.prompt_tokens, cached, usage.completion_tokens, reasoning, ms, units)
-    return price.cost(counts, time.time())
+        prompt, answer = estimated or (0, 0)
+        return price.of_call(prompt, 0, answer, 0, ms, None, now)
+    cached, reasoning, units = usage.details()
+    return price.of_call(usage.prompt_tokens, cached, usage.completion_tokens, reasoning, ms, units, now)
 
 
 def _was_cut(failure: BaseException | None) -> bool:

@@ -21,9 +21,10 @@ from sage.middleware.settings.usage import UsageRetention, UsageSettings
 from sage.middleware.usage.captures import Captures
 from sage.middleware.usage.entries import Identities, LateCost, LedgerEntry
 from sage.middleware.usage.price_list import PriceList
+from sage.middleware.usage.prices import Price
 from sage.middleware.usage.reader import UsageReader
 from sage.middleware.usage.records import PricedDeployment, UsageRecord
-from sage.middleware.usage.settled_calls import SettledCall, recorded
+from sage.middleware.usage.settled_calls import CallRecorder, SettledCall
 
 _LOOKS_EVERY = 0.25
 _MOST_AT_ONCE = 2000
@@ -80,6 +81,7 @@ class Ledger:
         self.error: str | None = None
         """Why the database cannot be written now."""
         self._identities = Identities()
+        self._recorder = CallRecorder(prices.find)
         self._unwritten: deque[LedgerEntry | LateCost] = deque()
         self._unpriced: deque[tuple[float, LedgerEntry, PricedDeployment]] = deque()
         self._settling = threading.Lock()
@@ -191,16 +193,17 @@ class Ledger:
         offset = time.time() - time.perf_counter()
         entries: list[LedgerEntry | LateCost] = []
         finished: list[UsageRecord] = []
+        record_call, next_id = self._recorder.record, self._identities.next
         for call in calls:
             try:
                 if len(call) == 2:
                     record, pending = self._priced(*call)
                 else:
-                    record, pending = recorded(call, offset, self.prices.find)
+                    record, pending = record_call(call, offset)
             except Exception:  # one call must not hold up all others
                 _log.exception("a call cannot be settled")
                 continue
-            entry = LedgerEntry(self._identities.next(record.time), record)
+            entry = LedgerEntry(next_id(record.time), record)
             entries.append(entry)
             if pending is None:
                 finished.append(record)
@@ -213,13 +216,13 @@ class Ledger:
     def _priced(
         self, record: UsageRecord, deployment: PricedDeployment | None
     ) -> tuple[UsageRecord, PricedDeployment | None]:
-        """As :func:`~sage.middleware.usage.settled_calls.recorded`, for what another process has recorded."""
+        """As :meth:`CallRecorder.record`, for what another process has recorded."""
         if deployment is None:
             return record, None
         resolved, price = self.prices.find(deployment)
         if price is None:
             return record, None if resolved else deployment
-        return record._replace(cost=price.cost(record.counts(), record.time)), None
+        return record._replace(cost=_cost(price, record)), None
 
     def _tell(self, records: list[UsageRecord]) -> None:
         if self.on_settled is not None and records:
@@ -261,7 +264,7 @@ class Ledger:
             if not resolved and now - since < _PRICED_WITHIN:
                 self._unpriced.append((since, entry, deployment))
                 continue
-            cost = None if price is None else price.cost(entry.record.counts(), entry.record.time)
+            cost = None if price is None else _cost(price, entry.record)
             late.append(LateCost(LedgerEntry(entry.id, entry.record._replace(cost=cost)), cost))
         if self._unpriced:
             self._look_up_prices()
@@ -310,6 +313,11 @@ class Ledger:
         with self._work:
             self._busy = False
             self._work.notify_all()
+
+
+def _cost(price: Price, record: UsageRecord) -> int:
+    tokens = record.prompt_tokens, record.cached_tokens, record.completion_tokens, record.reasoning_tokens
+    return price.of_call(*tokens, record.ms, record.units, record.time)
 
 
 def _nothing() -> None:

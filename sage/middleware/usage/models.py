@@ -1,4 +1,4 @@
-"""The tables of the ledger: calls, their tags, and their sums by quarters of an hour.
+"""The tables of the ledger: calls, what many of them have in common, and their sums by quarters of an hour.
 
 A call's ``id`` is its time: milliseconds since 1970, shifted by 20 bits, and a number below. So ids are in the order of
 time, and a range of time is a range of ids. A quarter is numbered from 1970. Every time zone of today is a multiple of
@@ -18,11 +18,10 @@ metadata = MetaData()
 QUARTER = 900
 """Seconds."""
 QUARTERS_A_DAY = 96
-requests = Table(
-    "usage_requests",
+series = Table(
+    "usage_series",
     metadata,
     Column("id", Whole, primary_key=True, autoincrement=False),
-    Column("request_id", Text, nullable=False),
     Column("tenant", Text, nullable=False),
     Column("user", Text, nullable=False),
     Column("key", Text, nullable=False),
@@ -32,6 +31,25 @@ requests = Table(
     Column("upstream_model", Text, nullable=False),
     Column("operation", Text, nullable=False),
     Column("stream", Boolean, nullable=False),
+    Column("tags", Text, nullable=False),  # a JSON list
+    Column("at", Whole, nullable=False),
+)
+"""What calls have in common, under a number made of it. ``at`` is the day on which the last was written, in Unix
+seconds."""
+
+series_tags = Table(
+    "usage_series_tags",
+    metadata,
+    Column("tag", Text, primary_key=True),
+    Column("series", Whole, primary_key=True, autoincrement=False),
+)
+
+requests = Table(
+    "usage_requests",
+    metadata,
+    Column("id", Whole, primary_key=True, autoincrement=False),
+    Column("request_id", Text, nullable=False),
+    Column("series", Whole, nullable=False),
     Column("attempts", Whole, nullable=False),
     Column("status", Whole, nullable=False),
     Column("prompt_tokens", Whole, nullable=False),
@@ -42,11 +60,7 @@ requests = Table(
     Column("cost", Whole),
     Column("ms", Float, nullable=False),
     Column("first_token_ms", Float),
-    Column("tags", Text, nullable=False),  # a JSON list
-    Index("ix_usage_requests_tenant", "tenant", "id"),
-    Index("ix_usage_requests_user", "user", "id"),
-    Index("ix_usage_requests_key", "key", "id"),
-    Index("ix_usage_requests_model", "model", "id"),
+    Index("ix_usage_requests_series", "series", "id"),
     Index(
         "ix_usage_requests_failed",
         "status",
@@ -54,14 +68,6 @@ requests = Table(
         sqlite_where=text("status >= 400"),
         postgresql_where=text("status >= 400"),
     ),
-)
-
-request_tags = Table(
-    "usage_request_tags",
-    metadata,
-    Column("tag", Text, primary_key=True),
-    Column("id", Whole, primary_key=True, autoincrement=False),
-    Index("ix_usage_request_tags_id", "id"),
 )
 
 SUMS = (

@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from sage.middleware.settings.usage import PriceSettings
-from sage.middleware.usage.records import NANO
+from sage.middleware.usage.records import NANO, priced_counts
 
 _SCALE = 9 * 10**9
 """The least common multiple of all numbers of units that rates are stated for (1, 60, 1,000, 3,600, 10**6, 10**9)."""
@@ -84,6 +84,16 @@ class DearestRates(NamedTuple):
     millisecond: int
 
 
+class TokenRates(NamedTuple):
+    """The rates of a price that has no others, and always holds. ``None`` for those that it does not tell from the
+    rest of the prompt or of the answer."""
+
+    prompt: int
+    answer: int
+    cached: int | None
+    reasoning: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
     """The price of a model. Of several sets of parts the last holds whose condition does, else the first."""
@@ -91,11 +101,14 @@ class Price:
     parts: tuple[tuple[PriceCondition | None, tuple[Part, ...]], ...]
     _always: DearestRates | None = field(init=False, repr=False, compare=False)
     """``None`` where the dearest rates depend on the time or on the prompt."""
+    _tokens: TokenRates | None = field(init=False, repr=False, compare=False)
+    """``None`` where it depends on more than on tokens."""
 
     def __post_init__(self) -> None:
         parts = self.parts[0][1]
         is_constant = len(self.parts) == 1 and not any(part.tiers for part in parts)
         object.__setattr__(self, "_always", _dearest(parts, 0) if is_constant else None)
+        object.__setattr__(self, "_tokens", _token_rates(parts) if is_constant else None)
 
     @classmethod
     def of(cls, *parts: Part) -> Price:
@@ -128,6 +141,28 @@ class Price:
                 total += count * (part.rate_for(prompt_tokens) if part.tiers else part.rate)
         return (2 * total + _SCALE) // (2 * _SCALE)
 
+    def of_call(
+        self,
+        prompt: int,
+        cached: int,
+        answer: int,
+        reasoning: int,
+        ms: float,
+        units: Mapping[str, int] | None,
+        time: float,
+    ) -> int:
+        """As :meth:`cost`, of what a :class:`~sage.middleware.usage.records.UsageRecord` says; ``cached`` tokens are
+        among those of the prompt, and ``reasoning`` among those of the answer."""
+        rates = self._tokens
+        if rates is None or units or cached > prompt or reasoning > answer:
+            return self.cost(priced_counts(prompt, cached, answer, reasoning, ms, units), time)
+        total = rates.prompt * prompt + rates.answer * answer
+        if cached and rates.cached is not None:
+            total += (rates.cached - rates.prompt) * cached
+        if reasoning and rates.reasoning is not None:
+            total += (rates.reasoning - rates.answer) * reasoning
+        return (2 * total + _SCALE) // (2 * _SCALE)
+
     def most(self, prompt_tokens: int, output_tokens: int, seconds: float, time: float) -> int:
         """What a call of that size may cost at most, whatever of it is cached, audio or reasoning."""
         rates = self._always or _dearest(self.parts_at(time), prompt_tokens)
@@ -151,6 +186,23 @@ def _dearest(parts: Sequence[Part], prompt_tokens: int) -> DearestRates:
         elif part.unit.endswith("tokens"):
             token = max(token, most)
     return DearestRates(token, new_token, request, millisecond)
+
+
+def _token_rates(parts: Sequence[Part]) -> TokenRates | None:
+    rates: dict[str, int] = {}
+    within: dict[str, set[str]] = {}
+    for part in parts:
+        rates[part.unit] = part.rate
+        within[part.unit] = {parts[index].unit for index in part.within}
+    cached, reasoning = rates.get("cache_read_tokens"), rates.get("output_reasoning_tokens")
+    if (
+        len(rates) != len(parts)
+        or not rates.keys() <= {"input_tokens", "output_tokens", "cache_read_tokens", "output_reasoning_tokens"}
+        or (cached is not None and within.get("input_tokens") != {"cache_read_tokens"})
+        or (reasoning is not None and within.get("output_tokens") != {"output_reasoning_tokens"})
+    ):
+        return None
+    return TokenRates(rates.get("input_tokens", 0), rates.get("output_tokens", 0), cached, reasoning)
 
 
 FREE = Price.of()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Table, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, func, select
 
 from sage.errors import InvalidRequest
 from sage.middleware.database.database import Database
@@ -18,15 +18,26 @@ from sage.middleware.usage.models import (
     SUMS,
     days,
     quarters,
-    request_tags,
     requests,
+    series,
+    series_tags,
     tag_quarters,
     tenant_quarters,
 )
 from sage.middleware.usage.periods import UsagePeriod
 from sage.middleware.usage.records import usd
 
-_COLUMNS = tuple(f"{column.name}" for column in requests.columns)
+_SHOWN = tuple(
+    (series.c if name in series.c and name != "id" else requests.c)[name]
+    for name in (
+        *("id", "request_id", "tenant", "user", "key", "model", "provider", "deployment", "upstream_model"),
+        *("operation", "stream", "attempts", "status", "prompt_tokens", "cached_tokens", "completion_tokens"),
+        *("reasoning_tokens", "estimated", "cost", "ms", "first_token_ms", "tags"),
+    )
+)
+_COLUMNS = tuple(f"{column.name}" for column in _SHOWN)
+_FEW = 32
+"""Up to so many series are asked one by one for their newest calls; of more, calls are looked at in their order."""
 GROUPS = ("key", "user", "tenant", "model", "provider", "day", "tag")
 MOST_ROWS = 10_000
 """Groups in one answer."""
@@ -101,21 +112,38 @@ class UsageReader:
         self, period: UsagePeriod, wanted: UsageFilter, before: int | None, limit: int
     ) -> tuple[list[dict[str, Any]], str | None]:
         """Up to ``limit`` calls, the newest first, from those before the cursor ``before``; and the next cursor."""
-        ids = request_tags.c.id if wanted.tag is not None else requests.c.id
-        conditions = [ids >= first_id(period.begin), ids < first_id(period.end), *wanted.conditions(requests)]
+        times = [requests.c.id >= first_id(period.begin), requests.c.id < first_id(period.end)]
         if before is not None:
-            conditions.append(ids < before)
+            times.append(requests.c.id < before)
         if wanted.statuses is not None:
-            conditions.append(requests.c.status.between(*wanted.statuses))
-        source: Any = requests
-        if wanted.tag is not None:
-            source = request_tags.join(requests, requests.c.id == ids)
-            conditions.append(request_tags.c.tag == wanted.tag)
-        statement = select(requests).select_from(source).where(and_(*conditions)).order_by(ids.desc())
+            times.append(requests.c.status.between(*wanted.statuses))
         with self._open().reading() as connection:
-            rows = connection.execute(statement.limit(limit + 1)).all()
+            ids = _newest_ids(connection, times, wanted, limit + 1)
+            statement = select(*_SHOWN).join(series, requests.c.series == series.c.id).where(requests.c.id.in_(ids))
+            rows = connection.execute(statement.order_by(requests.c.id.desc())).all() if ids else []
         shown = [_request_row(dict(zip(_COLUMNS, row, strict=True))) for row in rows[:limit]]
         return shown, str(rows[limit - 1][0]) if len(rows) > limit else None
+
+
+def _newest_ids(
+    connection: Connection, conditions: Sequence[ColumnElement[bool]], wanted: UsageFilter, limit: int
+) -> Sequence[int]:
+    """The ids of the newest calls among those that ``conditions`` hold for and that are ``wanted``."""
+    newest = select(requests.c.id).order_by(requests.c.id.desc()).limit(limit)
+    named = wanted.conditions(series)
+    if wanted.tag is not None:
+        named.append(series.c.id.in_(select(series_tags.c.series).where(series_tags.c.tag == wanted.tag)))
+    if not named:
+        return connection.execute(newest.where(*conditions)).scalars().all()
+    theirs = select(series.c.id).where(*named)
+    few = connection.execute(theirs.limit(_FEW + 1)).scalars().all()
+    if len(few) > _FEW:
+        in_order = requests.c.series + 0  # an index on it would bring all of their calls, to be sorted then
+        return connection.execute(newest.where(*conditions, in_order.in_(theirs))).scalars().all()
+    ids: list[int] = []
+    for number in few:
+        ids += connection.execute(newest.where(requests.c.series == number, *conditions)).scalars()
+    return sorted(ids, reverse=True)[:limit]
 
 
 def _parts(period: UsagePeriod, *, by_tag: bool) -> list[tuple[Table, int, int]]:

@@ -42,26 +42,33 @@ class PricedProvider(Protocol):
         """Where it listens, each with a ``base_url``; empty for engines of our own."""
 
 
-class UsageRecord(NamedTuple):
-    """One call, settled. The ledger stores its ``time`` as a part of an id, what follows down to ``first_token_ms`` as
-    it stands here, ``tags`` as JSON, and no more."""
+class CallSeries(NamedTuple):
+    """What many calls have in common: who asked, what was asked for, and what answered. The ledger keeps it once."""
 
-    time: float
-    """When it ended, in Unix seconds."""
-    request_id: str
-    """The ``x-request-id`` of its request; empty for a call without one. Clients may repeat theirs."""
     tenant: str
     user: str
     key: str
     """The id of the API key; empty for other credentials."""
     model: str
-    """The public name that was asked for."""
+    """The public name of the model that answered."""
     provider: str
     """The provider that was asked last; empty where none was."""
     deployment: str
     upstream_model: str
     operation: str
     stream: bool
+    tags: tuple[str, ...] = ()
+
+
+class UsageRecord(NamedTuple):
+    """One call, settled. The ledger stores its ``time`` as a part of an id, its ``series`` as a number, what else
+    stands here down to ``first_token_ms`` as it is, and no more."""
+
+    time: float
+    """When it ended, in Unix seconds."""
+    request_id: str
+    """The ``x-request-id`` of its request; empty for a call without one. Clients may repeat theirs."""
+    series: CallSeries
     attempts: int
     status: int
     """The answer's, 499 where the client left."""
@@ -77,26 +84,15 @@ class UsageRecord(NamedTuple):
     """In nano-dollars; ``None`` means that nobody knows the price."""
     ms: float
     first_token_ms: float | None
-    tags: tuple[str, ...] = ()
     reservation: Any = None
     """What the call's budgets had reserved for it, as they gave it."""
     units: Mapping[str, int] | None = None
     """What else has a price (audio and image tokens, searches of a reranker), by genai-prices' names."""
 
     @property
-    def priced(self) -> bool:
-        """Whether its cost is known."""
-        return self.cost is not None
-
-    @property
-    def tokens(self) -> int:
-        """Those of prompt and completion."""
-        return self.prompt_tokens + self.completion_tokens
-
-    def counts(self) -> dict[str, int]:
-        """Everything that may have a price."""
-        tokens = self.prompt_tokens, self.cached_tokens, self.completion_tokens, self.reasoning_tokens
-        return priced_counts(*tokens, self.ms, self.units)
+    def model(self) -> str:
+        """The public name of the model that answered."""
+        return self.series.model
 
 
 def priced_counts(

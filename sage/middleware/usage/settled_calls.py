@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sage.middleware.usage.prices import Price
-from sage.middleware.usage.records import PricedDeployment, UsageRecord, priced_counts
+from sage.middleware.usage.records import CallSeries, PricedDeployment, UsageRecord
 
 
 class Caller(Protocol):
@@ -60,41 +60,85 @@ SettledCall = tuple[
 Find = Callable[[PricedDeployment], tuple[bool, Price | None]]
 """As :meth:`sage.middleware.usage.price_list.PriceList.find`."""
 
+_MOST_KNOWN = 4096
 
-def recorded(call: SettledCall, offset: float, find: Find) -> tuple[UsageRecord, PricedDeployment | None]:
-    """The record of ``call``, and the deployment whose price is to be looked up; ``None`` where the cost is final.
 
-    ``offset`` is ``time.time() - time.perf_counter()``. A call that no upstream has worked on costs nothing.
-    """
-    ended, began, first_at, caller, request_id, model, operation, stream = call[:8]
-    deployment, attempts, status, usage, estimate, reservation = call[8:]
-    time, ms = ended + offset, (ended - began) * 1000
-    cached = reasoning = 0
-    units: Mapping[str, int] | None = None
-    pending: PricedDeployment | None = None
-    cost: int | None = 0
-    if usage is not None:
-        prompt, completion = usage.prompt_tokens, usage.completion_tokens
-        cached, reasoning, units = usage.details()
-    else:
-        prompt, completion = estimate or (0, 0)
-    if deployment is not None and (usage is not None or estimate is not None):
-        resolved, price = find(deployment)
-        if price is None:
-            cost = None
-            pending = None if resolved else deployment
+class _Known(NamedTuple):
+    """What calls of a series have in common, and the objects whose identities stand for it."""
+
+    series: CallSeries
+    price: Price | None
+    pending: PricedDeployment | None
+    """``None`` where it is known whether there is a price."""
+    of: tuple[Any, ...]
+
+
+class CallRecorder:
+    """Makes records of calls, and remembers what calls of the same caller have in common. Belongs to one thread at a
+    time."""
+
+    def __init__(self, find: Find) -> None:
+        self._find = find
+        self._known: dict[tuple[int, int, int, str, bool], _Known] = {}
+
+    def record(self, call: SettledCall, offset: float) -> tuple[UsageRecord, PricedDeployment | None]:
+        """The record of ``call``, and the deployment whose price is to be looked up; ``None`` where the cost is final.
+
+        ``offset`` is ``time.time() - time.perf_counter()``. A call that no upstream has worked on costs nothing.
+        """
+        ended, began, first_at, caller, request_id, model, operation, stream = call[:8]
+        deployment, attempts, status, usage, estimate, reservation = call[8:]
+        known = self._known.get((id(caller), id(operation), id(deployment), model, stream))
+        if known is None or (known.pending is not None and self._find(known.pending)[0]):
+            known = self._look_up(caller, operation, deployment, model, stream)
+        time, ms = ended + offset, (ended - began) * 1000
+        cached = reasoning = prompt = answer = 0
+        units: Mapping[str, int] | None = None
+        pending: PricedDeployment | None = None
+        cost: int | None = 0
+        if usage is not None:
+            prompt, answer = usage.prompt_tokens, usage.completion_tokens
+            cached, reasoning, units = usage.details()
+        elif estimate is not None:
+            prompt, answer = estimate
+        if deployment is not None and (usage is not None or estimate is not None):
+            pending, price = known.pending, known.price
+            cost = None if price is None else price.of_call(prompt, cached, answer, reasoning, ms, units, time)
+        record = UsageRecord(
+            time,
+            request_id.decode("ascii", "replace"),
+            known.series,
+            attempts,
+            status,
+            prompt,
+            cached,
+            answer,
+            reasoning,
+            usage is None and estimate is not None,
+            cost,
+            ms,
+            None if first_at is None else (first_at - began) * 1000,
+            reservation,
+            units,
+        )
+        return record, pending
+
+    def _look_up(
+        self, caller: Caller, operation: str, deployment: PricedDeployment | None, model: str, stream: bool
+    ) -> _Known:
+        if deployment is None:
+            names = "", "", ""
+            is_resolved, price = True, None
         else:
-            cost = price.cost(priced_counts(prompt, cached, completion, reasoning, ms, units), time)
-    names = (deployment.provider.name, deployment.name, deployment.model) if deployment is not None else ("", "", "")
-    values = (
-        *(time, request_id.decode("ascii", "replace"), caller.tenant, caller.user, _key_of(caller.subjects), model),
-        *names,
-        *(f"{operation}", stream, attempts, status, prompt, cached, completion, reasoning),
-        *(usage is None and estimate is not None, cost, ms, None if first_at is None else (first_at - began) * 1000),
-        *(caller.tags, reservation, units),
-    )
-    record = UsageRecord._make(values)
-    return record, pending
+            names = deployment.provider.name, deployment.name, deployment.model
+            is_resolved, price = self._find(deployment)
+        key = _key_of(caller.subjects)
+        series = CallSeries(caller.tenant, caller.user, key, model, *names, f"{operation}", stream, caller.tags)
+        known = _Known(series, price, None if is_resolved else deployment, (caller, operation, deployment))
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known[id(caller), id(operation), id(deployment), model, stream] = known
+        return known
 
 
 def _key_of(subjects: tuple[str, ...]) -> str:

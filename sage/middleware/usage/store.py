@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from sqlalchemy import delete, select
+from sqlalchemy import Connection, delete, select
 from sqlalchemy.exc import IntegrityError
 
 from sage.errors import InvalidRequest
@@ -18,13 +18,14 @@ from sage.middleware.usage.models import (
     QUARTERS_A_DAY,
     days,
     quarters,
-    request_tags,
     requests,
+    series,
+    series_tags,
     tag_quarters,
     tenant_quarters,
     writers,
 )
-from sage.middleware.usage.records import UsageRecord
+from sage.middleware.usage.records import CallSeries, UsageRecord
 from sage.middleware.usage.writer import BatchWriter
 
 _TRIMS_EVERY = 30.0
@@ -91,7 +92,6 @@ class UsageStore:
             old = select(requests.c.id).where(requests.c.id < first_id(now - retention.requests))
             ids = connection.execute(old.order_by(requests.c.id).limit(_PIECE)).scalars().all()
             if ids:
-                connection.execute(delete(request_tags).where(request_tags.c.id <= ids[-1]))
                 connection.execute(delete(requests).where(requests.c.id <= ids[-1]))
             more = len(ids) == _PIECE
             before = int(now - retention.rollups) // QUARTER
@@ -102,10 +102,22 @@ class UsageStore:
                 if first is not None:
                     connection.execute(delete(table).where(column == first))
                     more = True
+            more |= _trim_series(connection, now - retention.requests)
             connection.execute(delete(writers).where(writers.c.at < now - _FORGETS_WRITERS))
         return more
 
 
+def _trim_series(connection: Connection, before: float) -> bool:
+    """Takes away some of what only calls that ended before had in common; returns whether there may be more."""
+    old = select(series.c.id).where(series.c.at < before - 2 * 86400).order_by(series.c.id).limit(_PIECE)
+    ids = connection.execute(old.with_for_update()).scalars().all()
+    if ids:
+        connection.execute(delete(series_tags).where(series_tags.c.series.in_(ids)))
+        connection.execute(delete(series).where(series.c.id.in_(ids)))
+    return len(ids) == _PIECE
+
+
 def _without_nul(record: UsageRecord) -> UsageRecord:
     """``record`` without a character that PostgreSQL cannot hold."""
-    return UsageRecord._make(value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in record)
+    texts = CallSeries._make(each.replace("\0", "\ufffd") if isinstance(each, str) else each for each in record.series)
+    return record._replace(request_id=record.request_id.replace("\0", "\ufffd"), series=texts)

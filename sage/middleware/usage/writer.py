@@ -7,27 +7,18 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Table
 
+from sage.middleware.usage.batch_sums import BatchSums, SeriesNumbers, Sums, by_day, by_tenant
 from sage.middleware.usage.entries import LateCost, LedgerEntry
-from sage.middleware.usage.models import (
-    QUARTER,
-    QUARTERS_A_DAY,
-    SUMS,
-    days,
-    quarters,
-    request_tags,
-    requests,
-    tag_quarters,
-    tenant_quarters,
-)
-from sage.middleware.usage.records import UsageRecord
+from sage.middleware.usage.models import SUMS, days, quarters, requests, series, tag_quarters, tenant_quarters
+from sage.middleware.usage.records import CallSeries
 
-_FAILED = 400
+_DAY = 86400
 
 
 class BatchWriter:
@@ -36,26 +27,48 @@ class BatchWriter:
     def __init__(self) -> None:
         self.name = secrets.token_hex(8)
         """This process among those that write to the database."""
+        self._numbers = SeriesNumbers()
         self._statements: dict[tuple[str, str], str] = {}
 
     def write(self, connection: Connection, number: int, batch: Sequence[LedgerEntry | LateCost]) -> None:
         """Writes the batch ``number``, unless it was written before."""
         if not self._is_new(connection, number):
             return
-        entries = [each for each in batch if isinstance(each, LedgerEntry)]
+        calls = BatchSums(self._numbers)
+        rows = calls.add([each for each in batch if isinstance(each, LedgerEntry)])
         late = [each for each in batch if isinstance(each, LateCost)]
-        self._insert(connection, requests, [_row(entry) for entry in entries])
-        tags = [(tag, entry.id) for entry in entries for tag in entry.record.tags]
-        if tags:
-            self._insert(connection, request_tags, tags)
+        if rows:
+            self._name_series(connection, calls.series)
+            self._insert(connection, requests, rows)
         if late:
+            calls.add_late(late)
             sql = self._sql(connection, "late", "UPDATE usage_requests SET cost = ? WHERE id = ?")
             connection.exec_driver_sql(sql, [(each.cost, each.entry.id) for each in late])
-        by_key, by_tag = _sums(entries, late)
+        by_key = calls.by_key()
         self._add(connection, quarters, by_key)
-        self._add(connection, days, _merged(by_key, lambda key: (key[0] // QUARTERS_A_DAY, *key[1:])))
-        self._add(connection, tenant_quarters, _merged(by_key, lambda key: key[:2]))
-        self._add(connection, tag_quarters, by_tag)
+        self._add(connection, days, by_day(by_key))
+        self._add(connection, tenant_quarters, by_tenant(by_key))
+        self._add(connection, tag_quarters, calls.by_tag())
+
+    def _name_series(self, connection: Connection, named: Mapping[CallSeries, int]) -> None:
+        """Writes what calls have in common, unless it is there. PostgreSQL locks what is there, so that nobody who is
+        just being erased gets a call."""
+        marks = ", ".join("?" * len(series.columns))
+        sql = self._sql(
+            connection,
+            "series",
+            f"INSERT INTO usage_series VALUES ({marks}) ON CONFLICT (id) DO UPDATE SET "  # noqa: S608
+            "at = excluded.at WHERE usage_series.at < excluded.at",
+        )
+        today = int(time.time()) // _DAY * _DAY
+        # In one order, so that processes wait for each other and never in a circle.
+        ordered = sorted((number, each) for each, number in named.items())
+        rows = [(number, *each[:9], orjson.dumps(each.tags).decode(), today) for number, each in ordered]
+        connection.exec_driver_sql(sql, rows)
+        tags = [(tag, number) for number, each in ordered for tag in each.tags]
+        if tags:
+            sql = "INSERT INTO usage_series_tags (tag, series) VALUES (?, ?) ON CONFLICT DO NOTHING"
+            connection.exec_driver_sql(self._sql(connection, "tags", sql), sorted(tags))
 
     def add_sums(self, connection: Connection, table: Table, rows: Iterable[tuple[Any, ...]]) -> None:
         """Adds ``rows``, in the order of the table's columns, to what it holds under their keys."""
@@ -78,7 +91,7 @@ class BatchWriter:
             sql = self._sql(connection, table.name, f"INSERT INTO {table.name} ({columns}) VALUES ({marks})")  # noqa: S608
             connection.exec_driver_sql(sql, rows)
 
-    def _add(self, connection: Connection, table: Table, sums: dict[tuple[Any, ...], list[int]]) -> None:
+    def _add(self, connection: Connection, table: Table, sums: Sums) -> None:
         if not sums:
             return
         keys = ", ".join(f'"{column.name}"' for column in table.primary_key.columns)
@@ -100,66 +113,3 @@ class BatchWriter:
         if known is None:
             known = self._statements[name, sql] = sql.replace("?", "%s")
         return known
-
-
-def _row(entry: LedgerEntry) -> tuple[Any, ...]:
-    record = entry.record
-    tags = record.tags
-    return (entry.id, *record[1:21], orjson.dumps(tags).decode() if tags else "[]")
-
-
-Sums = dict[tuple[Any, ...], list[int]]
-
-
-def _sums(entries: Sequence[LedgerEntry], late: Sequence[LateCost]) -> tuple[Sums, Sums]:
-    """What is added to :data:`quarters` and to :data:`tag_quarters`, by their keys."""
-    by_key: Sums = {}
-    by_tag: Sums = {}
-    for entry in entries:
-        r = entry.record
-        key = (int(r.time) // QUARTER, r.tenant, r.user, r.key, r.model, r.provider)
-        sums = by_key.get(key)
-        if sums is None:
-            sums = by_key[key] = [0] * 10
-        _add_call(sums, r)
-        for tag in r.tags:
-            _add_call(by_tag.setdefault((key[0], r.tenant, r.user, tag), [0] * 10), r)
-    for each in late:
-        r, cost = each.entry.record, each.cost or 0
-        quarter = int(r.time) // QUARTER
-        _add_cost(by_key.setdefault((quarter, r.tenant, r.user, r.key, r.model, r.provider), [0] * 10), cost)
-        for tag in r.tags:
-            _add_cost(by_tag.setdefault((quarter, r.tenant, r.user, tag), [0] * 10), cost)
-    return by_key, by_tag
-
-
-def _merged(sums: Sums, key_of: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Sums:
-    """``sums`` under the coarser keys that ``key_of`` makes of theirs."""
-    merged: Sums = {}
-    for key, values in sums.items():
-        coarse = key_of(key)
-        known = merged.get(coarse)
-        merged[coarse] = values if known is None else [a + b for a, b in zip(known, values, strict=True)]
-    return merged
-
-
-def _add_call(sums: list[int], r: UsageRecord) -> None:
-    """Adds a call to sums in the order of :data:`SUMS`."""
-    sums[0] += 1
-    sums[1] += r.status >= _FAILED
-    sums[2] += r.prompt_tokens
-    sums[3] += r.cached_tokens
-    sums[4] += r.completion_tokens
-    sums[5] += r.reasoning_tokens
-    sums[6] += r.estimated
-    if r.cost is None:
-        sums[8] += 1
-    else:
-        sums[7] += r.cost
-    sums[9] += int(r.ms + 0.5)
-
-
-def _add_cost(sums: list[int], cost: int) -> None:
-    """Adds the cost of a call that had none."""
-    sums[7] += cost
-    sums[8] -= 1

@@ -20,7 +20,7 @@ from sage.middleware.usage.database import open_usage_database
 from sage.middleware.usage.entries import Identities, LateCost, LedgerEntry
 from sage.middleware.usage.periods import read_period
 from sage.middleware.usage.reader import UsageFilter, UsageReader
-from sage.middleware.usage.records import UsageRecord
+from sage.middleware.usage.records import CallSeries, UsageRecord
 from sage.middleware.usage.store import UsageStore
 
 MESSAGES = [{"role": "user", "content": "one two three"}]
@@ -29,12 +29,14 @@ MESSAGES = [{"role": "user", "content": "one two three"}]
 def made(time: str, **fields: Any) -> UsageRecord:
     """A call that ended at that time (ISO 8601, UTC)."""
     values: dict[str, Any] = {
-        **{"request_id": "r", "tenant": "t", "user": "u", "key": "", "model": "m", "provider": "p"},
-        **{"deployment": "p/m", "upstream_model": "m", "operation": "chat/completions", "stream": False},
-        **{"attempts": 1, "status": 200, "prompt_tokens": 10, "cached_tokens": 0, "completion_tokens": 1},
+        **{"request_id": "r", "attempts": 1, "status": 200},
+        **{"prompt_tokens": 10, "cached_tokens": 0, "completion_tokens": 1},
         **{"reasoning_tokens": 0, "estimated": False, "cost": 1000, "ms": 5.0, "first_token_ms": None},
     }
-    return UsageRecord(time=datetime.fromisoformat(time).replace(tzinfo=UTC).timestamp(), **{**values, **fields})
+    common = {name: fields.pop(name) for name in CallSeries._fields if name in fields}
+    series = CallSeries("t", "u", "", "m", "p", "p/m", "m", "chat/completions", stream=False)._replace(**common)
+    at = datetime.fromisoformat(time).replace(tzinfo=UTC).timestamp()
+    return UsageRecord(time=at, series=series, **{**values, **fields})
 
 
 def stored(database: Database, *records: UsageRecord) -> UsageReader:
@@ -154,6 +156,29 @@ def test_pages_go_from_the_newest_call_to_the_oldest_whatever_is_filtered(databa
     assert all_pages(tag="odd") == newest[1::2]
     assert all_pages(statuses=(400, 599)) == ["r20", "r15", "r10", "r5", "r0"]
     assert all_pages(user="nobody") == []
+
+
+@pytest.mark.both_databases
+def test_pages_of_who_has_many_keys_are_in_order_too(database: Database) -> None:
+    records = [
+        made(f"2026-11-30T10:00:{n:02d}", request_id=f"r{n}", user="ab"[n % 2], key=f"k{n}", tags=("x",))
+        for n in range(60)
+    ]
+    reader = stored(database, *records)
+    period = read_period("2026-11-30", "2026-11-30", None)
+    for wanted, expected in (
+        ({"tag": "x"}, [f"r{n}" for n in (59, 58, 57)]),
+        ({"user": "a"}, ["r58", "r56", "r54"]),
+        ({"key": "k7"}, ["r7"]),
+    ):
+        rows, cursor = reader.page(period, UsageFilter(**wanted), None, 3)
+        assert [row["id"] for row in rows] == expected
+        assert (cursor is None) == (len(expected) < 3)
+    assert reader.erase("a") == 30
+    assert reader.page(period, UsageFilter(user="a"), None, 3) == ([], None)
+    stored(database, made("2026-11-30T11:00:00", request_id="again", user="a", key="k0", tags=("x",)))
+    ((again,), _) = reader.page(period, UsageFilter(user="a", tag="x"), None, 3)
+    assert (again["id"], again["key"]) == ("again", "k0")
 
 
 @pytest.mark.both_databases

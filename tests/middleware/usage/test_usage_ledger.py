@@ -15,6 +15,7 @@ from running_gateway import Running
 from upstream import Upstream, chat_chunk, usage, usage_chunk
 
 CHAT = "/v1/chat/completions"
+CALLS = "SELECT s.*, r.* FROM usage_requests r JOIN usage_series s ON s.id = r.series ORDER BY r.id"
 MESSAGES = [{"role": "user", "content": "Hello there"}]
 
 
@@ -46,7 +47,7 @@ def rows(running: Running) -> Callable[[int], list[dict[str, Any]]]:
         with closing(sqlite3.connect(path)) as connection:
             connection.row_factory = sqlite3.Row
             try:
-                return [dict(row) for row in connection.execute("SELECT * FROM usage_requests ORDER BY id")]
+                return [dict(row) for row in connection.execute(CALLS)]
             except sqlite3.OperationalError:  # it is being made
                 return []
 

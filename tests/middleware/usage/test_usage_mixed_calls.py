@@ -23,6 +23,7 @@ from sage_process import Serving, environment, serving
 pytestmark = pytest.mark.slow
 CALLS = 10_000 if os.environ.get("SAGE_TEST_FULL") else 240
 PRICE = {"input": 1, "output": 2}
+STORED = "SELECT s.*, r.* FROM usage_requests r JOIN usage_series s ON s.id = r.series"
 DEEDS = ("answer", "answer", "answer", "silent", "cut", "wait", "fail")
 
 
@@ -79,7 +80,7 @@ def ask(server: Serving, call: str, model: str, deed: str, stream: bool, prompt:
 def rows_of(data: Path) -> dict[str, dict[str, Any]]:
     with closing(sqlite3.connect(data / "usage.db")) as connection:
         connection.row_factory = sqlite3.Row
-        rows = [dict(row) for row in connection.execute("SELECT * FROM usage_requests")]
+        rows = [dict(row) for row in connection.execute(STORED)]
     assert len({row["request_id"] for row in rows}) == len(rows)
     return {row["request_id"]: row for row in rows}
 

@@ -134,6 +134,7 @@ def test_a_record_says_who_asked_and_with_which_key() -> None:
     (each,) = store.batches[0]
     assert isinstance(each, LedgerEntry)
     record = each.record
-    assert (record.tenant, record.user, record.key, record.tags) == ("t", "u", "k1", ("x",))
-    assert (record.provider, record.deployment, record.upstream_model) == ("up", "up/m", "m")
+    series = record.series
+    assert (series.tenant, series.user, series.key, series.tags) == ("t", "u", "k1", ("x",))
+    assert (series.provider, series.deployment, series.upstream_model) == ("up", "up/m", "m")
     assert abs(record.time - time.time()) < 60

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sage.middleware.settings.usage import PriceSettings
 from sage.middleware.usage.price_list import PriceList
 from sage.middleware.usage.prices import FREE, Price, configured_price, published_price
+from sage.middleware.usage.records import priced_counts
 from sage.middleware.usage.vendor_prices import describe_all
 
 MODELS = (
@@ -142,6 +143,31 @@ def deployment(kind: str, model: str, **fields: Any) -> Any:
     endpoints = (SimpleNamespace(base_url=fields.pop("base_url", "https://api.example/v1")),)
     provider = SimpleNamespace(name=fields.pop("provider", kind), kind=kind, endpoints=endpoints)
     return SimpleNamespace(name=f"{provider.name}/{model}", model=model, price=fields.get("price"), provider=provider)
+
+
+_RATE = st.none() | st.decimals(0, 1000, places=4)
+
+
+@given(
+    rates=st.tuples(_RATE, _RATE, _RATE, _RATE, _RATE, _RATE),
+    prompt=st.integers(0, 300_000),
+    cached=st.integers(0, 300_000),
+    answer=st.integers(0, 300_000),
+    reasoning=st.integers(0, 300_000),
+    units=st.none() | st.just({"input_audio_tokens": 5}),
+)
+def test_a_call_costs_what_its_counts_cost(
+    rates: tuple[Decimal | None, ...],
+    prompt: int,
+    cached: int,
+    answer: int,
+    reasoning: int,
+    units: dict[str, int] | None,
+) -> None:
+    names = ("input", "cached", "output", "reasoning", "per_request", "per_second")
+    price = configured_price(PriceSettings(**dict(zip(names, rates, strict=True))))
+    counts = priced_counts(prompt, cached, answer, reasoning, 12.5, units)
+    assert price.of_call(prompt, cached, answer, reasoning, 12.5, units, 0.0) == price.cost(counts, 0.0)
 
 
 def test_a_deployments_own_price_goes_before_patterns_and_these_before_vendors() -> None:

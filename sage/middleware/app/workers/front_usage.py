@@ -13,7 +13,7 @@ from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.usage import PriceSettings
 from sage.middleware.usage.prices import Price
 from sage.middleware.usage.records import PricedDeployment, UsageRecord
-from sage.middleware.usage.settled_calls import SettledCall, recorded
+from sage.middleware.usage.settled_calls import CallRecorder, SettledCall
 
 if TYPE_CHECKING:  # brings SQLAlchemy, which fronts do not load
     from sage.middleware.usage.ledger import Ledger
@@ -28,6 +28,7 @@ class FrontRecords:
     def __init__(self) -> None:
         self._calls: list[SettledCall] = []
         self.add: Callable[[SettledCall], None] = self._calls.append
+        self._recorder = CallRecorder(_by_the_owner)
 
     def take(self) -> SettledCalls | None:
         """Some of it, the oldest; ``None`` means that there is nothing."""
@@ -36,7 +37,7 @@ class FrontRecords:
             return None
         del self._calls[: len(calls)]
         offset = time.time() - time.perf_counter()
-        return SettledCalls(tuple(recorded(call, offset, _by_the_owner)[0] for call in calls))
+        return SettledCalls(tuple(self._recorder.record(call, offset)[0] for call in calls))
 
 
 def _by_the_owner(deployment: PricedDeployment) -> tuple[bool, Price | None]:
@@ -60,9 +61,10 @@ def take_over(ledger: Ledger, registry: Registry, calls: SettledCalls) -> None:
 
 
 def _deployment_of(registry: Registry, record: UsageRecord) -> PricedDeployment | None:
-    model = registry.get(record.model)
+    series = record.series
+    model = registry.get(series.model)
     for deployment in model.deployments if model is not None else ():
-        if deployment.name == record.deployment:
+        if deployment.name == series.deployment:
             return deployment
-    provider = registry.providers.get(record.provider)
-    return None if provider is None else NamedDeployment(record.deployment, record.upstream_model, provider)
+    provider = registry.providers.get(series.provider)
+    return None if provider is None else NamedDeployment(series.deployment, series.upstream_model, provider)
