@@ -27,6 +27,8 @@ from sage.middleware.routers.http.asgi import ASGIApp
 from sage.middleware.settings.settings import Settings
 
 _BACKLOG = 2048
+_LAST_WORDS_WITHIN = 2.0
+"""Seconds in which a request says its last words, when the time for running requests is over."""
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -76,6 +78,10 @@ class GatewayServer(uvicorn.Server):
 
     def closing(self) -> None:
         """Called when from now on no more connections are taken, and running requests have their last time."""
+
+    async def after_requests(self) -> None:
+        """Called when no request runs any more, and before the application closes. It returns early at a second
+        signal."""
 
     def is_busy(self) -> bool:
         """Whether there is more to wait for than connections and running requests."""
@@ -141,6 +147,10 @@ class GatewayServer(uvicorn.Server):
         except TimeoutError:
             for task in self.server_state.tasks:
                 task.cancel("the time for running requests is over")
+        tasks = list(self.server_state.tasks)
+        if tasks and not self.force_exit:
+            await asyncio.wait(tasks, timeout=_LAST_WORDS_WITHIN)
+        await self.after_requests()
         if not self.force_exit:
             await self.lifespan.shutdown()
 

@@ -67,12 +67,10 @@ class MainServer(GatewayServer):
     def is_busy(self) -> bool:
         return self.fronts is not None and self.fronts.are_running
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        try:
-            await super().shutdown(sockets)
-        finally:
-            if self.fronts is not None:
-                await self.fronts.close(at_once=self.force_exit)
+    async def after_requests(self) -> None:
+        """The fronts tell what they have not told yet, such as the usage of their last calls."""
+        if self.fronts is not None:
+            await self.fronts.close(lambda: self.force_exit)
 
 
 def make_server(

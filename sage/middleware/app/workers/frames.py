@@ -39,6 +39,7 @@ class FrameProtocol(asyncio.Protocol, ABC):
         """``None`` before the connection is there and after it is closed."""
         self._rest = b""
         self._resumed: asyncio.Future[None] | None = None
+        self._lost: asyncio.Future[None] | None = None
         self.is_full = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -47,6 +48,8 @@ class FrameProtocol(asyncio.Protocol, ABC):
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self.resume_writing()
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         if self._rest:
@@ -86,6 +89,14 @@ class FrameProtocol(asyncio.Protocol, ABC):
             if self._resumed is None:
                 self._resumed = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._resumed)
+
+    async def closed(self) -> None:
+        """Returns once the connection is closed, from here or from there: no more frames come."""
+        if self.transport is None:
+            return
+        if self._lost is None:
+            self._lost = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._lost)
 
     def close(self) -> None:
         """Closes the connection; what was written is dropped."""

@@ -7,6 +7,7 @@ the connection to its owner and of the doorway for forwarded requests, and the o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -21,6 +22,7 @@ from sage.middleware.app.registry import make_registry
 from sage.middleware.app.slashes import Slashes
 from sage.middleware.app.workers.elsewhere import RECORDED, FrontGateway, FrontRegistry, FrontRoute
 from sage.middleware.app.workers.forwarding import Forwarder, RecordedRequest
+from sage.middleware.app.workers.frames import PeerGone
 from sage.middleware.app.workers.front_server import FrontServer
 from sage.middleware.app.workers.messages import Begin, FrontReady
 from sage.middleware.app.workers.owner_link import OwnerLink, read_begin
@@ -101,6 +103,8 @@ class Front:
 
     async def _close(self) -> None:
         self._link.is_ending = True
+        with contextlib.suppress(PeerGone):
+            self._link.tell_settled()  # before what may take its time
         if self._reporting is not None:
             self._reporting.cancel()
         await self._limiter.close()
@@ -108,9 +112,7 @@ class Front:
         self._forwarder.close()
         if self._log is not None:
             self._log.stop()
-        if self._link.transport is not None:
-            self._link.tell_counts()
-            self._link.transport.close()
+        await self._link.end()
 
 
 def main(arguments: list[str]) -> None:

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sage.middleware.app.workers.forwarded_requests import ForwardedConnection
@@ -28,6 +28,8 @@ _LONGEST_PAUSE = 5.0
 _MOST_UNANSWERED = 80
 """States, of which a front is told four to eight a second. It says at once that it goes by one, unless its event loop
 stands still. They are counted, not timed, since it may be the owner that stood still."""
+_READ_WITHIN = 5.0
+"""Seconds for reading what a front that has ended has told last."""
 _LIVES = 5.0
 """A front that has served for so many seconds did not die of its start."""
 
@@ -58,8 +60,12 @@ class FrontProcess:
     """Belongs to the owner's event loop. ``listening`` is the socket of this front, which its owner keeps open: while
     no process of the front runs, the owner takes the connections, so none is lost or kept waiting."""
 
-    def __init__(self, index: int, listening: socket.socket, owner: FrontOwner) -> None:
+    def __init__(
+        self, index: int, listening: socket.socket, owner: FrontOwner, program: Sequence[str] = _PROGRAM
+    ) -> None:
+        """``program`` are Python's arguments that run a front."""
         self.index = index
+        self._program = program
         self.ready = asyncio.Event()
         """Set once it serves for the first time, or has failed to."""
         self._listening = listening
@@ -156,7 +162,9 @@ class FrontProcess:
             link.write(frame(0, encode(self._owner.begin(self.index))))
             self._owner.front_began(link)
             passed = PassedSockets(doorway, self._forwards)
-            return await self._process.wait()
+            status = await self._process.wait()
+            await _read_to_its_end(link)
+            return status
         except OSError as exc:
             _log.error("worker %d cannot be started: %s", self.index, exc)
             return 127
@@ -174,7 +182,7 @@ class FrontProcess:
     async def _spawn(self, control: socket.socket, doorway: socket.socket) -> Process:
         passed = (self._listening.fileno(), control.fileno(), doorway.fileno())
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, *_PROGRAM, *map(str, passed), str(os.getpid())),
+            *(sys.executable, *self._program, *map(str, passed), str(os.getpid())),
             pass_fds=passed,
             stdin=DEVNULL,
             stdout=DEVNULL,
@@ -191,3 +199,10 @@ class FrontProcess:
     async def _adopt(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         await loop.create_unix_connection(lambda: self._owner.forwarded(self.index), sock=sock)
+
+
+async def _read_to_its_end(link: FrontLink) -> None:
+    """That a process has ended may be known before its last words were read: the calls that it has settled."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_READ_WITHIN):
+            await link.closed()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 import socket
@@ -12,7 +11,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from sage.middleware.app.gateway_server import GatewayServer, http_config
 from sage.middleware.app.http.connections import ClientConnections, ConnectionLimits, allow_more_files
 from sage.middleware.app.http.refusals import Refusals
-from sage.middleware.app.workers.forwarding import LAST_WORDS_WITHIN
 from sage.middleware.routers.http.asgi import ASGIApp
 from sage.middleware.settings.settings import Settings
 
@@ -45,11 +43,7 @@ class FrontServer(GatewayServer):
     async def on_listening(self, sockets: list[socket.socket]) -> None:
         self._listening()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
-        tasks = list(self.server_state.tasks)
-        if tasks and not self.force_exit:
-            await asyncio.wait(tasks, timeout=2 * LAST_WORDS_WITHIN)
+    async def after_requests(self) -> None:
         await self._closing()
 
     @contextlib.contextmanager

@@ -8,6 +8,7 @@ import itertools
 import secrets
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import uvicorn
@@ -99,14 +100,16 @@ class Fronts:
         for process in self._processes:
             process.signal(signal.SIGTERM)
 
-    async def close(self, *, at_once: bool) -> None:
-        """Returns when all have ended; ``at_once`` ends running requests."""
-        running = [asyncio.create_task(process.close()) for process in self._processes]
-        if running and not at_once:
-            await asyncio.wait(running, timeout=_END_WITHIN)
+    async def close(self, at_once: Callable[[], bool]) -> None:
+        """Returns when all have ended, and all that they told has been heard. From when ``at_once`` is true, running
+        requests are ended."""
+        closing = asyncio.gather(*(process.close() for process in self._processes))
+        deadline = time.monotonic() + _END_WITHIN
+        while not (closing.done() or at_once() or time.monotonic() > deadline):
+            await asyncio.wait([closing], timeout=0.1)
         for process in self._processes:
             process.signal(signal.SIGKILL)
-        await asyncio.wait(running)
+        await closing
         for telling in self._telling:
             telling.cancel()
 

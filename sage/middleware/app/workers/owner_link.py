@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import socket
@@ -149,6 +150,16 @@ class OwnerLink(FrameProtocol):
         """The calls that have ended here since it was last asked."""
         while self.records is not None and (calls := self.records.take()) is not None:
             self.tell(calls)
+
+    async def end(self) -> None:
+        """Tells what is left to tell, and returns once the owner has it all, or has ended."""
+        self.is_ending = True
+        with contextlib.suppress(PeerGone):
+            self._tell_uses()
+            self.tell_counts()
+        if self.transport is not None:
+            self.transport.close()  # once all is written
+            await self.closed()
 
     async def report(self) -> None:
         """Tells how busy this front is whenever that has changed, until it is cancelled."""
