@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import statistics
 import tempfile
 import threading
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from sage.middleware.providers.base import Usage
 from sage.middleware.settings.usage import PriceSettings
 from sage.middleware.usage.database import UsageDatabase
 from sage.middleware.usage.entries import Identities, LedgerEntry
@@ -118,7 +120,7 @@ def settle(calls: int = 20_000) -> tuple[float, float]:
     provider = SimpleNamespace(name="up", kind="openai", endpoints=())
     deployment = SimpleNamespace(name="up/m", model="m", price=None, provider=provider)
     caller = SimpleNamespace(tenant="team", user="user", subjects=("key:abc", "user:user"), tags=())
-    usage = SimpleNamespace(prompt_tokens=100, completion_tokens=20, details=lambda: (10, 0, None))
+    usage = Usage(100, 20, {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120})
     ledger = Ledger(lambda: SimpleNamespace(), prices)  # type: ignore[arg-type, return-value]
     add = ledger.add
 
@@ -132,6 +134,22 @@ def settle(calls: int = 20_000) -> tuple[float, float]:
     began = time.thread_time()
     ledger._settle()
     return appended, (time.thread_time() - began) / (3 * calls) * 1e6
+
+
+def store_busy_key(batches: int = 30) -> float:
+    """Microseconds of the storing thread a call where one key asks one model, in batches of a thousand."""
+    chance, identities, spent = random.Random(7), Identities(), []
+    with tempfile.TemporaryDirectory() as folder:
+        database = UsageDatabase(Path(folder))
+        store, first = UsageStore(database.open()), record(chance, time.time())
+        for number in range(batches):
+            at = first.time + number / 4
+            batch = [LedgerEntry(identities.next(at), first._replace(time=at)) for _ in range(_BATCH)]
+            began = time.thread_time()
+            store.write(batch)
+            spent.append(time.thread_time() - began)
+        database.close()
+    return statistics.median(spent) / _BATCH * 1e6
 
 
 def measure(calls: int, directory: Path) -> dict[str, float]:
@@ -153,7 +171,8 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=10_000, help="in the smaller one (10000)")
     options = parser.parse_args()
     appended, settled = settle()
-    print(f"a call: {appended:.2f} µs of its request to be appended, {settled:.1f} µs of the settling thread")
+    print(f"a call: {appended:.2f} µs of its request to be appended, {settled:.1f} µs of the settling thread,")
+    print(f"        {store_busy_key():.1f} µs of the storing thread where one key asks one model")
     with tempfile.TemporaryDirectory() as few, tempfile.TemporaryDirectory() as many:
         small, large = measure(options.few, Path(few)), measure(options.calls, Path(many))
     print(f"{'':42} {options.few:>10,} {options.calls:>10,}   ratio")

@@ -10,36 +10,42 @@ from collections.abc import Mapping
 from typing import Any
 
 _MOST = 10**12
-_UNITS = (
-    ("input_audio_tokens", ("prompt_tokens_details", "input_tokens_details"), "audio_tokens"),
-    ("input_image_tokens", ("prompt_tokens_details", "input_tokens_details"), "image_tokens"),
-    ("cache_write_tokens", ("prompt_tokens_details", "input_tokens_details"), "cache_write_tokens"),
-    ("output_audio_tokens", ("completion_tokens_details", "output_tokens_details"), "audio_tokens"),
-    ("output_image_tokens", ("completion_tokens_details", "output_tokens_details"), "image_tokens"),
+_PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+_OF_PROMPT = ("prompt_tokens_details", "input_tokens_details")
+_OF_ANSWER = ("completion_tokens_details", "output_tokens_details")
+_PROMPT_UNITS = (
+    ("audio_tokens", "input_audio_tokens"),
+    ("image_tokens", "input_image_tokens"),
+    ("cache_write_tokens", "cache_write_tokens"),
 )
-"""By genai-prices' names: where OpenAI's wire says it."""
+_ANSWER_UNITS = (("audio_tokens", "output_audio_tokens"), ("image_tokens", "output_image_tokens"))
+"""What OpenAI's wire has in those objects, and genai-prices' names for it."""
+_CACHED = (
+    "prompt_cache_hit_tokens",  # DeepSeek
+    "cached_tokens",  # Moonshot, Cohere
+    "cache_read_input_tokens",  # Anthropic
+)
+_ELSEWHERE = frozenset({*_CACHED, "cache_creation_input_tokens", "billed_units"})
 
 
 def token_details(usage: Mapping[str, Any]) -> tuple[int, int, dict[str, int] | None]:
     """Cached tokens of the prompt, tokens of reasoning, and other units that may have a price, in a ``usage`` object of
     any vendor, or in Cohere's ``meta``."""
-    prompt = _object(usage, "prompt_tokens_details") or _object(usage, "input_tokens_details")
-    completion = _object(usage, "completion_tokens_details") or _object(usage, "output_tokens_details")
-    cached = (
-        _count(prompt, "cached_tokens")
-        or _count(usage, "prompt_cache_hit_tokens")  # DeepSeek
-        or _count(usage, "cached_tokens")  # Moonshot, Cohere
-        or _count(usage, "cache_read_input_tokens")  # Anthropic
-    )
+    if _PLAIN.issuperset(usage):
+        return 0, 0, None
+    prompts, answers = _objects(usage, _OF_PROMPT), _objects(usage, _OF_ANSWER)
+    cached = _count(prompts[0], "cached_tokens") if prompts else 0
+    reasoning = _count(answers[0], "reasoning_tokens") if answers else 0
     units: dict[str, int] = {}
-    for unit, places, name in _UNITS:
+    for places, names in ((prompts, _PROMPT_UNITS), (answers, _ANSWER_UNITS)):
         for place in places:
-            if count := _count(_object(usage, place), name):
-                units[unit] = count
-    if count := _count(usage, "cache_creation_input_tokens"):  # Anthropic
-        units["cache_write_tokens"] = count
-    units.update(_billed(usage))
-    return cached, _count(completion, "reasoning_tokens"), units or None
+            units.update((unit, count) for name, unit in names if name in place and (count := _count(place, name)))
+    if not _ELSEWHERE.isdisjoint(usage):
+        cached = cached or next(filter(None, (_count(usage, name) for name in _CACHED)), 0)
+        if count := _count(usage, "cache_creation_input_tokens"):  # Anthropic
+            units["cache_write_tokens"] = count
+        units.update(_billed(usage))
+    return cached, reasoning, units or None
 
 
 def _billed(usage: Mapping[str, Any]) -> dict[str, int]:
@@ -51,6 +57,10 @@ def _billed(usage: Mapping[str, Any]) -> dict[str, int]:
         "search_units": "rerank_searches",
     }
     return {unit: _count(billed, name) for name, unit in names.items() if billed.get(name) is not None}
+
+
+def _objects(usage: Mapping[str, Any], names: tuple[str, ...]) -> list[Mapping[str, Any]]:
+    return [value for name in names if (value := usage.get(name)) and isinstance(value, dict)]
 
 
 def _object(usage: Mapping[str, Any], name: str) -> Mapping[str, Any]:
