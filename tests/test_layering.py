@@ -71,6 +71,7 @@ LATE = {
     "sage.middleware.database.database": "psycopg is an extra",
     "sage.middleware.database.installation": "the fronts of a gateway on SQLite start without SQLAlchemy",
     "sage.middleware.budgets.notices": _WEBHOOKS,
+    "sage.middleware.cli.accounts.budgets": _COMMANDS,
     "sage.middleware.cli.accounts.keys": _COMMANDS,
     "sage.middleware.cli.accounts.opening": _COMMANDS,
     "sage.middleware.cli.accounts.teams": _COMMANDS,

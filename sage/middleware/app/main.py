@@ -87,6 +87,8 @@ def create_app(
     if accounts is not None and authenticator is not None:
         OpenStreams(authenticator, gateway.deadlines, accounts.clock)
     audit = accounts.audit if accounts is not None else AuditLog(settings.data_dir, settings.database)
+    if budgets is not None:
+        budgets.store.audit = audit
     log = AccessLog() if settings.api.access_log else None
     rights = JobRights(authenticator, accounts.job_tokens if accounts is not None else None)
     own_worker = _own_worker(settings, authenticator, secret)

@@ -19,6 +19,17 @@ _SECRETS = ("password", "secret", "token", "api_key", "api_keys", "authorization
 
 
 @dataclass(frozen=True, slots=True)
+class Actor:
+    """Who changes something: ``name`` and ``credential`` as an :class:`AuditEvent` has them."""
+
+    name: str = OPERATOR
+    credential: str = ""
+
+
+THE_OPERATOR = Actor()
+
+
+@dataclass(frozen=True, slots=True)
 class AuditEvent:
     """``actor`` did ``action`` to ``target``.
 

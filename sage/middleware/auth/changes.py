@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from sage.middleware.audit.event import ANYONE, OPERATOR, AuditEvent
+from sage.middleware.audit.event import ANYONE, THE_OPERATOR, Actor, AuditEvent
 from sage.middleware.audit.origin import caller_address
 from sage.middleware.auth.principal import Principal
 
@@ -48,11 +48,19 @@ def nobody(name: str = "", tenant: str = "") -> Principal:
     return Principal(user=name, tenant=tenant, scopes=frozenset())
 
 
+def actor_of(by: Principal | None) -> Actor:
+    """``by`` as the audit names it."""
+    if by is None:
+        return THE_OPERATOR
+    return Actor(f"user:{by.user}" if by.user else ANYONE, by.credential if by.credential != "none" else "")
+
+
 def audit_event(change: AccountChange) -> AuditEvent:
     """The change as an event of the audit."""
-    by, actor, credential = change.by, OPERATOR, ""
-    if by is not None:
-        actor = f"user:{by.user}" if by.user else ANYONE
-        credential = by.credential if by.credential != "none" else ""
-    address = caller_address.get()
-    return AuditEvent(change.action, change.target, actor, credential, change.tenant, change.details, address)
+    by, address = actor_of(change.by), caller_address.get()
+    return AuditEvent(change.action, change.target, by.name, by.credential, change.tenant, change.details, address)
+
+
+def without_before(details: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of something new, which had no values before."""
+    return {name: value for name, value in details.items() if not name.endswith("_before")}

@@ -162,8 +162,9 @@ class Users:
                 details["new_password"] = True
             if password_hash or changes.get("disabled"):
                 end_sessions(session, row.id, now)
-            self._database.bump(session)
-            self._changes.tell(session, by, "user.change", f"user:{row.name}", row.tenant, details)
+            if changes:
+                self._database.bump(session)
+                self._changes.tell(session, by, "user.change", f"user:{row.name}", row.tenant, details)
             return _view(row)
 
 

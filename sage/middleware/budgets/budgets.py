@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
 
+from sage.middleware.audit.event import THE_OPERATOR, Actor
 from sage.middleware.budgets.account import BudgetAccount
 from sage.middleware.budgets.book import BudgetBook
-from sage.middleware.budgets.budget import Budget
 from sage.middleware.budgets.counters import BudgetCounters
 from sage.middleware.budgets.draws import BudgetDraws
 from sage.middleware.budgets.ended_calls import EndedCalls, SpentCall, add_up
 from sage.middleware.budgets.notices import BudgetNotices
-from sage.middleware.budgets.periods import period_at
+from sage.middleware.budgets.reader import BudgetReader
 from sage.middleware.budgets.reservation import Reservation
-from sage.middleware.budgets.spending import Counted, WindowKey
 from sage.middleware.budgets.store import BudgetStore
-from sage.middleware.budgets.subjects import BudgetedSubjects, BudgetList
+from sage.middleware.budgets.subjects import BudgetedSubjects
 from sage.middleware.budgets.thresholds import BudgetEvents
 from sage.middleware.budgets.upkeep import BudgetUpkeep
-from sage.middleware.budgets.views import budget_view
 from sage.middleware.database.database import Database
 from sage.middleware.settings.budgets import BudgetSettings, BudgetsSettings
 from sage.middleware.settings.webhooks import WebhookSettings
@@ -46,8 +43,8 @@ class Budgets:
     ) -> None:
         self.settings = settings
         self.store = BudgetStore(database, clock)
+        self.reader = BudgetReader(database, settings, models, clock)
         self._database = database
-        self._models = models
         self._thread = ThreadPool(1, "sage-budgets")
         self._counters = BudgetCounters(database)
         self._book = BudgetBook(clock)
@@ -104,29 +101,22 @@ class Budgets:
         if ended and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_book, ended)
 
-    async def give(self, subject: str, settings: BudgetSettings | None, tenant: str | None) -> None:
-        """Gives ``subject`` that budget, or takes its own away; calls from here on go by it."""
+    async def give(
+        self, subject: str, settings: BudgetSettings | None, tenant: str | None, by: Actor = THE_OPERATOR
+    ) -> bool:
+        """Gives ``subject`` that budget, or takes its own away; calls from here on go by it. Returns whether anything
+        was given or taken."""
+        is_changed = True
         if settings is None:
-            await asyncio.to_thread(self.store.remove, subject)
+            is_changed = await asyncio.to_thread(self.store.remove, subject, tenant, by)
         else:
-            await asyncio.to_thread(self.store.put, subject, settings, tenant)
+            await asyncio.to_thread(self.store.put, subject, settings, tenant, by)
         await self.refresh()
+        return is_changed
 
     async def refresh(self) -> None:
         """Takes over the budgets as they are now."""
         await self.upkeep.refresh()
-
-    def views(self, budgets: Sequence[Budget]) -> list[dict[str, Any]]:
-        """The budgets with what is spent and reserved in the present window."""
-        now = self._book.clock()
-        keys = [WindowKey(each.subject, str(each.unit), period_at(each.window, now).name) for each in budgets]
-        counts = self._counters.counts(keys)
-        nothing = Counted(0, 0)
-        return [budget_view(budget, counts.get(key, nothing), now) for budget, key in zip(budgets, keys, strict=True)]
-
-    def list(self) -> BudgetList:
-        """All budgets, as they are stored now. Blocks, as what follows."""
-        return BudgetList(self.settings, self._models(), self.store.list())
 
 
 def _book(calls: list[EndedCalls]) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
+from sage.middleware.audit.event import THE_OPERATOR, Actor, AuditEvent
+from sage.middleware.audit.log import AuditLog
+from sage.middleware.audit.origin import caller_address
 from sage.middleware.budgets.budget import Budget, Unit
 from sage.middleware.budgets.tables import budgets, revision
 from sage.middleware.database.database import Database
@@ -15,13 +20,19 @@ from sage.middleware.settings.budgets import BudgetSettings, BudgetWindow
 
 
 class BudgetStore:
-    """The stored budgets, one a subject. Calls block; other processes see a change within a second."""
+    """The stored budgets, one a subject. Calls block; other processes see a change within a second.
+
+    With :attr:`audit`, which must be kept in the same database, every change is told there in its own transaction.
+    """
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._clock = clock
+        self.audit: AuditLog | None = None
 
-    def put(self, subject: str, settings: BudgetSettings, tenant: str | None = None) -> Budget:
+    def put(
+        self, subject: str, settings: BudgetSettings, tenant: str | None = None, by: Actor = THE_OPERATOR
+    ) -> Budget:
         """Gives ``subject`` that budget in place of any other; what was spent in the window stays counted.
 
         ``tenant`` is the one whose owners may see it.
@@ -35,24 +46,47 @@ class BudgetStore:
             "hard": budget.hard,
             "updated_at": int(self._clock()),
         }
-        with self._database.writing(alone=False) as connection:
-            connection.execute(update(revision).values(value=revision.c.value + 1))  # first: others wait for it here
-            changed = connection.execute(update(budgets).where(budgets.c.subject == subject).values(values))
-            if changed.rowcount == 0:
+        with self._changing() as connection:
+            before = _stored(connection, subject)
+            if before is None:
                 connection.execute(insert(budgets).values(subject=subject, **values))
+            else:
+                connection.execute(update(budgets).where(budgets.c.subject == subject).values(values))
+            self._tell(connection, by, budget, before, budget)
         return budget
 
-    def remove(self, subject: str) -> bool:
+    def remove(self, subject: str, tenant: str | None = None, by: Actor = THE_OPERATOR) -> bool:
         """Takes the budget of ``subject`` away; returns whether there was one."""
+        with self._changing() as connection:
+            before = _stored(connection, subject)
+            if before is None:
+                return False
+            connection.execute(delete(budgets).where(budgets.c.subject == subject))
+            self._tell(connection, by, replace(before, tenant=tenant), before, None)
+        return True
+
+    @contextmanager
+    def _changing(self) -> Iterator[Connection]:
+        if self.audit is not None:
+            self.audit.open()  # makes its tables
         with self._database.writing(alone=False) as connection:
-            connection.execute(update(revision).values(value=revision.c.value + 1))
-            return connection.execute(delete(budgets).where(budgets.c.subject == subject)).rowcount > 0
+            connection.execute(update(revision).values(value=revision.c.value + 1))  # first: others wait for it here
+            yield connection
+
+    def _tell(self, connection: Connection, by: Actor, of: Budget, before: Budget | None, after: Budget | None) -> None:
+        if self.audit is None:
+            return
+        action, details = "budget.remove" if after is None else "budget.set", {"budget_before": _told(before)}
+        if after is not None:
+            details["budget"] = _told(after)
+        target, address = f"budget:{of.subject}", caller_address.get()
+        event = AuditEvent(action, target, by.name, by.credential, of.tenant or "", details, address)
+        self.audit.append_in(connection, event)
 
     def get(self, subject: str) -> Budget | None:
         """The stored budget of ``subject``."""
         with self._database.reading() as connection:
-            row = connection.execute(select(budgets).where(budgets.c.subject == subject)).one_or_none()
-        return None if row is None else _budget(row)
+            return _stored(connection, subject)
 
     def read(self) -> tuple[int, list[Budget]]:
         """The revision, and all stored budgets at it."""
@@ -69,6 +103,22 @@ class BudgetStore:
     def list(self) -> list[Budget]:
         """All stored budgets by subject."""
         return self.read()[1]
+
+
+def _stored(connection: Connection, subject: str) -> Budget | None:
+    row = connection.execute(select(budgets).where(budgets.c.subject == subject)).one_or_none()
+    return None if row is None else _budget(row)
+
+
+def _told(budget: Budget | None) -> dict[str, Any] | None:
+    """A budget as the audit tells it: dollars as a decimal number in a text, or tokens."""
+    if budget is None:
+        return None
+    return {
+        str(budget.unit): budget.number_of(budget.amount),
+        "window": budget.window,
+        "hard": budget.hard,
+    }
 
 
 def _budget(row: Any) -> Budget:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sage.middleware.cli.accounts.budgets import amount_text
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.output import AsJson, plain, print_json, print_table
 from sage.middleware.client.connection import connect
@@ -58,15 +59,11 @@ def list_budgets(as_json: AsJson = False) -> None:
 
 def _row(budget: dict[str, Any]) -> tuple[object, ...]:
     unit = "usd" if budget.get("usd") is not None else "tokens"
-    amounts = (_amount(unit, budget[name]) for name in ("spent", "reserved", "left"))
+    amounts = (amount_text(unit, budget[name]) for name in ("spent", "reserved", "left"))
     spent, reserved, left = amounts
     hard = _("yes") if budget["hard"] else _("no")
-    amount = _amount(unit, budget[unit])
+    amount = amount_text(unit, budget[unit])
     return budget["subject"], amount, budget["window"], spent, reserved, left, _opens(budget["opens_at"]), hard
-
-
-def _amount(unit: str, amount: float) -> str:
-    return f"${amount:.6f}".rstrip("0").rstrip(".") if unit == "usd" else f"{int(amount)}"
 
 
 def _opens(seconds: int | None) -> str:

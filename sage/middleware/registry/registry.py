@@ -225,8 +225,8 @@ class Registry:
         if taken is not None and taken.source != "file":
             raise Conflict(f"model '{name}' {_WINS[taken.source]}", param="name", code="model_configured")
 
-    async def add(self, name: str, body: Any) -> tuple[PublicModel, bool]:
-        """Registers a model at run time and stores it on disk; tells whether it is new or replaces another.
+    async def add(self, name: str, body: Any) -> tuple[PublicModel, bool, ModelSettings | None]:
+        """Registers a model at run time and stores it on disk; tells whether it is new, and what was stored before.
 
         Raises :class:`InvalidRequest` for what a request must not set, :class:`Conflict` for a name that is taken.
         """
@@ -234,36 +234,40 @@ class Registry:
         settings = parse_registration(body, self.providers, self.absent)
         return await self._finish(self._add(name, settings))
 
-    async def _add(self, name: str, settings: ModelSettings) -> tuple[PublicModel, bool]:
+    async def _add(self, name: str, settings: ModelSettings) -> tuple[PublicModel, bool, ModelSettings | None]:
+        before = None
         async with self._changes:
             new = self._runtime_model(name) is None
             if self._runtime_models is not None:
-                await asyncio.to_thread(self._runtime_models.put, name, settings)
+                before = await asyncio.to_thread(self._runtime_models.put, name, settings)
                 self._stored = {**self._stored, name: settings}
             model = self.register(name, settings, source="runtime")
         if model.preload:
             self._load_soon(model)
-        return model, new
+        return model, new, before
 
-    async def remove(self, name: str) -> None:
-        """Removes a model that was registered at run time; engines that no other model uses drain and unload.
+    async def remove(self, name: str) -> ModelSettings | None:
+        """Removes a model that was registered at run time; engines that no other model uses drain and unload. Returns
+        what was stored of it.
 
         Raises :class:`NotFound`, or :class:`Conflict` for a model that was not registered at run time.
         """
-        await self._finish(self._remove(name))
+        return await self._finish(self._remove(name))
 
-    async def _remove(self, name: str) -> None:
+    async def _remove(self, name: str) -> ModelSettings | None:
+        before = None
         async with self._changes:
             if await self.pulled.remove(name):
-                return
+                return None
             if self._runtime_model(name) is None:
                 raise self._unknown(name)
             if self._runtime_models is not None:
-                await asyncio.to_thread(self._runtime_models.drop, name)
+                before = await asyncio.to_thread(self._runtime_models.drop, name)
                 self._stored = {known: each for known, each in self._stored.items() if known != name}
             self._models.pop(name, None)
             self.changes += 1
             self._fleet.retire(self._fleet.forget(name))
+        return before
 
     def _runtime_model(self, name: str) -> PublicModel | None:
         """The run-time model of that name; raises :class:`Conflict` if the name belongs to another source."""

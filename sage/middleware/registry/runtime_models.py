@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -146,23 +146,34 @@ class RuntimeModels:
                 f"{_fault(exc)}; correct it, or move it away to start without them"
             ) from exc
 
-    def put(self, name: str, model: Model) -> None:
-        """Stores ``model``; it is durable when this returns. Blocking."""
-        self._change(lambda models: models.__setitem__(name, model))
+    def put(self, name: str, model: Model) -> Model | None:
+        """Stores ``model``; it is durable when this returns what stood there before. Blocking."""
+        return self._change(name, model)
 
-    def drop(self, name: str) -> None:
-        """Removes the model. Blocking."""
-        self._change(lambda models: models.pop(name, None))
+    def drop(self, name: str) -> Model | None:
+        """Removes the model, which it returns. Blocking."""
+        return self._change(name, None)
 
-    def _change(self, change: Callable[[dict[str, Model]], object]) -> None:
+    def _change(self, name: str, model: Model | None) -> Model | None:
+        before: Model | None = None
+
         def changed(data: bytes | None) -> bytes:
+            nonlocal before
             models = self._parsed(data)
-            change(models)
-            stored = {name: model.model_dump(mode="json", exclude_defaults=True) for name, model in models.items()}
+            before = models.pop(name, None)
+            if model is not None:
+                models[name] = model
+            stored = {each: registration(settings) for each, settings in models.items()}
             text = json.dumps({"version": _VERSION, "models": stored}, indent=1, ensure_ascii=False)
             return text.encode() + b"\n"
 
         self._files.change(_FILE, changed)
+        return before
+
+
+def registration(model: Model) -> dict[str, Any]:
+    """The body that registers such a model, without what is as it is by default."""
+    return model.model_dump(mode="json", exclude_defaults=True)
 
 
 def _fault(exc: Exception) -> str:

@@ -11,12 +11,14 @@ from pydantic import BaseModel
 
 from sage.errors import NotFound, PermissionDenied, Unavailable
 from sage.middleware.auth.accounts import Accounts
+from sage.middleware.auth.changes import actor_of
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.budgets.budget import Budget, subject_of
 from sage.middleware.budgets.budgets import Budgets
+from sage.middleware.budgets.reader import BudgetReader
 from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.routers.http.asgi import read_json
-from sage.middleware.routers.http.deps import AuditNote, Caller
+from sage.middleware.routers.http.deps import Caller
 from sage.middleware.routers.http.guard import guarded_router, requires
 from sage.middleware.routers.http.openapi_bodies import json_body
 from sage.middleware.routers.items import Deleted, reply
@@ -69,7 +71,8 @@ async def list_budgets(request: Request, caller: Caller) -> Response:
     if budgets is None:
         return reply({"budgets": []})
     accounts: Accounts | None = request.app.state.accounts
-    return reply({"budgets": await asyncio.to_thread(lambda: budgets.views(_visible(budgets, accounts, caller)))})
+    reader = budgets.reader
+    return reply({"budgets": await asyncio.to_thread(lambda: reader.views(_visible(reader, accounts, caller)))})
 
 
 @router.put(
@@ -79,46 +82,29 @@ async def list_budgets(request: Request, caller: Caller) -> Response:
     openapi_extra=json_body(BudgetSettings, {"usd": 100, "window": "month"}),
 )
 @requires(Scope.TENANT_ADMIN)
-async def put_budget(
-    kind: Kind, name: str, request: Request, budgets: TheBudgets, caller: Caller, note_audit: AuditNote
-) -> Response:
+async def put_budget(kind: Kind, name: str, request: Request, budgets: TheBudgets, caller: Caller) -> Response:
     """Gives a subject its budget, in place of any other; what was spent in the window stays counted. Owners give
     budgets to the users and keys of their tenant; those of tenants, models and tags are admins'."""
     wanted = parse(BudgetSettings, await read_json(request.receive, request.scope))
 
-    def put() -> Budget:
-        subject, tenant = _changeable(kind, name, request.app.state.accounts, caller)
-        return budgets.store.put(subject, wanted, tenant)
-
-    budget = await asyncio.to_thread(put)
-    details = wanted.model_dump(mode="json", exclude_none=True)
-    await note_audit("budget.set", f"budget:{budget.subject}", details, tenant=budget.tenant or "")
-    view = (await asyncio.to_thread(budgets.views, [budget]))[0]
-    await budgets.refresh()
-    return reply(view)
+    subject, tenant = await asyncio.to_thread(_changeable, kind, name, request.app.state.accounts, caller)
+    await budgets.give(subject, wanted, tenant, actor_of(caller))
+    budget = Budget.of(subject, wanted, tenant=tenant)
+    return reply((await asyncio.to_thread(budgets.reader.views, [budget]))[0])
 
 
 @router.delete("/budgets/{kind}/{name:path}", name="budgets_delete", response_model=Deleted)
 @requires(Scope.TENANT_ADMIN)
-async def delete_budget(
-    kind: Kind, name: str, request: Request, budgets: TheBudgets, caller: Caller, note_audit: AuditNote
-) -> Response:
+async def delete_budget(kind: Kind, name: str, request: Request, budgets: TheBudgets, caller: Caller) -> Response:
     """Takes a subject's own budget away; one of the configuration or of all subjects of its kind holds again then."""
 
-    def delete() -> tuple[bool, str, str | None]:
-        subject, tenant = _changeable(kind, name, request.app.state.accounts, caller)
-        return budgets.store.remove(subject), subject, tenant
-
-    is_removed, subject, tenant = await asyncio.to_thread(delete)
-    if is_removed:
-        await note_audit("budget.remove", f"budget:{subject}", tenant=tenant or "")
-    else:
+    subject, tenant = await asyncio.to_thread(_changeable, kind, name, request.app.state.accounts, caller)
+    if not await budgets.give(subject, None, tenant, actor_of(caller)):
         raise NotFound(f"the {kind} '{name[:80]}' has no budget of its own; GET /budgets shows what there is")
-    await budgets.refresh()
     return reply({"deleted": True})
 
 
-def _visible(budgets: Budgets, accounts: Accounts | None, caller: Principal) -> list[Budget]:
+def _visible(budgets: BudgetReader, accounts: Accounts | None, caller: Principal) -> list[Budget]:
     """What ``caller`` may see: models and tags are shared by tenants, so only admins see what was spent on them."""
     known = budgets.list()
     named = set(caller.subjects)

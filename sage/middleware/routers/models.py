@@ -15,6 +15,7 @@ from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway import admission
 from sage.middleware.hub.sources import is_source
 from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation
+from sage.middleware.registry.runtime_models import registration
 from sage.middleware.routers.http.asgi import take_flag
 from sage.middleware.routers.http.bodies import SMALL_BODY
 from sage.middleware.routers.http.deps import AuditNote, Caller, TheGateway
@@ -216,8 +217,9 @@ async def register_model(
     Models of the configuration cannot be replaced.
     """
     _check_registration(principal, name, body)
-    model, created = await gateway.registry.add(name, body)
-    await note_audit("model.create" if created else "model.change", f"model:{name}", body, tenant="")
+    model, created, before = await gateway.registry.add(name, body)
+    details = body if before is None else {**body, "before": registration(before)}
+    await note_audit("model.create" if created else "model.change", f"model:{name}", details, tenant="")
     return JSONResponse(model.describe(), status_code=201 if created else 200)
 
 
@@ -226,8 +228,9 @@ async def register_model(
 async def remove_model(name: str, principal: Caller, gateway: TheGateway, note_audit: AuditNote) -> None:
     """Removes a model that was registered at run time; running requests finish."""
     require_model_access(principal, name)
-    await gateway.registry.remove(name)
-    await note_audit("model.remove", f"model:{name}", tenant="")
+    before = await gateway.registry.remove(name)
+    details = {} if before is None else {"before": registration(before)}
+    await note_audit("model.remove", f"model:{name}", details, tenant="")
 
 
 def require_model_access(principal: Principal, name: str) -> None:

@@ -75,7 +75,8 @@ def test_collections_and_models_and_erasures_are_told(gateway: Callable[..., Run
     assert running.request("DELETE", "/collections/notes").status_code == 204
     model = {"deployments": [{"provider": "local", "model": "gemma-3-270m"}]}
     assert running.post("/models/mine", model).status_code == 201
-    assert running.post("/models/mine", model).status_code == 200
+    changed = {**model, "limits": {"rpm": 3}, "budget": {"usd": "5", "window": "day"}}
+    assert running.post("/models/mine", changed).status_code == 200
     assert running.request("DELETE", "/models/mine").status_code == 204
     assert running.request("DELETE", "/usage", params={"user": "ann"}).status_code == 200
     assert running.request("PUT", "/budgets/user/root", json={"usd": 5}).status_code == 200
@@ -93,6 +94,10 @@ def test_collections_and_models_and_erasures_are_told(gateway: Callable[..., Run
     ]
     (made,) = events(running, action="model.create")
     assert (made["tenant"], made["details"]) == (None, model)
+    (change,) = events(running, action="model.change")
+    assert change["details"] == {**changed, "before": model}
+    (removed,) = events(running, action="model.remove")
+    assert removed["details"] == {"before": changed}
 
 
 def wait_for(read: Callable[[], list[Any]], count: int) -> list[Any]:

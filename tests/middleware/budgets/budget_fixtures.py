@@ -83,6 +83,6 @@ async def reserve(
 
 def view(budgets: Budgets, subject: str) -> dict[str, Any]:
     """What ``GET /budgets`` shows of a subject."""
-    found = budgets.list().of(subject)
+    found = budgets.reader.list().of(subject)
     assert found is not None
-    return budgets.views([found])[0]
+    return budgets.reader.views([found])[0]

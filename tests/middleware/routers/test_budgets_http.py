@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -198,3 +200,106 @@ def test_a_key_is_made_and_changed_with_its_budget(house: House) -> None:
     assert patch("root", budget=None) == 200
     assert subject not in house.seen_by("made")
     assert house.running.post("/auth/keys", {"budget": {"usd": 0}}, key=house.keys["ann"]).status_code == 400
+
+
+def test_users_and_teams_are_made_and_changed_with_their_budgets_and_show_them(house: House) -> None:
+    def ask(method: str, path: str, by: str, **body: Any) -> tuple[int, Any]:
+        answer = house.running.request(method, path, key=house.keys[by], json=body)
+        return answer.status_code, answer.json()
+
+    body = {"username": "mia", "password": PASSWORD, "budget": {"usd": "2.5", "window": "week", "hard": False}}
+    status, mia = ask("POST", "/auth/users", "olga", **body)
+    assert (status, mia["tenant"]) == (201, "acme")
+    shown = {"usd": 2.5, "window": "week", "hard": False, "spent": 0, "reserved": 0, "left": 2.5, "source": "api"}
+    assert mia["budget"] == {**mia["budget"], **shown, "subject": "user:mia"}
+    assert ask("PATCH", "/auth/users", "olga", username="Mia", budget={"tokens": 7})[1]["budget"]["tokens"] == 7
+    listed = house.running.get("/auth/users", key=house.keys["olga"]).json()["users"]
+    amounts = {user["name"]: user["budget"]["tokens"] for user in listed}
+    assert amounts == {"ann": 1000, "mia": 7, "olga": 1000, "vic": 1000}
+    assert ask("PATCH", "/auth/users", "olga", username="mia", budget=None)[1]["budget"]["source"] == "default"
+    assert ask("PATCH", "/auth/users", "otto", username="mia", budget={"tokens": 7})[0] == 404
+    assert ask("PATCH", "/auth/users", "ann", username="ann", budget={"tokens": 7})[0] == 403
+    assert ask("POST", "/auth/users", "olga", username="x", password=PASSWORD, budget={"usd": 0})[0] == 400
+
+    status, team = ask("POST", "/auth/teams", "root", name="new", budget={"tokens": 99})
+    assert (status, team["budget"]["tokens"], team["budget"]["subject"]) == (201, 99, "tenant:new")
+    assert ask("PATCH", "/auth/teams/acme", "root", budget={"usd": 3})[1]["budget"]["usd"] == 3
+    assert house.running.get("/auth/teams/acme", key=house.keys["olga"]).json()["budget"]["usd"] == 3
+    status, refused = ask("PATCH", "/auth/teams/acme", "olga", budget={"usd": 300}, note="hidden")
+    assert (status, refused["error"]["code"], refused["error"]["param"]) == (403, "beyond_creator", "budget")
+    assert ask("PATCH", "/auth/teams/acme", "otto", budget={"usd": 300})[0] == 404
+    by_name = {team["name"]: team for team in house.running.get("/auth/teams").json()["teams"]}
+    assert (by_name["acme"]["budget"]["usd"], by_name["acme"]["note"], by_name["other"]["budget"]) == (3, "", None)
+    assert ask("PATCH", "/auth/teams/acme", "root", budget=None)[1]["budget"]["source"] == "config"
+
+
+def test_a_key_shows_how_far_its_budget_is(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = running.post("/auth/keys", {"name": "metered", "limits": {"rpm": 9}, "budget": {"tokens": 10**6}}).json()
+    assert running.chat(key=made["key"]).status_code == 200
+    used = running.get("/usage", params={"by": "key"}).json()["rows"][0]
+    spent = used["prompt_tokens"] + used["completion_tokens"]
+    assert spent > 0
+
+    def budget() -> Any:
+        return running.get(f"/auth/keys/{made['id']}").json()["budget"]
+
+    end = time.monotonic() + 10
+    while not budget()["spent"] and time.monotonic() < end:
+        time.sleep(0.05)
+    assert (budget()["spent"], budget()["tokens"]) == (spent, 10**6)
+    (listed,) = (key for key in running.get("/auth/keys").json()["keys"] if key["id"] == made["id"])
+    assert listed["budget"] == budget()
+
+    monkeypatch.setenv("SAGE_DATA_DIR", str(running.settings.data_dir))
+    monkeypatch.setenv("COLUMNS", "250")
+    (of_command,) = (
+        key
+        for key in json.loads(CliRunner().invoke(app, ["key", "list", "--json"]).output)["keys"]
+        if key["id"] == made["id"]
+    )
+    assert (of_command["budget"]["spent"], of_command["limits"]) == (spent, {"rpm": 9})
+    table = CliRunner().invoke(app, ["key", "list"]).output
+    (row,) = (line for line in table.splitlines() if made["id"] in line)
+    assert re.search(rf"rpm 9 +{spent} of 1000000, month", row)
+    assert f"{spent} of 1000000" in CliRunner().invoke(app, ["key", "show", made["id"]]).output
+
+
+def test_every_way_to_set_budgets_and_limits_is_told_with_what_was_before(house: House) -> None:
+    running, ann = house.running, house.ids["ann"]
+
+    def send(method: str, path: str, **body: Any) -> None:
+        assert running.request(method, path, json=body).status_code in (200, 201)
+
+    send("PATCH", f"/auth/keys/{ann}", limits={"rpm": 5}, budget={"usd": "1.50"})
+    send("PATCH", f"/auth/keys/{ann}", budget={"tokens": 5, "window": "day", "hard": False})
+    send("PATCH", "/auth/users", username="ann", limits={"tpm": 8}, budget={"tokens": 6})
+    send("PATCH", "/auth/users", username="ann", limits=None, budget=None)
+    send("PATCH", "/auth/users", username="ann", budget=None)  # changes nothing
+    send("PATCH", "/auth/teams/acme", limits={"rpm": 1}, member_limits={"rpm": 2}, budget={"usd": 7})
+    send("PATCH", "/auth/teams/acme", limits={"rpm": 3})
+    send("PUT", "/budgets/tenant/acme", tokens=1)
+    answer = running.get("/audit", params={"limit": 1000, "actor": "root"}).json()["events"]
+    told = [(each["action"], each["target"], each["tenant"], each["details"]) for each in reversed(answer)]
+    month = {**MONTH, "hard": True}
+    first, second = {"usd": "1.5", **month}, {"tokens": 5, "window": "day", "hard": False}
+    key, user, team = f"key:{ann}", "user:ann", "team:acme"
+    assert told == [
+        ("key.change", key, "acme", {"user": "ann", "limits": {"rpm": 5}, "limits_before": None}),
+        ("budget.set", f"budget:{key}", "acme", {"budget": first, "budget_before": None}),
+        ("budget.set", f"budget:{key}", "acme", {"budget": second, "budget_before": first}),
+        ("user.change", user, "acme", {"limits": {"tpm": 8}, "limits_before": None}),
+        ("budget.set", "budget:user:ann", "acme", {"budget": {"tokens": 6, **month}, "budget_before": None}),
+        ("user.change", user, "acme", {"limits": None, "limits_before": {"tpm": 8}}),
+        ("budget.remove", "budget:user:ann", "acme", {"budget_before": {"tokens": 6, **month}}),
+        (
+            *("team.change", team, "acme"),
+            {"limits": {"rpm": 1}, "limits_before": None, "member_limits": {"rpm": 2}, "member_limits_before": None},
+        ),
+        ("budget.set", "budget:tenant:acme", "acme", {"budget": {"usd": "7", **month}, "budget_before": None}),
+        ("team.change", team, "acme", {"limits": {"rpm": 3}, "limits_before": {"rpm": 1}}),
+        (
+            *("budget.set", "budget:tenant:acme", "acme"),
+            {"budget": {"tokens": 1, **month}, "budget_before": {"usd": "7", **month}},
+        ),
+    ]
+    assert running.get("/audit", key=house.keys["olga"], params={"actor": "root"}).json()["events"] == answer

@@ -127,8 +127,10 @@ class ApiKeys:
             row, owner = require_key(session, key_id, by)
             require_changeable(session, row, owner, by, also_itself=False)
             details = _apply(row, changes)
-            self._database.bump(session)
-            self._changes.tell(session, by, "key.change", f"key:{row.id}", row.tenant, {"user": owner.name, **details})
+            if changes:
+                self._database.bump(session)
+                details["user"] = owner.name
+                self._changes.tell(session, by, "key.change", f"key:{row.id}", row.tenant, details)
             return _view(row, owner.name)
 
     def rotate(self, key_id: str, by: Principal | None = None, *, overlap: int = OVERLAP) -> MadeKey:
@@ -232,11 +234,14 @@ def _apply(row: KeyRow, changes: KeyChanges) -> dict[str, object]:
     """Makes the changes; returns what they are, as it is told."""
     details: dict[str, object] = {}
     if "name" in changes:
-        details["name"] = row.name = check_name(changes["name"])
+        details["name_before"], row.name = row.name, check_name(changes["name"])
+        details["name"] = row.name
     if "note" in changes:
-        details["note"] = row.note = check_note(changes["note"])
+        details["note_before"], row.note = row.note, check_note(changes["note"])
+        details["note"] = row.note
     if "tags" in changes:
-        details["tags"] = row.tags = list(check_tags(changes["tags"]))
+        details["tags_before"], row.tags = list(row.tags), list(check_tags(changes["tags"]))
+        details["tags"] = row.tags
     if "limits" in changes:
         details["limits_before"], row.limits = row.limits, stored_limits(changes["limits"])
         details["limits"] = row.limits

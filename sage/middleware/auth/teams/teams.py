@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from sage.errors import Conflict, NotFound, PermissionDenied
-from sage.middleware.auth.changes import Changes
+from sage.middleware.auth.changes import Changes, without_before
 from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.grants import check_note, check_patterns
 from sage.middleware.auth.models import KeyRow, TenantRow, UserRow
@@ -96,7 +96,7 @@ class Teams:
             session.add(row)
             details = _apply(row, changes, row.created_at)
             session.flush()
-            self._changes.tell(session, by, "team.create", f"team:{name}", name, details)
+            self._changes.tell(session, by, "team.create", f"team:{name}", name, without_before(details))
             if row.capture is not None:
                 self._database.bump(session)  # what its calls say is kept from now on
             return _view(session, row)
@@ -106,12 +106,13 @@ class Teams:
         with self._database.write() as session:
             row = _require(session, name, by, deleted=changes.get("deleted") is False)
             if not governs_all(by):
-                _require_owners_part(changes)
+                require_owners_part(changes)
             if changes.get("deleted"):
                 _require_empty(session, row)
             details = _apply(row, changes, int(self._clock()))
-            self._database.bump(session)
-            self._changes.tell(session, by, "team.change", f"team:{name}", name, details)
+            if changes:
+                self._database.bump(session)
+                self._changes.tell(session, by, "team.change", f"team:{name}", name, details)
             return _view(session, row)
 
     def delete(self, name: str, by: Principal | None = None) -> Team:
@@ -149,9 +150,9 @@ def _require_admin(by: Principal | None) -> None:
         raise PermissionDenied("only an admin makes and deletes teams", code="missing_scope")
 
 
-def _require_owners_part(changes: TeamChanges) -> None:
+def require_owners_part(changes: Collection[str]) -> None:
     """Raises :class:`PermissionDenied` for what bounds the owner itself."""
-    for name in ("models", "limits", "deleted"):
+    for name in ("models", "limits", "budget", "deleted"):
         if name in changes:
             raise PermissionDenied(f"only an admin changes the '{name}' of a team", param=name, code="beyond_creator")
 
@@ -172,17 +173,24 @@ def _apply(row: TenantRow, changes: TeamChanges, now: int) -> dict[str, Any]:
     """Makes the changes; returns what they are, as it is told."""
     details: dict[str, Any] = {}
     if "note" in changes:
-        details["note"] = row.note = check_note(changes["note"])
+        details["note_before"], row.note = row.note, check_note(changes["note"])
+        details["note"] = row.note
     if "models" in changes:
         details["models_before"], row.models = list(row.models), list(check_patterns(changes["models"]))
         details["models"] = row.models
     if "limits" in changes:
-        details["limits"] = row.limits = stored_limits(changes["limits"])
+        details["limits_before"], row.limits = row.limits, stored_limits(changes["limits"])
+        details["limits"] = row.limits
     if "member_limits" in changes:
-        details["member_limits"] = row.member_limits = stored_limits(changes["member_limits"])
+        details["member_limits_before"], row.member_limits = row.member_limits, stored_limits(changes["member_limits"])
+        details["member_limits"] = row.member_limits
     if "capture" in changes:
         capture = changes["capture"]
-        details["capture"] = row.capture = None if capture is None else capture.model_dump(mode="json")
+        details["capture_before"], row.capture = (
+            row.capture,
+            None if capture is None else capture.model_dump(mode="json"),
+        )
+        details["capture"] = row.capture
     if "deleted" in changes:
         details["deleted"], row.deleted_at = changes["deleted"], now if changes["deleted"] else None
     return details

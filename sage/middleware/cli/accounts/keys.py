@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sage.middleware.cli.accounts.budgets import budget_text, with_budgets
 from sage.middleware.cli.accounts.opening import (
     Concurrent,
     Config,
@@ -18,6 +19,7 @@ from sage.middleware.cli.accounts.opening import (
     date,
     failed,
     limits_of,
+    limits_text,
     open_accounts,
     print_details,
     tell,
@@ -106,10 +108,9 @@ def key_list(
 ) -> None:
     """List the API keys, without their secrets."""
     from sage.middleware.auth.teams.tenants import DEFAULT_TENANT
-    from sage.middleware.auth.teams.views import shown
 
     with open_accounts(config) as accounts:
-        keys = [shown(key) for key in accounts.keys.list(user, tenant=team)]
+        keys = with_budgets(config, "key", accounts.keys.list(user, tenant=team))
     if as_json:
         print_json({"keys": keys})
         return
@@ -121,22 +122,24 @@ def key_list(
             f"…{key['last4']}",
             _scopes_text(key["scopes"]),
             ", ".join(key["models"]),
+            limits_text(key["limits"]),
+            budget_text(key["budget"]),
             date(key["last_used_at"])[:10],
             date(key["expires_at"]),
             _key_state(key),
         )
         for key in keys
     ]
-    print_table(("ID", "USER", "NAME", "ENDS", "SCOPES", "MODELS", "USED", "EXPIRES", "STATE"), rows)
+    print_table(
+        ("ID", "USER", "NAME", "ENDS", "SCOPES", "MODELS", "LIMITS", "BUDGET", "USED", "EXPIRES", "STATE"), rows
+    )
 
 
 @key_app.command("show")
 def key_show(key_id: KeyId, as_json: AsJson = False, config: Config = None) -> None:
     """Show an API key, without its secret."""
-    from sage.middleware.auth.teams.views import shown
-
     with open_accounts(config) as accounts:
-        key = shown(accounts.keys.get(key_id))
+        (key,) = with_budgets(config, "key", [accounts.keys.get(key_id)])
     if as_json:
         print_json(key)
     else:

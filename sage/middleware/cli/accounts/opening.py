@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sage.errors import SageError
+from sage.middleware.cli.accounts.budgets import budget_text
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.language.templates import translated
 
@@ -72,6 +73,8 @@ def print_details(view: Mapping[str, Any]) -> None:
             continue
         if name.endswith("_at"):
             text = date(value)
+        elif name == "budget":
+            text = budget_text(value)
         elif isinstance(value, dict):
             text = ", ".join(f"{key} {inner}" for key, inner in value.items()) or _("none")
         else:

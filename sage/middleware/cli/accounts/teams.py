@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from sage.middleware.cli.accounts.budgets import budget_text, with_budgets
 from sage.middleware.cli.accounts.opening import (
     Concurrent,
     Config,
@@ -92,7 +93,7 @@ def team_add(
 def team_list(as_json: AsJson = False, config: Config = None) -> None:
     """List the teams."""
     with open_accounts(config) as accounts:
-        teams = [_shown(team) for team in accounts.teams.list()]
+        teams = [{"id": team["name"], **team} for team in with_budgets(config, "tenant", accounts.teams.list())]
     if as_json:
         print_json({"teams": teams})
         return
@@ -103,19 +104,21 @@ def team_list(as_json: AsJson = False, config: Config = None) -> None:
             team["keys"],
             ", ".join(team["models"]),
             limits_text(team["limits"]),
+            budget_text(team["budget"]),
             limits_text(team["member_limits"]),
             team["note"],
         )
         for team in teams
     ]
-    print_table(("NAME", "MEMBERS", "KEYS", "MODELS", "LIMITS", "OF EACH MEMBER", "NOTE"), rows)
+    print_table(("NAME", "MEMBERS", "KEYS", "MODELS", "LIMITS", "BUDGET", "OF EACH MEMBER", "NOTE"), rows)
 
 
 @team_app.command("show")
 def team_show(name: TeamName, as_json: AsJson = False, config: Config = None) -> None:
     """Show a team."""
     with open_accounts(config) as accounts:
-        team = _shown(accounts.teams.get(name))
+        (team,) = with_budgets(config, "tenant", [accounts.teams.get(name)])
+        team = {"id": team["name"], **team}
     if as_json:
         print_json(team)
     else:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sage.middleware.cli.accounts.budgets import budget_text, with_budgets
 from sage.middleware.cli.accounts.opening import (
     Concurrent,
     Config,
@@ -63,10 +64,8 @@ def user_add(
 @user_app.command("list")
 def user_list(as_json: AsJson = False, config: Config = None) -> None:
     """List the users."""
-    from sage.middleware.auth.teams.views import shown
-
     with open_accounts(config) as accounts:
-        users = [shown(user) for user in accounts.users.list()]
+        users = with_budgets(config, "user", accounts.users.list())
     if as_json:
         print_json({"users": users})
         return
@@ -77,21 +76,20 @@ def user_list(as_json: AsJson = False, config: Config = None) -> None:
             user["tenant"],
             _("disabled") if user["disabled"] else "",
             limits_text(user["limits"]),
+            budget_text(user["budget"]),
             date(user["created_at"]),
             date(user["last_login_at"]),
         )
         for user in users
     ]
-    print_table(("NAME", "ROLE", "TENANT", "STATE", "LIMITS", "CREATED", "LAST LOGIN"), rows)
+    print_table(("NAME", "ROLE", "TENANT", "STATE", "LIMITS", "BUDGET", "CREATED", "LAST LOGIN"), rows)
 
 
 @user_app.command("show")
 def user_show(name: UserName, as_json: AsJson = False, config: Config = None) -> None:
     """Show a user."""
-    from sage.middleware.auth.teams.views import shown
-
     with open_accounts(config) as accounts:
-        user = shown(accounts.users.get(name))
+        (user,) = with_budgets(config, "user", [accounts.users.get(name)])
     if as_json:
         print_json(user)
     else:

@@ -12,7 +12,6 @@ from sage.errors import InvalidRequest, PermissionDenied
 from sage.middleware.auth.api_keys.api_keys import OVERLAP
 from sage.middleware.auth.grants import MAX_NOTE, MAX_TAGS, KeyRequest
 from sage.middleware.auth.principal import Scope
-from sage.middleware.auth.teams.views import shown
 from sage.middleware.routers.auth.bodies import (
     PATTERNS,
     AccountsDep,
@@ -21,7 +20,8 @@ from sage.middleware.routers.auth.bodies import (
     TenantName,
     or_null,
 )
-from sage.middleware.routers.budgets import TheBudgets
+from sage.middleware.routers.auth.subject_budgets import TheSubjectBudgets
+from sage.middleware.routers.budgets import BudgetAnswer
 from sage.middleware.routers.http.deps import Caller
 from sage.middleware.routers.http.guard import guarded_router, requires
 from sage.middleware.settings.budgets import BudgetSettings
@@ -85,6 +85,7 @@ class KeyAnswer(BaseModel):
     note: str
     tags: list[str]
     limits: LimitsAnswer
+    budget: BudgetAnswer | None
     made_by: str | None
     created_at: int
     expires_at: int | None
@@ -109,7 +110,11 @@ class KeyList(BaseModel):
 @router.get("/auth/keys", name="auth_keys_list")
 @requires(Scope.ACCOUNT)
 async def auth_keys_list(
-    accounts: AccountsDep, caller: Caller, user: str | None = None, team: str | None = None
+    accounts: AccountsDep,
+    budgets: TheSubjectBudgets,
+    caller: Caller,
+    user: str | None = None,
+    team: str | None = None,
 ) -> KeyList:
     """The caller's own keys; to owners and admins also another user's, or a whole team's."""
     if Scope.TENANT_ADMIN not in caller.scopes and (team is not None or user not in (None, caller.user)):
@@ -117,13 +122,13 @@ async def auth_keys_list(
         raise PermissionDenied("only admins and owners see other users' keys", param=param, code="missing_scope")
     name = caller.user if user is None and team is None else user
     keys = await asyncio.to_thread(accounts.keys.list, name, by=caller, tenant=team)
-    return KeyList(keys=[KeyAnswer(**shown(key)) for key in keys])
+    return KeyList(keys=[KeyAnswer(**key) for key in await budgets.shown("key", keys)])
 
 
 @router.post("/auth/keys", name="auth_keys_create", status_code=201)
 @requires(Scope.ACCOUNT)
 async def auth_keys_create(
-    body: KeyBody, accounts: AccountsDep, budgets: TheBudgets, caller: Caller, response: Response
+    body: KeyBody, accounts: AccountsDep, budgets: TheSubjectBudgets, caller: Caller, response: Response
 ) -> NewKeyAnswer:
     """Makes a key, never with more rights than the caller has; only this answer contains its secret."""
     fields: dict[str, Any] = {name: getattr(body, name) for name in KeyBody.model_fields if name != "budget"}
@@ -131,20 +136,21 @@ async def auth_keys_create(
     if body.budget is not None:
         await budgets.give(f"key:{made.key.id}", body.budget, made.key.tenant)
     response.headers["cache-control"] = "no-store"
-    return NewKeyAnswer(**shown(made.key), key=made.secret)
+    return NewKeyAnswer(**await budgets.shown_one("key", made.key), key=made.secret)
 
 
 @router.get("/auth/keys/{id}", name="auth_keys_show")
 @requires(Scope.ACCOUNT)
-async def auth_keys_show(id: str, accounts: AccountsDep, caller: Caller) -> KeyAnswer:
+async def auth_keys_show(id: str, accounts: AccountsDep, budgets: TheSubjectBudgets, caller: Caller) -> KeyAnswer:
     """One key, without its secret."""
-    return KeyAnswer(**shown(await asyncio.to_thread(accounts.keys.get, id, caller)))
+    key = await asyncio.to_thread(accounts.keys.get, id, caller)
+    return KeyAnswer(**await budgets.shown_one("key", key))
 
 
 @router.patch("/auth/keys/{id}", name="auth_keys_change")
 @requires(Scope.ACCOUNT)
 async def auth_keys_change(
-    id: str, body: KeyChangeBody, accounts: AccountsDep, budgets: TheBudgets, caller: Caller
+    id: str, body: KeyChangeBody, accounts: AccountsDep, budgets: TheSubjectBudgets, caller: Caller
 ) -> KeyAnswer:
     """Changes a key. A key may change those that it made, never itself."""
     has_budget = "budget" in body.model_fields_set
@@ -155,24 +161,30 @@ async def auth_keys_change(
     key = await asyncio.to_thread(accounts.keys.change, id, caller, **changes)
     if has_budget:
         await budgets.give(f"key:{key.id}", body.budget, key.tenant)
-    return KeyAnswer(**shown(key))
+    return KeyAnswer(**await budgets.shown_one("key", key))
 
 
 @router.post("/auth/keys/{id}/rotate", name="auth_keys_rotate")
 @requires(Scope.ACCOUNT)
 async def auth_keys_rotate(
-    id: str, accounts: AccountsDep, caller: Caller, response: Response, body: RotationBody | None = None
+    id: str,
+    accounts: AccountsDep,
+    budgets: TheSubjectBudgets,
+    caller: Caller,
+    response: Response,
+    body: RotationBody | None = None,
 ) -> NewKeyAnswer:
     """Gives a key a new secret, which only this answer contains. It stays the same key, with its id, rights, limits,
     budgets and usage; its old secret is good for `overlap` more seconds."""
     overlap = OVERLAP if body is None else body.overlap
     made = await asyncio.to_thread(accounts.keys.rotate, id, caller, overlap=overlap)
     response.headers["cache-control"] = "no-store"
-    return NewKeyAnswer(**shown(made.key), key=made.secret)
+    return NewKeyAnswer(**await budgets.shown_one("key", made.key), key=made.secret)
 
 
 @router.delete("/auth/keys/{id}", name="auth_keys_revoke")
 @requires(Scope.ACCOUNT)
-async def auth_keys_revoke(id: str, accounts: AccountsDep, caller: Caller) -> KeyAnswer:
+async def auth_keys_revoke(id: str, accounts: AccountsDep, budgets: TheSubjectBudgets, caller: Caller) -> KeyAnswer:
     """Revokes a key and all keys that were made with it: one's own, and those of users that one manages."""
-    return KeyAnswer(**shown(await asyncio.to_thread(accounts.keys.revoke, id, caller)))
+    key = await asyncio.to_thread(accounts.keys.revoke, id, caller)
+    return KeyAnswer(**await budgets.shown_one("key", key))

@@ -14,10 +14,11 @@ from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.addresses import network_of
 from sage.middleware.auth.principal import Scope
 from sage.middleware.auth.sessions import Login
-from sage.middleware.auth.teams.views import shown
 from sage.middleware.routers.auth.bodies import AccountsDep, StrictBody
 from sage.middleware.routers.auth.session_cookie import client_of, give, require_own_page, take, tokens
+from sage.middleware.routers.auth.subject_budgets import SubjectBudgets
 from sage.middleware.routers.auth.users import UserAnswer
+from sage.middleware.routers.budgets import TheBudgets
 from sage.middleware.routers.http.deps import Caller
 from sage.middleware.routers.http.guard import guarded_router, public, requires
 from sage.middleware.routers.http.openapi_bodies import ErrorDetail
@@ -122,11 +123,11 @@ async def auth_logout(accounts: AccountsDep, caller: Caller, request: Request, r
 
 @router.post("/auth/setup", name="auth_setup", status_code=201)
 @public
-async def auth_setup(body: SetupBody, accounts: AccountsDep) -> UserAnswer:
+async def auth_setup(body: SetupBody, accounts: AccountsDep, budgets: TheBudgets) -> UserAnswer:
     """Makes the first admin with the one-time setup token."""
     accounts.first_admin.check(body.token)  # before it waits for a free thread to hash the password
     user = await accounts.passwords.run(accounts.first_admin.complete, body.token, body.username, body.password)
-    return UserAnswer(**shown(user))
+    return UserAnswer(**await SubjectBudgets(budgets).shown_one("user", user))
 
 
 @router.get("/.well-known/jwks.json", name="jwks")

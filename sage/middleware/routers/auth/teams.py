@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field, StrictBool, WithJsonSchema
 from sage.errors import InvalidRequest
 from sage.middleware.auth.grants import MAX_NOTE
 from sage.middleware.auth.principal import Scope
-from sage.middleware.auth.teams.teams import Team
-from sage.middleware.auth.teams.views import shown
+from sage.middleware.auth.teams.authority import governs_all
+from sage.middleware.auth.teams.teams import Team, require_owners_part
 from sage.middleware.routers.auth.bodies import (
     PATTERNS,
     AccountsDep,
@@ -20,8 +20,11 @@ from sage.middleware.routers.auth.bodies import (
     TenantName,
     or_null,
 )
+from sage.middleware.routers.auth.subject_budgets import SubjectBudgets, TheSubjectBudgets
+from sage.middleware.routers.budgets import BudgetAnswer
 from sage.middleware.routers.http.deps import Caller
 from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.settings.budgets import BudgetSettings
 from sage.middleware.settings.capture import CaptureSettings
 from sage.middleware.settings.limits import Limits
 
@@ -31,7 +34,7 @@ _NULLABLE = {"limits", "member_limits", "capture"}
 
 
 class TeamChangeBody(StrictBody):
-    """Changes to a team; what is left out stays. ``null`` takes limits, or the capture, away.
+    """Changes to a team; what is left out stays. ``null`` takes limits, the budget, or the capture, away.
 
     Owners change ``note``, ``member_limits`` and ``capture``, admins all.
     """
@@ -43,6 +46,7 @@ class TeamChangeBody(StrictBody):
         Field(description="Patterns of the models that its members and keys reach at most."),
     ] = None
     limits: Limits | None = Field(None, description="Of all its members and keys together.")
+    budget: BudgetSettings | None = Field(None, description="Of all its members and keys together.")
     member_limits: Limits | None = Field(None, description="Of each member that has no limits of its own.")
     capture: CaptureSettings | None = Field(None, description="Whether prompts and answers are kept, and how long.")
     deleted: StrictBool | None = Field(None, description="`false` brings a deleted team back.")
@@ -55,6 +59,7 @@ class NewTeamBody(StrictBody):
     note: str = Field("", json_schema_extra={"maxLength": MAX_NOTE})
     models: Annotated[list[str], WithJsonSchema(PATTERNS)] = Field(default_factory=lambda: ["*"])
     limits: Limits | None = None
+    budget: BudgetSettings | None = None
     member_limits: Limits | None = None
     capture: CaptureSettings | None = None
 
@@ -67,6 +72,7 @@ class TeamAnswer(BaseModel):
     note: str
     models: list[str]
     limits: LimitsAnswer
+    budget: BudgetAnswer | None
     member_limits: LimitsAnswer
     capture: CaptureSettings | None
     members: int
@@ -83,43 +89,58 @@ class TeamList(BaseModel):
 
 @router.get("/auth/teams", name="auth_teams_list")
 @requires(Scope.TENANT_ADMIN)
-async def auth_teams_list(accounts: AccountsDep, caller: Caller) -> TeamList:
+async def auth_teams_list(accounts: AccountsDep, budgets: TheSubjectBudgets, caller: Caller) -> TeamList:
     """All teams; to an owner its own."""
-    return TeamList(teams=[_answer(team) for team in await asyncio.to_thread(accounts.teams.list, caller)])
+    teams = await asyncio.to_thread(accounts.teams.list, caller)
+    return TeamList(teams=[TeamAnswer(id=team["name"], **team) for team in await budgets.shown("tenant", teams)])
 
 
 @router.post("/auth/teams", name="auth_teams_create", status_code=201)
 @requires(Scope.ADMIN)
-async def auth_teams_create(body: NewTeamBody, accounts: AccountsDep, caller: Caller) -> TeamAnswer:
+async def auth_teams_create(
+    body: NewTeamBody, accounts: AccountsDep, budgets: TheSubjectBudgets, caller: Caller
+) -> TeamAnswer:
     """Makes a team."""
-    fields: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set - {"name"}}
-    return _answer(await asyncio.to_thread(accounts.teams.add, body.name, caller, **fields))
+    fields: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set - {"name", "budget"}}
+    team = await asyncio.to_thread(accounts.teams.add, body.name, caller, **fields)
+    if body.budget is not None:
+        await budgets.give(f"tenant:{team.name}", body.budget, team.name)
+    return await _answer(budgets, team)
 
 
 @router.get("/auth/teams/{id}", name="auth_teams_show")
 @requires(Scope.TENANT_ADMIN)
-async def auth_teams_show(id: str, accounts: AccountsDep, caller: Caller) -> TeamAnswer:
+async def auth_teams_show(id: str, accounts: AccountsDep, budgets: TheSubjectBudgets, caller: Caller) -> TeamAnswer:
     """One team."""
-    return _answer(await asyncio.to_thread(accounts.teams.get, id, caller))
+    return await _answer(budgets, await asyncio.to_thread(accounts.teams.get, id, caller))
 
 
 @router.patch("/auth/teams/{id}", name="auth_teams_change")
 @requires(Scope.TENANT_ADMIN)
-async def auth_teams_change(id: str, body: TeamChangeBody, accounts: AccountsDep, caller: Caller) -> TeamAnswer:
+async def auth_teams_change(
+    id: str, body: TeamChangeBody, accounts: AccountsDep, budgets: TheSubjectBudgets, caller: Caller
+) -> TeamAnswer:
     """Changes a team; what that takes away is gone within a second."""
-    changes: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set}
+    has_budget = "budget" in body.model_fields_set
+    changes: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set - {"budget"}}
     changes = {name: value for name, value in changes.items() if value is not None or name in _NULLABLE}
-    if not changes:
-        raise InvalidRequest("nothing to change: give note, models, limits, member_limits, capture or deleted")
-    return _answer(await asyncio.to_thread(accounts.teams.change, id, caller, **changes))
+    if not changes and not has_budget:
+        raise InvalidRequest("nothing to change: give note, models, limits, budget, member_limits, capture or deleted")
+    if has_budget and not governs_all(caller):
+        await asyncio.to_thread(accounts.teams.get, id, caller)
+        require_owners_part(body.model_fields_set)
+    team = await asyncio.to_thread(accounts.teams.change, id, caller, **changes)
+    if has_budget:
+        await budgets.give(f"tenant:{team.name}", body.budget, team.name)
+    return await _answer(budgets, team)
 
 
 @router.delete("/auth/teams/{id}", name="auth_teams_delete")
 @requires(Scope.ADMIN)
-async def auth_teams_delete(id: str, accounts: AccountsDep, caller: Caller) -> TeamAnswer:
+async def auth_teams_delete(id: str, accounts: AccountsDep, budgets: TheSubjectBudgets, caller: Caller) -> TeamAnswer:
     """Deletes a team that has no members and no keys. What it has stored stays, so its name stays taken."""
-    return _answer(await asyncio.to_thread(accounts.teams.delete, id, caller))
+    return await _answer(budgets, await asyncio.to_thread(accounts.teams.delete, id, caller))
 
 
-def _answer(team: Team) -> TeamAnswer:
-    return TeamAnswer(id=team.name, **shown(team))
+async def _answer(budgets: SubjectBudgets, team: Team) -> TeamAnswer:
+    return TeamAnswer(id=team.name, **await budgets.shown_one("tenant", team))

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from sage.middleware.audit.event import AuditEvent
 from sage.middleware.audit.log import AuditLog
 from sage.middleware.audit.origin import caller_address
+from sage.middleware.auth.changes import actor_of
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.gateway import Gateway
@@ -76,10 +77,9 @@ class AuditNotes:
     ) -> None:
         """To be called once it is done. ``tenant`` is the one whose owners may read it: without it the caller's, empty
         for admins alone."""
-        by = self._principal
+        by, actor = self._principal, actor_of(self._principal)
         tenant = by.tenant if tenant is None else tenant
-        actor, address = f"user:{by.user}", caller_address.get()
-        event = AuditEvent(action, target, actor, by.credential, tenant, details or {}, address)
+        event = AuditEvent(action, target, actor.name, actor.credential, tenant, details or {}, caller_address.get())
         await asyncio.to_thread(self._log.append, event)
 
 
