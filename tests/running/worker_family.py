@@ -135,7 +135,12 @@ def _command(pid: int) -> str:
 
 @contextmanager
 def worker_family(
-    directory: Path, *, accounts: bool = True, limits: dict[str, Any] | None = None, **api: Any
+    directory: Path,
+    *,
+    accounts: bool = True,
+    limits: dict[str, Any] | None = None,
+    auth: dict[str, Any] | None = None,
+    **api: Any,
 ) -> Iterator[WorkerFamily]:
     """Models: ``free``, ``capped`` (two at a time), ``keys`` (two keys), ``lost`` (nobody is there), ``pair`` (two
     deployments), ``tiny`` (an engine)."""
@@ -143,7 +148,7 @@ def worker_family(
         key = root_key(directory) if accounts else None
         config = directory / "config.yaml"
         write_llama(directory / "tiny.gguf")
-        sections = {"api": {"port": 0, "workers": 2, **api}, "limits": limits or {}}
+        sections = {"api": {"port": 0, "workers": 2, **api}, "limits": limits or {}, "auth": auth or {}}
         config.write_text(yaml.safe_dump({**sections, **_config(upstream.url, directory)}))
         options = ["--config", str(config), *(() if accounts else ("--no-auth",))]
         with serving(options, environment(directory / "data"), directory, timeout=60) as server:

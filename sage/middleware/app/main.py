@@ -49,6 +49,7 @@ from sage.middleware.providers.clients import make_transport
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
 from sage.middleware.routers.flower.routes import flower_routes
+from sage.middleware.routers.http.open_answers import OpenAnswers
 from sage.middleware.routers.tasks.shortcuts import job_shortcuts
 from sage.middleware.settings.queue import check_broker
 from sage.middleware.settings.settings import Settings
@@ -84,8 +85,9 @@ def create_app(
     budgets = open_budgets(settings, gateway.registry)
     if budgets is not None:
         connect_budgets(gateway, budgets, settings)
+    open_answers = OpenAnswers()
     if accounts is not None and authenticator is not None:
-        OpenStreams(authenticator, gateway.deadlines, accounts.clock)
+        OpenStreams(authenticator, gateway.deadlines, open_answers, accounts.clock)
     audit = accounts.audit if accounts is not None else AuditLog(settings.data_dir, settings.database)
     if budgets is not None:
         budgets.store.audit = audit
@@ -121,6 +123,7 @@ def create_app(
     app.state.audit = audit
     app.state.authenticator = authenticator
     app.state.budgets = budgets
+    app.state.open_answers = open_answers
     add_error_handlers(app)
     hot = add_routes(app, gateway, authenticator) | job_shortcuts(gateway, queue, authenticator)
     app.router.routes += flower_routes(gateway.transport, settings, accounts, authenticator)

@@ -1,4 +1,4 @@
-"""Ends the calls that are under way for callers who have lost the right to them."""
+"""Ends the calls and the answers that are under way for callers who have lost the right to them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,30 @@ from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.dispatch.deadlines import Deadlines
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.routers.http.guard import credential
+from sage.middleware.routers.http.open_answers import OpenAnswer, OpenAnswers
 
 logger = logging.getLogger("sage")
 
 
 class OpenStreams:
-    """Looks at the running calls whenever the revision of rights has changed, at each new one once, and at those whose
-    credential expires; belongs to one event loop.
+    """Looks at the running calls, and the answers of framework routes, whenever the revision of rights has changed, at
+    each new one once, and at those whose credential expires; belongs to one event loop.
 
     A call ends with an error whose code is ``rights_revoked`` where a new one like it would be refused. An access token
     that expires does not end it: its session's end does. While rights cannot be read, no call ends.
     """
 
     def __init__(
-        self, authenticator: CredentialCache, deadlines: Deadlines, clock: Callable[[], float] = time.time
+        self,
+        authenticator: CredentialCache,
+        deadlines: Deadlines,
+        answers: OpenAnswers | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """``answers`` are those of framework routes, where this process has any."""
         self._authenticator = authenticator
         self._deadlines = deadlines
+        self._answers = answers
         self._clock = clock
         self._looking: asyncio.Task[None] | None = None
         self._warned = False
@@ -40,12 +47,15 @@ class OpenStreams:
         if self._looking is not None and not self._looking.done():
             return
         revision, now = self._authenticator.revision, self._clock()
-        calls = [each for each in self._deadlines.watched(Watch) if each.scope is not None]
+        calls: list[Watch | OpenAnswer] = [*self._deadlines.watched(Watch)]
+        if self._answers is not None:
+            calls += self._answers.list()
+        calls = [each for each in calls if each.scope is not None]
         doubtful = [each for each in calls if each.trusted_at != revision or each.until <= now]
         if doubtful:
             self._looking = asyncio.get_running_loop().create_task(self._look(doubtful, revision))
 
-    async def _look(self, doubtful: list[Watch], revision: int) -> None:
+    async def _look(self, doubtful: list[Watch | OpenAnswer], revision: int) -> None:
         """Looks up each credential once. What it does not come to is looked at the next time."""
         known: dict[bytes | None, Principal | SageError] = {}
         for watched in doubtful:
@@ -75,16 +85,18 @@ class OpenStreams:
             return exc
 
 
-def _judge(watched: Watch, before: Principal, rights: Principal | SageError, revision: int) -> None:
-    call = watched.call
+def _judge(watched: Watch | OpenAnswer, before: Principal, rights: Principal | SageError, revision: int) -> None:
     try:
         if isinstance(rights, SageError):
             raise rights
         if rights.tenant != before.tenant:
             raise AuthenticationFailed(f"the user '{before.user}' has moved to another tenant")
-        rights.require(Scope.GENERATE)
-        for name in (call.model, *call.fallbacks):
-            rights.require_model(name)
+        if isinstance(watched, OpenAnswer):
+            watched.require_right(rights)
+        else:
+            rights.require(Scope.GENERATE)
+            for name in (watched.call.model, *watched.call.fallbacks):
+                rights.require_model(name)
     except SageError as exc:
         kind = PermissionDenied if isinstance(exc, PermissionDenied) else AuthenticationFailed
         reason = f"the right to this answer was taken away: {exc.message}"

@@ -58,7 +58,7 @@ class Authenticator(CredentialCache):
         self._worker = sha256(f"Bearer {secret}".encode()).digest()
 
     async def verify(self, authorization: bytes | None) -> Verified:
-        if self._worker is not None and authorization and sha256(authorization).digest() == self._worker:
+        if authorization and self._is_own_worker(authorization):
             return Verified(_OWN_WORKER, self._revision)
         credential = _credential(authorization)
         if credential.startswith(JOB_PREFIX):
@@ -74,8 +74,13 @@ class Authenticator(CredentialCache):
         return verified
 
     async def verify_again(self, authorization: bytes, before: Principal) -> Verified:
+        if self._is_own_worker(authorization):
+            return Verified(_OWN_WORKER, self._revision)
         credential = _credential(authorization)
         return await asyncio.to_thread(self._accounts.verifier.verify_again, credential, before)
+
+    def _is_own_worker(self, authorization: bytes) -> bool:
+        return self._worker is not None and sha256(authorization).digest() == self._worker
 
     async def _verify_job(self, credential: str) -> Verified:
         """The credential of a job has the rights of its asker, which are known already, mostly."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import Body
+from fastapi import Body, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +20,7 @@ from sage.middleware.routers.http.asgi import take_flag
 from sage.middleware.routers.http.bodies import SMALL_BODY
 from sage.middleware.routers.http.deps import AuditNote, Caller, TheGateway
 from sage.middleware.routers.http.guard import guarded_router, max_body, requires
+from sage.middleware.routers.http.open_answers import STILL_ALLOWED
 from sage.middleware.routers.http.openapi_bodies import EVENTS
 from sage.middleware.routers.http.progress import ProgressStream, then
 
@@ -171,6 +172,7 @@ async def explain_model(name: str, principal: Caller, gateway: TheGateway, quest
 @max_body(SMALL_BODY)
 async def pull_model(
     name: str,
+    request: Request,
     principal: Caller,
     gateway: TheGateway,
     note_audit: AuditNote,
@@ -182,6 +184,7 @@ async def pull_model(
     ends it. What was fetched of a hub's model is kept, and the next pull goes on from there.
     """
     options = wanted or PullOptions()
+    request.scope["state"][STILL_ALLOWED] = lambda rights: rights.require_model(name)
     details = options.model_dump(exclude_none=True)
     pulled = partial(note_audit, "model.pull", f"model:{name}", details, tenant="")
     if not is_source(name):

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,6 +19,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey
 from ports import free_port, wait_for_port
 from upstream import Upstream, chat_chunk
+from worker_family import worker_family
 
 pytestmark = pytest.mark.slow
 AUDIENCE = "https://gateway.example"
@@ -215,6 +217,28 @@ def test_a_claim_that_is_gone_ends_the_open_streams_of_its_user(issuer: Issuer, 
         assert up.requests[0].closed.wait(5)
         assert not up.requests[1].closed.wait(0.5)
         streams[1].close()
+
+
+def test_a_stream_outlives_its_members_token_at_every_worker_but_not_its_rights(issuer: Issuer, tmp_path: Path) -> None:
+    with worker_family(tmp_path, auth=settings(issuer.url, audience=AUDIENCE)["auth"]) as family:
+        family.upstream.stream([chat_chunk("Hi"), chat_chunk(None, "stop")], hang_after=1)
+        token = issuer.token(exp=int(time.time()) - 55)  # good for five more seconds, which clocks may differ by
+        body = {"model": "free", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        opened = [family.client(worker, key=token) for worker in (0, 1)]
+        streams = [client.begin("POST", "/v1/chat/completions", body) for client in opened]
+        assert all(b"Hi" in each.readline() for each in streams)
+        her, admin = family.client(1, key=token), family.client(0)
+        while her.ask("GET", "/auth/me").status != 401:
+            time.sleep(0.2)
+        assert admin.ask("POST", "/auth/users", {"username": "bo", "password": "a fine password of his"}).status == 201
+        time.sleep(1)  # rights have changed, but not hers
+        assert not any(request.closed.is_set() for request in family.upstream.requests)
+        her.key = issuer.token(groups=[], iat=int(time.time()) + 2)
+        began = time.monotonic()
+        assert her.ask("GET", "/auth/me").json["error"]["code"] == "no_role"
+        assert all(b'"rights_revoked"' in each.read() for each in streams)
+        assert time.monotonic() - began < 5
+        family.close_clients()
 
 
 def test_a_provider_that_is_down_is_named(gateway: Callable[..., Any]) -> None:

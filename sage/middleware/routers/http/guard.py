@@ -23,6 +23,7 @@ from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.routers.http.asgi import FIELDS, ASGIApp, Fields, Receive, Scope, Send
 from sage.middleware.routers.http.bodies import SMALL_BODY, VALIDATED_BODY, LargeBody, too_large
 from sage.middleware.routers.http.late_route import LateRoute
+from sage.middleware.routers.http.open_answers import OpenAnswer
 from sage.middleware.routers.http.openapi_bodies import ErrorEnvelope
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -160,7 +161,12 @@ class GuardedRoute(LateRoute):
             request.scope["state"]["principal"] = principal
             principal.require(required)
             _check_address(request.scope)
-            return await limited(request)
+            answer = OpenAnswer(request.scope, required, request.app.state.open_answers)
+            try:
+                return answer.made(await limited(request))
+            except BaseException:
+                answer.end()
+                raise
 
         return guarded
 

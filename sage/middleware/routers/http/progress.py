@@ -8,13 +8,13 @@ from contextlib import aclosing
 from typing import Any
 
 import orjson
-from starlette.responses import Response
 
 from sage.errors import SageError, Unavailable
 from sage.middleware.gateway.watch import ClientLeft
 from sage.middleware.providers.base import PullProgress
 from sage.middleware.providers.wire.event_bytes import DONE
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, note
+from sage.middleware.routers.http.open_answers import REVOKED, LongAnswer
 from sage.middleware.routers.http.streaming import end_stream, send_events, start_stream
 
 
@@ -28,7 +28,7 @@ async def then(
     await done()
 
 
-class ProgressStream(Response):
+class ProgressStream(LongAnswer):
     """Events ``{"status", "completed", "total"}``, then ``[DONE]``. Work that fails ends with an error event.
 
     An error before the first event is raised, so that it gets its own status. A client that disconnects
@@ -50,7 +50,8 @@ class ProgressStream(Response):
         except asyncio.CancelledError:
             await _cancel(work)
             if self._started and not disconnect.done():
-                await _break(scope, send, Unavailable("the gateway is shutting down", code="shutting_down"))
+                ending = Unavailable("the gateway is shutting down", code="shutting_down")
+                await _break(scope, send, scope["state"].get(REVOKED) or ending)
             raise
         finally:
             await _cancel(work, disconnect)

@@ -24,10 +24,12 @@ from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import PullProgress
-from sage.middleware.routers.http.asgi import error_headers, note
+from sage.middleware.routers.http.asgi import Receive, Send, error_headers, note
+from sage.middleware.routers.http.asgi import Scope as HttpScope
 from sage.middleware.routers.http.deps import AuditNote, Caller, TheGateway
 from sage.middleware.routers.http.faults import body_fault
 from sage.middleware.routers.http.guard import GuardedRoute, guarded_router, requires
+from sage.middleware.routers.http.open_answers import ERROR_PIECE, STILL_ALLOWED, LongAnswer
 from sage.middleware.routers.http.openapi_bodies import NDJSON
 from sage.middleware.routers.http.progress import then
 from sage.middleware.routers.ollama.inference import OllamaError, error_body, error_line, registered_name
@@ -127,18 +129,37 @@ async def version(request: Request) -> dict[str, str]:
 
 @router.post("/api/pull", name="ollama_pull", response_class=Response)
 @requires(Scope.MODELS_WRITE)
-async def pull_model(body: PullRequest, principal: Caller, gateway: TheGateway, note_audit: AuditNote) -> Response:
+async def pull_model(
+    body: PullRequest, request: Request, principal: Caller, gateway: TheGateway, note_audit: AuditNote
+) -> Response:
     """Fetches a model to its Ollama server, if the configuration allows it. A client that disconnects ends the pull."""
     if body.insecure:
         raise InvalidRequest("the gateway does not support 'insecure'; leave it out", param="insecure")
     name = _pullable(gateway, principal, body.model)
     steps = then(gateway.registry.pull(name), partial(note_audit, "model.pull", f"model:{name}", tenant=""))
+    request.scope["state"] |= {STILL_ALLOWED: lambda rights: rights.require_model(name), ERROR_PIECE: error_line}
     if not body.stream:
-        async for _ in steps:
-            pass
-        return JSONResponse({"status": "success"})
+        return _WholePull(steps)
     first = await anext(steps)  # a refusal is raised here, and gets its own status
     return StreamingResponse(_progress(first, steps), media_type=NDJSON)
+
+
+class _WholePull(LongAnswer):
+    """The answer to a pull whose progress nobody wants."""
+
+    def __init__(self, steps: AsyncIterator[PullProgress]) -> None:
+        super().__init__()
+        self._steps = steps
+
+    async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
+        response: Response = JSONResponse({"status": "success"})
+        try:
+            async for _ in self._steps:
+                pass
+        except SageError as error:
+            note(scope, error=error.code)
+            response = _error_response(error)
+        await response(scope, receive, send)
 
 
 def _pullable(gateway: Gateway, principal: Principal, name: str) -> str:

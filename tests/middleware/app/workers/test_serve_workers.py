@@ -316,6 +316,21 @@ def test_a_key_that_is_revoked_ends_its_streams_at_every_worker(family: WorkerFa
     assert not family.upstream.requests[0].closed.is_set()
 
 
+def test_a_key_that_is_revoked_ends_the_events_of_jobs_at_every_worker(family: WorkerFamily) -> None:
+    family.upstream.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
+    admin = family.client(0)
+    made = admin.ask("POST", "/auth/keys", {"name": "events"}).json
+    job = admin.ask("POST", "/tasks/generate", {"model": "free", "requests": [{"prompt": "one"}]}).json
+    clients = [family.client(worker, key=made["key"]) for worker in WORKERS]
+    streams = [client.begin("GET", f"/tasks/{job['id']}/events") for client in clients]
+    assert [each.readline() for each in streams] == [b"event: progress\n"] * 2
+    began = time.monotonic()
+    assert admin.ask("DELETE", f"/auth/keys/{made['id']}").status in (200, 204)
+    assert all(b'"rights_revoked"' in each.read() for each in streams)
+    assert time.monotonic() - began < 5
+    admin.ask("DELETE", f"/tasks/{job['id']}")
+
+
 def test_a_key_that_the_command_line_revokes_is_refused_by_all_within_a_second(family: WorkerFamily) -> None:
     made = family.client(0).ask("POST", "/auth/keys", {"name": "cli"}).json
     clients = [family.client(worker, key=made["key"]) for worker in WORKERS]
