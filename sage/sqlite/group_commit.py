@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -185,9 +186,10 @@ class _QueuedTask(QueuedWrite):
 class ThreadCommit(Generic[W]):
     """One thread commits for all. It starts with the first write and ends when there was none for a while.
 
-    The weights of a group add up to ``max_weight`` at most, unless one write alone has more. After a group of ``n``
-    writes the thread waits up to ``gather_seconds`` for ``n`` new ones: callers that have just got an answer mostly
-    write again at once.
+    The weights of a group add up to ``max_weight`` at most, unless one write alone has more. Callers that have just got
+    an answer mostly write again at once. So before a commit the thread waits for as many writes as were under way at
+    once during the one before, but no longer than ``gather_seconds``, or a fifth of what that commit took: without
+    this, half of the callers would wait for a commit of the other half, and each disk's turn would serve half as many.
     """
 
     def __init__(self, commit: Commit[W], thread_name: str, *, max_weight: int, gather_seconds: float) -> None:
@@ -200,7 +202,12 @@ class ThreadCommit(Generic[W]):
         """Guards all that follows and what waits."""
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._last_size = 1
+        self._group: list[W] = []
+        """What was committed last, or is being committed."""
+        self._under_way = 1
+        """How many writes were waiting or in a commit at once since that group was formed."""
+        self._took = 0.0
+        """Seconds of the last commit."""
         self._forks = forks.count
 
     def run(self, write: W) -> Any:
@@ -241,6 +248,8 @@ class ThreadCommit(Generic[W]):
             if self._thread is None:
                 self._start_thread()
             self._waiting.append(write)
+            unanswered = len(self._group) if self._group and not self._group[-1].is_answered else 0
+            self._under_way = max(self._under_way, unanswered + len(self._waiting))
             self._changed.notify()
 
     def _start_thread(self) -> None:
@@ -268,8 +277,10 @@ class ThreadCommit(Generic[W]):
             if isinstance(group, _QueuedTask):
                 group.call()
             else:
+                started = time.perf_counter()
                 with suppress(BaseException):  # its callers got it
                     _commit_or_fail(self._commit, group)
+                self._took = time.perf_counter() - started
 
     def _next_group(self) -> list[W] | _QueuedTask | None:
         """What is done next; ``None`` means that the thread may end."""
@@ -277,17 +288,14 @@ class ThreadCommit(Generic[W]):
             if not self._changed.wait_for(lambda: self._waiting or self._closed, _IDLE_SECONDS) or not self._waiting:
                 self._thread = None
                 return None
-            if len(self._waiting) < self._last_size and not self._closed:
-                self._changed.wait_for(
-                    lambda: len(self._waiting) >= self._last_size or self._closed, self._gather_seconds
-                )
+            expected = self._under_way
+            if len(self._waiting) < expected and not self._closed:
+                patience = max(self._gather_seconds, self._took / 5)
+                self._changed.wait_for(lambda: len(self._waiting) >= expected or self._closed, patience)
             first = self._waiting.popleft()
-            if isinstance(first, _QueuedTask):
-                self._last_size = 1
-                return first
-            group = self._group_of(first)
-            self._last_size = len(group)
-            return group
+            self._group = [] if isinstance(first, _QueuedTask) else self._group_of(first)
+            self._under_way = len(self._group) + len(self._waiting)
+            return first if isinstance(first, _QueuedTask) else self._group
 
     def _group_of(self, first: W) -> list[W]:
         """``first``, and the writes behind it that fit into its commit."""

@@ -3,9 +3,10 @@
 How a document comes into a search:
 
 1. ``DocumentStore.write`` hands it to the writer's thread, which commits it to the database
-   (:mod:`sage.middleware.retrieval.store.group_commit`).
-2. Before the caller gets an answer, that thread calls :meth:`IndexFollower.publish` with the rows of the commit. Their
-   texts are analysed, and they are appended to the active segment in memory
+   (:mod:`sage.middleware.retrieval.store.group_commit`). While the disk takes the commit, the texts of its rows are
+   analysed.
+2. Before the caller gets an answer, that thread calls :meth:`IndexFollower.publish` with the rows of the commit. They
+   are appended to the active segment in memory
    (:mod:`~sage.middleware.retrieval.index.memtable`). The result is a new state with a new view
    (:mod:`~sage.middleware.retrieval.index.state`, :mod:`~sage.middleware.retrieval.index.view`).
 3. A search calls :meth:`IndexFollower.current` and works on that view. If anything else was committed meanwhile,
@@ -61,6 +62,8 @@ class IndexFollower:
         """Read and written under the lock."""
         self._publishing: Commit | None = None
         """The commit that the writer's thread is publishing. Only that thread writes it."""
+        self._analysed: tuple[Commit, Terms] | None = None
+        """The commit that is on its way to the disk, and the terms of its rows. Only the writer uses it."""
 
     def current(self) -> View:
         """The view of the newest state that any process has committed and acknowledged."""
@@ -79,18 +82,30 @@ class IndexFollower:
         view = self.state.view
         return sequence <= commit.sequence and commit.before <= view.sequence and generation == view.generation
 
+    def analyse(self, commit: Commit) -> None:
+        """Analyses the texts of the commit that will be published next; changes nothing that searches see. The writer
+        calls it while the disk takes the commit."""
+        if self._is_next(commit):
+            self._analysed = commit, self._terms_of(commit)
+
+    def _terms_of(self, commit: Commit) -> Terms:
+        analysed = self._analysed
+        if analysed is not None and analysed[0] is commit:
+            return analysed[1]
+        return [self._analyzer.terms(row.text) for row in commit.rows]
+
     def publish(self, commit: Commit) -> None:
         """Takes in a commit of this process. Called by the writer's thread, once a commit, in their order."""
         self._publishing = commit
         try:
             if self._is_next(commit):
-                terms = [self._analyzer.terms(row.text) for row in commit.rows]  # slow, and needs no lock
+                terms = self._terms_of(commit)  # slow, and needs no lock
                 if self._append(commit, terms):
                     return
             if commit.sequence > self.state.view.sequence:
                 self.follow()
         finally:
-            self._publishing = None
+            self._publishing = self._analysed = None
 
     def _is_next(self, commit: Commit) -> bool:
         """Whether the commit follows the state directly: other processes commit in between, too."""

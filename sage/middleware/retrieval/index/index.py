@@ -30,6 +30,7 @@ class Index:
         if store.directory is not None:
             files = SegmentFiles(store.directory / DIRECTORY, identity.uuid, identity.options)
         self._follower = IndexFollower(store, analyzer, files)
+        store.analyse_with(self._follower.analyse)
         self._maintenance = IndexMaintenance(store, self._follower, files)
         self._maintenance.remove_strays()
         self._follower.follow()

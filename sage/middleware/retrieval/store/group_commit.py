@@ -26,6 +26,7 @@ from sage.middleware.retrieval.store.transaction import (
 from sage.sqlite.connection import write_transaction
 from sage.sqlite.failures import is_busy
 from sage.sqlite.group_commit import QueuedWrite, ThreadCommit, WriterClosed, WriterInherited, run_each
+from sage.thread_pool import ThreadPool
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ Work = Callable[[sqlite3.Connection, TransactionState], tuple[TransactionState, 
 _MAX_DOCUMENTS = 8192
 """How many documents go into one commit, unless a single write has more."""
 _GATHER_SECONDS = 0.002
+_WORTH_A_THREAD = 2048
+"""Characters of text from which on they are analysed while the disk writes, on a thread of their own: that takes longer
+than to wake it."""
 
 
 class _StoreWrite(QueuedWrite):
@@ -68,6 +72,10 @@ class GroupCommit:
         self._writer = ThreadCommit(
             self._commit, f"writer of {name}", max_weight=_MAX_DOCUMENTS, gather_seconds=_GATHER_SECONDS
         )
+        self.analyse: Callable[[Commit], None] | None = None
+        """Does ahead what of publishing a commit changes nothing. Called on a thread of its own while the disk takes
+        the commit, which may fail yet."""
+        self._threads = ThreadPool(1, f"analysis for {name}")
         self._token = secrets.token_hex(8)
         self._commits = 0
 
@@ -101,6 +109,7 @@ class GroupCommit:
     def close(self) -> None:
         """Returns when all waiting changes are written."""
         self._writer.close()
+        self._threads.shutdown(wait=False)
 
     def _commit(self, group: Sequence[_StoreWrite]) -> None:
         self._write(group)
@@ -162,7 +171,26 @@ class GroupCommit:
                 rows = list(changed.added.values())
                 attempt.commit = Commit(attempt.before, state.sequence, rows, changed.deleted)
             attempt.committing = True
-            connection.execute("COMMIT")
+            with self._analysing(attempt.commit):
+                connection.execute("COMMIT")
+
+    @contextmanager
+    def _analysing(self, commit: Commit | None) -> Iterator[None]:
+        """Has a commit analysed during the block, in which this thread waits for the disk."""
+        analyse = self.analyse
+        if analyse is None or commit is None or sum(len(row.text) for row in commit.rows) < _WORTH_A_THREAD:
+            yield
+            return
+        try:
+            analysis = self._threads.submit(analyse, commit)
+        except RuntimeError:  # no more threads can be started now
+            yield
+            return
+        try:
+            yield
+        finally:
+            if not analysis.cancel():  # it has begun; publishing meets its error again, and says it
+                analysis.exception()
 
     def _is_committed(self, attempt: _Attempt) -> bool | None:
         """Whether a commit that failed took place all the same; ``None`` means that this cannot be found out now."""

@@ -142,6 +142,11 @@ class DocumentStore:
         assert isinstance(written, Written)
         return written
 
+    def analyse_with(self, analyse: Callable[[Commit], None]) -> None:
+        """Has ``analyse`` called with each larger commit while the disk takes it, before ``publish``: with the same
+        object, on another thread, and even if the commit fails."""
+        self._writer.analyse = analyse
+
     def load(self, rows: Sequence[Row], *, sequence: int | None = None) -> None:
         """Adds rows with numbers of their own, higher than all others: for a collection that is being restored."""
         self._writer.run(lambda connection, state: load_rows(connection, state, rows, sequence))
