@@ -226,3 +226,27 @@ def test_a_writer_whose_thread_could_not_be_started_tries_again(
             thread_commit.run(Insert(1))
     assert thread_commit.run(Insert(2)) == 20
     assert numbers.stored() == [2]
+
+
+def test_a_commit_waits_for_all_that_were_under_way(numbers: Numbers) -> None:
+    """Two callers that write again and again come into one commit, though at first one of them has to wait for a commit
+    of the other."""
+    writer = ThreadCommit(numbers.commit, "writer", max_weight=100, gather_seconds=5.0)
+    waiting = threading.Event()
+
+    def write(*several: int) -> None:
+        for number in several:
+            writer.run(Insert(number, hook=waiting.wait if number == 0 else lambda: None))
+
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(write, 0, 1, 2, 3)]
+        while not numbers.groups:
+            threading.Event().wait(0.001)
+        both.append(pool.submit(write, 11, 12, 13))
+        while writer.waiting < 1:
+            threading.Event().wait(0.001)
+        waiting.set()
+        for each in both:
+            each.result(30)
+    writer.close()
+    assert [sorted(group) for group in numbers.groups] == [[0], [1, 11], [2, 12], [3, 13]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from sage.middleware.retrieval.query.query_vectors import EmbedderOf, query_vect
 from sage.middleware.retrieval.query.reranking import reranked
 from sage.middleware.retrieval.query.searcher import Ranked, Searcher
 from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, Statistics
+from sage.middleware.retrieval.query.turns import in_turn, turn
 from sage.middleware.retrieval.store.store import DocumentStore, Identity
 from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.retrieval.text.highlighter import Highlighter
@@ -70,7 +72,8 @@ class Answerer:
     def candidates(self, request: CandidateRequest) -> Candidates:
         """The best documents of one shard. Raises :class:`InvalidRequest`."""
         check_search(request.search, dimension=self._store.identity.dimension, max_results=self._limits.max_results)
-        return self._searcher.candidates(self._index.current(), request)
+        with turn():
+            return self._searcher.candidates(self._index.current(), request)
 
     def fetch(self, numbers: Sequence[int]) -> dict[int, Row]:
         """The documents that still exist, without vectors. Raises :class:`InvalidRequest` when they are more than one
@@ -105,13 +108,25 @@ class Answerer:
         view: View,
         budget: _AnswerBudget,
     ) -> SearchAnswer:
+        with turn() if search.rerank is None else nullcontext():
+            return self._in_turn(search, vector, weight, warnings, view, budget)
+
+    def _in_turn(
+        self,
+        search: Search,
+        vector: Vector | None,
+        weight: float,
+        warnings: list[str],
+        view: View,
+        budget: _AnswerBudget,
+    ) -> SearchAnswer:
         for attempt in range(_ATTEMPTS):
             rank = partial(self._searcher.rank, view, vector=vector, dense_weight=weight)
             if search.rerank is None:
                 ranked, extra = rank(search), None
             else:
                 fetch = partial(self._fetch, room=self._limits.max_answer)
-                ranked, extra = reranked(search, self._models.reranker, rank, fetch)
+                ranked, extra = reranked(search, self._models.reranker, in_turn(rank), in_turn(fetch))
             numbers = ranked.numbers.tolist()
             rows = self._fetch(numbers, budget.left)
             if len(rows) == len(numbers) or attempt == _ATTEMPTS - 1:

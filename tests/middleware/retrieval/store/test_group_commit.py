@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -129,4 +130,44 @@ def test_a_commit_is_recognised_though_others_followed(tmp_path: Path) -> None:
         later = Commit(third.sequence, third.sequence + 1, [Row(third.sequence + 1, "d", "3", b"{}")])
         assert not was_committed(connection, "other", later.before, later)
     assert first.sequence == 2
+    store.close()
+
+
+def test_texts_are_analysed_while_the_disk_takes_them(tmp_path: Path) -> None:
+    """On another thread, and before the commit is published as the same object; not where that is not worth it."""
+    store = DocumentStore.create(tmp_path / "c", "c", CollectionOptions(embedder="none"), None, None, None)
+    calls: list[tuple[str, Commit, int]] = []
+
+    def analyse(commit: Commit) -> None:
+        calls.append(("analysed", commit, threading.get_ident()))
+
+    def publish(commit: Commit) -> None:
+        calls.append(("published", commit, threading.get_ident()))
+
+    store.analyse_with(analyse)
+    for _ in range(50):  # an analysis that has not begun when the disk is done is left out
+        store.write(Change([NewDocument("long", "word " * 1000)]), publish)
+        if len(calls) == 2:
+            break
+        calls.clear()
+    (first, analysed, its_thread), (second, published, writers) = calls
+    assert (first, second) == ("analysed", "published")
+    assert analysed is published
+    assert its_thread != writers
+    calls.clear()
+    store.write(Change([NewDocument("short", "word")]), publish)
+    assert [call for call, _, _ in calls] == ["published"]
+    store.close()
+
+
+def test_an_analysis_that_fails_costs_no_commit(tmp_path: Path) -> None:
+    store = DocumentStore.create(tmp_path / "c", "c", CollectionOptions(embedder="none"), None, None, None)
+    commits: list[Commit] = []
+
+    def analyse(commit: Commit) -> None:
+        raise ValueError("no such language")
+
+    store.analyse_with(analyse)
+    assert store.write(Change([NewDocument("a", "word " * 1000)]), commits.append).inserted == 1
+    assert [commit.sequence for commit in commits] == [1]
     store.close()
