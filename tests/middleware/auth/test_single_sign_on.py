@@ -119,6 +119,57 @@ def test_only_who_is_invited_comes_in_and_nobody_takes_a_local_name(provider: st
     assert log_in(running, "eve-1").json()["error"]["code"] == "name_taken"
 
 
+def test_the_team_is_the_one_that_the_claim_names(provider: str, gateway: Callable[..., Any]) -> None:
+    claims = {"user": "name", "roles": "groups", "tenant": "org.team"}
+    running = gateway(**settings(provider, claims=claims, role_map={**ROLES, "heads": "owner"}))
+
+    def come(subject: str, team: Any, *, groups: list[str] | None = None) -> str:
+        """What a login ends with: the error's code, or who the browser is then."""
+        given = {} if team is ABSENT else {"org": {"team": team}}
+        is_known(provider, subject, name=subject, groups=groups or ["sage-users"], **given)
+        browser = requests.Session()
+        answer = log_in(running, subject, browser)
+        if answer.status_code != 303:
+            assert answer.status_code == 401, answer.text
+            return str(answer.json()["error"]["code"])
+        refresh = f"{running.url.replace('127.0.0.1', 'localhost')}/auth/refresh"
+        tokens[subject] = browser.post(refresh, timeout=30).json()["access_token"]
+        me = running.get("/auth/me", key=tokens[subject]).json()
+        return f"{me['role']} of {me['tenant']}"
+
+    ABSENT, tokens = object(), dict[str, str]()
+    assert come("ann", "acme") == "user of acme"
+    assert come("olga", ["acme"], groups=["heads", "sage-users"]) == "owner of acme"
+    assert come("cap", "Acme") == "user of Acme"  # another team
+    hostile = ["", "../acme", "acme/../x", "a" * 65, "acme\n", "ac\u0441e", "tenant:acme", "-acme", "acme\u0000"]
+    for number, team in enumerate([ABSENT, None, 7, {"acme": 1}, [], ["acme", "other"], [["acme"]], *hostile]):
+        assert come(f"no-{number}", team) == "no_role", team
+    teams = {team["name"] for team in running.get("/auth/teams").json()["teams"]}
+    assert teams == {"acme", "Acme", "default"}
+    members = running.get("/auth/users", key=tokens["olga"]).json()["users"]
+    assert [user["name"] for user in members] == ["ann", "olga"]
+    assert running.post("/auth/teams", {"name": "closed"}).status_code == 201
+    assert running.request("DELETE", "/auth/teams/closed").status_code == 200
+    assert come("late", "closed") == "no_role"
+
+    key = running.post("/auth/keys", {"name": "k"}, key=tokens["ann"]).json()["key"]
+    time.sleep(1.1)  # claims are told apart by the second
+    old = tokens["ann"]
+    assert come("ann", "other", groups=["heads"]) == "owner of other"
+    assert running.get("/auth/me", key=old).json()["tenant"] == "other"
+    assert running.get("/auth/me", key=key).status_code == 401  # its data is the old team's
+    assert running.get("/auth/users", key=old).json()["users"][0]["name"] == "ann"
+    assert come("olga", "../acme") == "no_role"
+    for credential in (tokens["olga"], key):
+        assert running.get("/auth/me", key=credential).status_code == 401
+    time.sleep(1.1)
+    assert come("ann", ABSENT) == "no_role"
+    assert running.get("/auth/me", key=old).status_code == 401
+    told = running.get("/audit", params={"action": "user.claims", "target": "user:ann"}).json()["events"]
+    moves = [[each["details"][name] for name in ("tenant_before", "tenant", "role", "disabled")] for each in told]
+    assert moves == [["other", "other", "owner", True], ["acme", "other", "owner", False]]
+
+
 class Issuer:
     """A provider of which we have the signing key; it counts how often its keys are fetched."""
 

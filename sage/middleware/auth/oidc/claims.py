@@ -11,6 +11,7 @@ from joserfc.errors import JoseError
 
 from sage.errors import AuthenticationFailed
 from sage.middleware.auth.oidc.provider import OidcProvider
+from sage.middleware.auth.teams.tenants import is_tenant
 from sage.middleware.auth.tokens import read_object
 from sage.middleware.settings.oidc import Oidc
 
@@ -81,9 +82,15 @@ def map_claims(claims: Mapping[str, Any], settings: Oidc) -> ProviderClaims:
         role = max(roles, key=_ORDER.index, default=None)
     tenant: str | None = ""
     if settings.claims.tenant is not None:
-        value = _at(claims, settings.claims.tenant)
-        tenant = value if isinstance(value, str) and value else None
+        tenant = _only(_at(claims, settings.claims.tenant))
     return ProviderClaims(settings.issuer, subject, user, tenant, role, claims["iat"], claims["exp"])
+
+
+def _only(value: Any) -> str | None:
+    """The one tenant that a claim names, as a text or as the only text of a list; ``None`` means none, or several."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value if isinstance(value, str) and is_tenant(value) else None
 
 
 def _at(claims: Mapping[str, Any], path: str) -> Any:

@@ -8,10 +8,10 @@ from sqlalchemy.orm import Session
 from sage.errors import AuthenticationFailed, PermissionDenied
 from sage.middleware.auth.changes import Changes, nobody
 from sage.middleware.auth.database import AccountsDatabase
-from sage.middleware.auth.models import UserRow
+from sage.middleware.auth.models import TenantRow, UserRow
 from sage.middleware.auth.oidc.claims import ProviderClaims
 from sage.middleware.auth.teams.authority import find_user
-from sage.middleware.auth.teams.tenants import DEFAULT_TENANT, check_tenant, ensure_tenant
+from sage.middleware.auth.teams.tenants import DEFAULT_TENANT, ensure_tenant
 from sage.middleware.auth.user_names import account_of, looks_of, user_name
 from sage.middleware.auth.users import end_sessions
 
@@ -45,7 +45,7 @@ class Members:
         """The user as the claims say now; ``None`` means that they give it no rights: its sessions end, and its keys
         are refused until they do again. Raises :class:`PermissionDenied` for a stranger who is not let in."""
         row = self.find(session, claims)
-        has_rights = claims.role is not None and claims.tenant is not None
+        has_rights = claims.role is not None and claims.tenant is not None and not _is_deleted(session, claims.tenant)
         if row is None:
             if not has_rights:
                 return None
@@ -62,7 +62,9 @@ class Members:
         after = (row.role, row.tenant, row.disabled)
         if after != before:
             self._database.bump(session)
-            details = {"role": row.role, "disabled": row.disabled, "issuer": claims.issuer}
+            names = ("role", "tenant", "disabled")
+            details = dict(zip(names, after, strict=True)) | {"issuer": claims.issuer}
+            details |= {f"{name}_before": value for name, value in zip(names, before, strict=True)}
             self._changes.tell(
                 session, nobody(row.name, row.tenant), "user.claims", f"user:{row.name}", row.tenant, details
             )
@@ -71,7 +73,6 @@ class Members:
     def _give(self, session: Session, row: UserRow, claims: ProviderClaims, now: int) -> None:
         row.role = claims.role or row.role
         if claims.tenant and claims.tenant != row.tenant:
-            check_tenant(claims.tenant)
             ensure_tenant(session, claims.tenant, now)
             row.tenant = claims.tenant
         if row.withdrawn:
@@ -92,7 +93,6 @@ class Members:
                     f"'{name}' is not invited; an admin makes the user first (without a password)", code="not_invited"
                 )
             tenant, role = claims.tenant or DEFAULT_TENANT, claims.role or "user"
-            check_tenant(tenant)
             ensure_tenant(session, tenant, now)
             row = UserRow(
                 name=name, account=account_of(name), looks=looks_of(name), role=role, tenant=tenant, created_at=now
@@ -106,10 +106,16 @@ class Members:
         return row
 
 
+def _is_deleted(session: Session, tenant: str) -> bool:
+    """Whether it is the name of a deleted team, into which nobody comes."""
+    row = session.get(TenantRow, tenant) if tenant else None
+    return row is not None and row.deleted_at is not None
+
+
 def no_rights() -> AuthenticationFailed:
     """The error for somebody whose claims give no rights here."""
     return AuthenticationFailed(
-        "the provider's claims give you no role here, or you are disabled; an administrator maps them in "
-        "auth.oidc.role_map",
+        "the provider's claims give you no role or no team here, or you are disabled; an administrator maps roles in "
+        "auth.oidc.role_map, and the claim in auth.oidc.claims.tenant names one team",
         code="no_role",
     )

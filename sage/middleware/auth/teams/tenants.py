@@ -15,9 +15,14 @@ EVERY_MODEL = ("*",)
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 
 
+def is_tenant(name: str) -> bool:
+    """Whether ``name`` can be a tenant's name. Names that differ by case are different ones."""
+    return _TENANT.fullmatch(name) is not None
+
+
 def check_tenant(name: str) -> None:
     """Raises :class:`InvalidRequest` unless ``name`` can be a tenant's name."""
-    if _TENANT.fullmatch(name) is None:
+    if not is_tenant(name):
         raise InvalidRequest(
             "a tenant has 1 to 64 of the characters a-z A-Z 0-9 . _ @ + - and starts with a letter or digit",
             param="tenant",
