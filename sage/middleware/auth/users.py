@@ -205,14 +205,20 @@ def _check_new(name: str, role: str, tenant: str, by: Principal | None) -> str:
 def _check_free(session: Session, name: str, by: Principal | None) -> None:
     """Raises :class:`Conflict` for a name that a user has, or that looks like a user's; which one that is, only those
     learn who may see it."""
-    if find_user(session, name) is not None:
-        raise Conflict(f"the user name '{name}' is taken", param="username", code="name_taken")
+    same = find_user(session, name)
+    if same is not None and governs(by, same):
+        message = (
+            f"the user name '{name}' is taken by '{same.name}' of the team '{same.tenant}'; names are unique over all "
+            "teams, since a login names no team"
+        )
+        raise Conflict(message, param="username", code="name_taken")
     other = session.scalar(select(UserRow).where(UserRow.looks == looks_of(name)).limit(1))
-    if other is not None and governs(by, other):
+    if same is None and other is not None and governs(by, other):
         message = f"the user name '{name}' looks like '{other.name}', which is taken"
         raise Conflict(message, param="username", code="name_taken")
-    if other is not None:
-        raise Conflict(f"the user name '{name}' is taken", param="username", code="name_taken")
+    if same is not None or other is not None:
+        message = f"the user name '{name}' is taken; names are unique over all teams, since a login names no team"
+        raise Conflict(message, param="username", code="name_taken")
 
 
 def end_sessions(session: Session, user_id: int, now: int, *, keep: str | None = None) -> int:

@@ -112,7 +112,9 @@ def test_an_owner_manages_its_team_and_nothing_else(running: Running) -> None:
     for name in ("eve", "сора"):  # in Latin and in Cyrillic letters; the owner does not learn whose it looks like
         taken = running.post("/auth/users", {"username": name, "password": PASSWORD}, key=owner)
         assert code_of(taken, 409) == "name_taken"
-        assert taken.json()["error"]["message"] == f"the user name '{name}' is taken"
+        assert taken.json()["error"]["message"] == (
+            f"the user name '{name}' is taken; names are unique over all teams, since a login names no team"
+        )
 
     assert running.request("PATCH", "/auth/teams/acme", key=owner, json={"note": "ours"}).json()["note"] == "ours"
     for bound in ({"limits": None}, {"models": ["*"]}, {"deleted": True}):

@@ -130,6 +130,102 @@ def test_types_are_numbered_by_each_program(types: Any, number: int, base_url: s
     assert section == expected
 
 
+# songquanpeng/one-api relay/channeltype/define.go at bff2932, in its order from 0; from XAI on Laisky/one-api's at
+# 00723d4.
+ONE_API_NAMES = """
+Unknown OpenAI API2D Azure CloseAI OpenAISB OpenAIMax OhMyGPT Custom Ails AIProxy PaLM API2GPT AIGC2D Anthropic Baidu
+Zhipu Ali Xunfei AI360 OpenRouter AIProxyLibrary FastGPT Tencent Gemini Moonshot Baichuan Minimax Mistral Groq Ollama
+LingYiWanWu StepFun AwsClaude Coze Cohere DeepSeek Cloudflare DeepL TogetherAI Doubao Novita VertextAI Proxy
+SiliconFlow XAI Replicate BaiduV2 XunfeiV2 AliBailian OpenAICompatible GeminiOpenAICompatible
+"""
+# QuantumNous/new-api constant/channel.go at 016c88c, what follows ChannelType.
+NEW_API_NAMES = {
+    **{0: "Unknown", 1: "OpenAI", 2: "Midjourney", 3: "Azure", 4: "Ollama", 5: "MidjourneyPlus", 6: "OpenAIMax"},
+    **{7: "OhMyGPT", 8: "Custom", 9: "AILS", 10: "AIProxy", 11: "PaLM", 12: "API2GPT", 13: "AIGC2D", 14: "Anthropic"},
+    **{15: "Baidu", 16: "Zhipu", 17: "Ali", 18: "Xunfei", 19: "360", 20: "OpenRouter", 21: "AIProxyLibrary"},
+    **{22: "FastGPT", 23: "Tencent", 24: "Gemini", 25: "Moonshot", 26: "Zhipu_v4", 27: "Perplexity"},
+    **{31: "LingYiWanWu", 33: "Aws", 34: "Cohere", 35: "MiniMax", 36: "SunoAPI", 37: "Dify", 38: "Jina"},
+    **{39: "Cloudflare", 40: "SiliconFlow", 41: "VertexAi", 42: "Mistral", 43: "DeepSeek", 44: "MokaAI"},
+    **{45: "VolcEngine", 46: "BaiduV2", 47: "Xinference", 48: "Xai", 49: "Coze", 50: "Kling", 51: "Jimeng"},
+    **{52: "Vidu", 53: "Submodel", 54: "DoubaoVideo", 55: "Sora", 56: "Replicate", 57: "Codex"},
+}
+# The default addresses of both, from url.go and channel.go, by those names in small letters.
+ADDRESSES = {
+    "api2d": "https://oa.api2d.net", "closeai": "https://api.closeai-proxy.xyz", "openaisb": "https://api.openai-sb.com",
+    "openaimax": "https://api.openaimax.com", "ohmygpt": "https://api.ohmygpt.com", "api2gpt": "https://api.api2gpt.com",
+    "aigc2d": "https://api.aigc2d.com", "anthropic": "https://api.anthropic.com", "openai": "https://api.openai.com",
+    "zhipu": "https://open.bigmodel.cn", "zhipu_v4": "https://open.bigmodel.cn", "ali": "https://dashscope.aliyuncs.com",
+    "alibailian": "https://dashscope.aliyuncs.com", "openrouter": "https://openrouter.ai/api",
+    "gemini": "https://generativelanguage.googleapis.com", "moonshot": "https://api.moonshot.cn",
+    "geminiopenaicompatible": "https://generativelanguage.googleapis.com/v1beta/openai",
+    "baichuan": "https://api.baichuan-ai.com", "minimax": "https://api.minimax.chat", "mistral": "https://api.mistral.ai",
+    "groq": "https://api.groq.com/openai", "ollama": "http://localhost:11434", "stepfun": "https://api.stepfun.com",
+    "lingyiwanwu": "https://api.lingyiwanwu.com", "cohere": "https://api.cohere.ai", "xai": "https://api.x.ai",
+    "deepseek": "https://api.deepseek.com", "togetherai": "https://api.together.xyz", "azure": "", "custom": "",
+    "doubao": "https://ark.cn-beijing.volces.com", "volcengine": "https://ark.cn-beijing.volces.com",
+    "novita": "https://api.novita.ai/v3/openai", "siliconflow": "https://api.siliconflow.cn",
+    "baiduv2": "https://qianfan.baidubce.com", "xunfeiv2": "https://spark-api-open.xf-yun.com", "openaicompatible": "",
+    "perplexity": "https://api.perplexity.ai", "xinference": "", "submodel": "https://llm.submodel.ai",
+}  # fmt: skip
+PREFIXES = {
+    **{"ali": "dashscope", "alibailian": "dashscope", "zhipu": "zai", "zhipu_v4": "zai", "doubao": "volcengine"},
+    **{"togetherai": "together_ai", "geminiopenaicompatible": "gemini"},
+}
+
+
+@pytest.mark.parametrize(
+    ("types", "names"),
+    [(ONE_API, dict(enumerate(ONE_API_NAMES.split()))), (NEW_API, NEW_API_NAMES)],
+    ids=["one-api", "new-api"],
+)
+def test_each_type_is_what_the_programs_own_source_says(types: Any, names: dict[int, str]) -> None:
+    for number, kind in types.items():
+        name = names[number].lower()
+        assert kind.root == ADDRESSES[name], number
+        assert kind.prefix in (PREFIXES.get(name, name), "openai_like"), number
+    speak_otherwise = {
+        *(
+            "unknown",
+            "ails",
+            "aiproxy",
+            "palm",
+            "baidu",
+            "xunfei",
+            "ai360",
+            "360",
+            "aiproxylibrary",
+            "fastgpt",
+            "tencent",
+        ),
+        *(
+            "awsclaude",
+            "aws",
+            "coze",
+            "cloudflare",
+            "deepl",
+            "vertextai",
+            "vertexai",
+            "proxy",
+            "replicate",
+            "midjourney",
+        ),
+        *(
+            "midjourneyplus",
+            "sunoapi",
+            "dify",
+            "jina",
+            "mokaai",
+            "kling",
+            "jimeng",
+            "vidu",
+            "doubaovideo",
+            "sora",
+            "codex",
+        ),
+    }
+    assert {name.lower() for number, name in names.items() if number not in types} <= speak_otherwise
+
+
 def test_exports_as_json_are_read(tmp_path: Path) -> None:
     rows = [channel(type=1)]
     for value in (rows, {"data": rows}, {"data": {"items": rows, "total": 1}}, {"channels": rows, "tokens": []}):

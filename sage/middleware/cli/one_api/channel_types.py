@@ -1,7 +1,8 @@
 """The channel types of one-api and new-api: which provider each is, by LiteLLM's prefix, and where it is.
 
-Source: one-api ``relay/channeltype/define.go`` and ``url.go``, new-api ``constant/channel.go``. Both number types up to
-25 alike, and differently beyond.
+Source: songquanpeng/one-api ``relay/channeltype/define.go`` and ``url.go`` (bff2932, up to 44), for 45 to 51 those of
+Laisky/one-api, which goes on with it (00723d4, 061fc29); QuantumNous/new-api ``constant/channel.go`` (016c88c). Both
+number types up to 25 alike but for 2, 4 and 5, and differently beyond. A test holds this table to theirs.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _MINIMAX = ChannelType(_OWN, "https://api.minimax.chat")
 _SILICONFLOW = ChannelType("siliconflow", "https://api.siliconflow.cn")
 _XAI = ChannelType("xai", "https://api.x.ai")
 _BAIDU_V2 = ChannelType(_OWN, "https://qianfan.baidubce.com", "/v2")
+_DASHSCOPE = ChannelType("dashscope", "https://dashscope.aliyuncs.com", "/compatible-mode/v1")
 _ZHIPU = ChannelType("zai", "https://open.bigmodel.cn", "/api/paas/v4")
 
 _COMMON: Mapping[int, ChannelType] = {
@@ -49,7 +51,7 @@ _COMMON: Mapping[int, ChannelType] = {
     13: ChannelType(_OWN, "https://api.aigc2d.com"),
     14: ChannelType("anthropic", "https://api.anthropic.com"),
     16: _ZHIPU,
-    17: ChannelType("dashscope", "https://dashscope.aliyuncs.com", "/compatible-mode/v1"),
+    17: _DASHSCOPE,
     20: ChannelType("openrouter", "https://openrouter.ai/api"),
     24: ChannelType("gemini", "https://generativelanguage.googleapis.com", "/v1beta/openai"),
     25: ChannelType("moonshot", "https://api.moonshot.cn"),
@@ -74,8 +76,10 @@ ONE_API: Mapping[int, ChannelType] = {
     44: _SILICONFLOW,
     45: _XAI,
     47: _BAIDU_V2,
-    49: ChannelType("dashscope", "https://dashscope.aliyuncs.com", "/compatible-mode/v1"),
+    48: ChannelType(_OWN, "https://spark-api-open.xf-yun.com"),
+    49: _DASHSCOPE,
     50: ChannelType(_OWN),
+    51: ChannelType("gemini", "https://generativelanguage.googleapis.com/v1beta/openai", ""),
 }
 NEW_API: Mapping[int, ChannelType] = {
     **_COMMON,
@@ -91,4 +95,5 @@ NEW_API: Mapping[int, ChannelType] = {
     46: _BAIDU_V2,
     47: ChannelType("xinference"),
     48: _XAI,
+    53: ChannelType(_OWN, "https://llm.submodel.ai"),
 }
