@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from sage.service.memory_orchestrator.context.dates import date_words
 from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, MemoryScope, fingerprint, key_use
 
 
@@ -54,6 +55,7 @@ class MemoryInput:
             self.metadata or {},
             created=now,
             expires=expires,
+            keywords=date_words(now, self.content),
             keys=(self.key,) if self.key else (),
             uses=(self.key_use,) if self.key else (),
             vector=self.vector,

@@ -45,8 +45,9 @@ class MemoryOrchestratorService(OldMemoryMethods, BaseServiceTask):
     Storing the same text of the same type again in a session adds nothing and gives the first id; so does storing,
     anywhere in the scope, a text that a search recalled within the last day. ``supersedes`` corrects a memory: the old
     one is kept, but found only by ``as_of`` and :meth:`history`. All times are in Unix seconds. Search is hybrid:
-    keywords over a turn and the two turns before it in its session, vectors over the turn alone. With Chroma, search is
-    by vectors alone.
+    keywords over a turn, its date and the two turns before it in its session, vectors over the turn alone; then what
+    stands around it counts: the turn after it, its session, its speaker (``speaker`` or ``role`` of the metadata). With
+    Chroma, search is by vectors alone.
     """
 
     max_workers = 4

@@ -7,6 +7,7 @@ from typing import Any
 from sage.errors import InvalidRequest
 from sage.middleware.retrieval.embedding.builtin import cosine_range
 from sage.service.memory_orchestrator.collection import MemoryCollection
+from sage.service.memory_orchestrator.context.bonuses import by_context
 from sage.service.memory_orchestrator.embedder import MemoryEmbedder, MemoryEmbedders, QueryVector, without_operators
 from sage.service.memory_orchestrator.query import MAX_LIMIT, MemoryQuery
 from sage.service.memory_orchestrator.ranking import RecalledMemory, diversify, rerank, weigh
@@ -17,13 +18,15 @@ MAX_QUERY = 16_000
 _POOL = 4
 """Times ``limit``: the candidates that recency, importance, diversity and reranking choose among."""
 _MIN_POOL = 50
+"""The candidates among which the turns around them, their sessions and speakers decide."""
 
 
 def recall(
     collection: MemoryCollection, embedders: MemoryEmbedders, query: MemoryQuery, now: float
 ) -> list[RecalledMemory]:
-    """Best first. Scores of a hybrid search are min-max scaled over keywords and vectors, 0 to 1; those of a search by
-    vector alone are the scores of its metric. The threshold is one of relevance. Raises :class:`InvalidRequest`."""
+    """Best first. Scores of a search by words are 0 to 1, made of keywords, vectors and what stands around a turn
+    (:func:`by_context`); those of a search by vector alone are the scores of its metric. The threshold is one of
+    relevance. Raises :class:`InvalidRequest`."""
     query.check()
     if query.threshold is not None and query.threshold > 1:
         return []
@@ -51,18 +54,23 @@ def _search(
     target = _target(embedder, query, text)
     options: dict[str, Any] = {"explain": True} if query.explain else {}
     options["score_threshold"] = max(0.0, query.threshold or 0.0)  # also to be told the relevance
+    if text is not None and query.session is None:
+        options["group"] = "session"
     if query.vector is None:
         options["cosine_range"] = cosine_range(embedder.name)
     if target.weight is not None:
         options["alpha"] = target.weight
     tenant, where, warning = query.scope.tenant, query.where(now), target.warning
+    pool = limit if text is None else max(limit, _MIN_POOL)
     try:
-        hits = collection.search(tenant, text, target.vector, limit, where, options)
+        hits = collection.search(tenant, text, target.vector, pool, where, options)
     except InvalidRequest as exc:
         if exc.code != "wrong_dimension" or query.vector is not None:
             raise
         warning = "searched by words alone: the memories have vectors of another embedder"
-        hits = collection.search(tenant, text, None, limit, where, options)
+        hits = collection.search(tenant, text, None, pool, where, options)
+    if text is not None:
+        hits = by_context(hits, text)[:limit]
     return [_result(tenant, hit, query.explain, warning) for hit in hits]
 
 
@@ -73,7 +81,7 @@ def _target(embedder: MemoryEmbedder, query: MemoryQuery, text: str | None) -> Q
 
 
 def _result(tenant: str, hit: dict[str, Any], explain: bool, warning: str | None) -> RecalledMemory:
-    parts = {"search": hit["score"], **hit["scores"]}
+    parts = {"search": hit.get("search", hit["score"]), **hit["scores"], **hit.get("context", {})}
     if explain:
         parts["detail"] = hit.get("explanation")
         if warning is not None:

@@ -64,7 +64,7 @@ class MemoryRecord:
     sources: tuple[str, ...] = ()
     """The ids of the memories that this fact or summary was made from. Other memories have none."""
     keywords: str = ""
-    """The words of the turns before it in its session: searches find it by these, too."""
+    """Its date and the words of the turns before it in its session: searches find it by these, too."""
     context: tuple[str, ...] = ()
     """The ids of these turns."""
     vector: Sequence[float] | None = None

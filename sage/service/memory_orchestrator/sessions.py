@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sage.service.memory_orchestrator.collection import MemoryCollection
+from sage.service.memory_orchestrator.context.dates import date_words
 from sage.service.memory_orchestrator.records import MemoryRecord, MemoryScope
 
 CONTEXT_TURNS = 2
@@ -83,5 +84,5 @@ def _with_context_of(record: MemoryRecord, turns: Sequence[MemoryRecord]) -> Mem
 
 
 def _in_context(record: MemoryRecord, turns: Sequence[MemoryRecord]) -> MemoryRecord:
-    words = "\n".join(turn.content[-_CONTEXT_CHARACTERS:] for turn in turns)
-    return replace(record, keywords=words, context=tuple(turn.id for turn in turns))
+    words = [date_words(record.created, record.content), *(turn.content[-_CONTEXT_CHARACTERS:] for turn in turns)]
+    return replace(record, keywords="\n".join(filter(None, words)), context=tuple(turn.id for turn in turns))

@@ -37,6 +37,7 @@ _OPTIONS = (
     "rerank_depth",
     "score_threshold",
     "cosine_range",
+    "group",
 )
 
 

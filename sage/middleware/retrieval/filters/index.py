@@ -7,6 +7,7 @@ the one before: the documents of a range of values are one slice of an array.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,16 @@ from sage.middleware.retrieval.filters.terms import Range, TermDocuments, Terms
 from sage.middleware.retrieval.keywords.postings import Arrays, Mask
 
 
+@dataclass(frozen=True, slots=True)
+class TextColumn:
+    """The texts under one path, by document: ``codes``, ``(size,)``, says which of them each has, one of several; -1
+    means none."""
+
+    texts: Sequence[str]
+    code_of: Mapping[str, int]
+    codes: NDArray[np.int64]
+
+
 class FilterIndex:
     """Immutable, over arrays which may be memory-mapped."""
 
@@ -38,6 +49,7 @@ class FilterIndex:
         self._size = size
         self._terms = terms
         self._documents = documents
+        self._columns: dict[str, TextColumn] = {}
 
     @classmethod
     def build(cls, metadatas: Sequence[bytes]) -> FilterIndex:
@@ -105,6 +117,14 @@ class FilterIndex:
         codes[ordinals] = np.repeat(np.arange(len(values)), counts)
         return [value.decode("utf-8", "surrogatepass") for value in values], codes
 
+    def text_column(self, path: str) -> TextColumn:
+        """What :meth:`texts` says, kept from its first use on."""
+        column = self._columns.get(path)
+        if column is None:
+            texts, codes = self.texts(path)
+            column = self._columns[path] = TextColumn(texts, {text: code for code, text in enumerate(texts)}, codes)
+        return column
+
     def _documents_of(self, terms: Range) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
         """How many documents each of these terms has, and those of all, term after term."""
         starts = np.asarray(self._documents.starts[terms[0] : terms[1] + 1], np.int64)
@@ -170,6 +190,7 @@ class _UnindexedFilters(FilterIndex):
         self._size = size
         self._metadatas = metadatas
         self._leaves = leaves
+        self._columns = {}
 
     def frozen(self) -> FilterIndex:
         return FilterIndex.build(self._metadatas[: self._size])

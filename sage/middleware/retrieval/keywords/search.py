@@ -137,6 +137,26 @@ class KeywordLeg:
                 result[indices[_contains(self._segments[segment][0].postings(word.term)[0], ordinals)]] += word.share
         return np.minimum(result / total, 1.0) if total else result
 
+    def of_groups(self, query: KeywordQuery, members: Sequence[NDArray[np.int64]], groups: int) -> Floats:
+        """``(groups,)``: the score of each group of documents, taken as one document. ``members`` says for each segment
+        to which group each document belongs; -1 means to none."""
+        lengths = np.zeros(groups)
+        for (postings, _), group_of in zip(self._segments, members, strict=True):
+            inside = np.flatnonzero(group_of >= 0)
+            lengths += np.bincount(group_of[inside], postings.lengths[inside], groups)
+        curve = bm25.curve(self._options, bm25.CorpusStatistics(groups, int(lengths.sum())))
+        scores = np.zeros(groups)
+        for word in self._weighted(query):
+            frequencies = np.zeros(groups)
+            for (postings, _), group_of in zip(self._segments, members, strict=True):
+                ordinals, counts = postings.postings(word.term)
+                owners = group_of[ordinals]
+                grouped = np.flatnonzero(owners >= 0)
+                frequencies += np.bincount(owners[grouped], counts[grouped], groups)
+            gains = word.base + word.weight * curve.of(frequencies, lengths)
+            scores += np.where(frequencies > 0, gains, 0.0)
+        return scores
+
     def constraint(
         self,
         query: KeywordQuery,

@@ -187,6 +187,8 @@ def result_of(
         scores["rerank"] = reranked[index]
     if ranked.relevance is not None:
         scores["relevance"] = float(ranked.relevance[index])
+    if ranked.group is not None:
+        scores["group"] = float(ranked.group[index])
     return SearchResult(
         id=row.id,
         score=float(ranked.scores[index]),

@@ -16,6 +16,7 @@ from sage.middleware.retrieval.keywords.bm25 import QueryStatistics
 from sage.middleware.retrieval.keywords.postings import Mask
 from sage.middleware.retrieval.keywords.search import KeywordLeg
 from sage.middleware.retrieval.query.dense import DenseLeg
+from sage.middleware.retrieval.query.groups import group_scores
 from sage.middleware.retrieval.query.hybrid import Legs, RankedPage
 from sage.middleware.retrieval.query.relevance import RelevanceScale, ranked_page
 from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, candidates
@@ -41,6 +42,8 @@ class Ranked:
     explanations: list[dict[str, Any]] | None = None
     relevance: NDArray[np.float64] | None = None
     """Of a search with a threshold."""
+    group: NDArray[np.float64] | None = None
+    """Of a search with a ``group``."""
 
 
 def ranked(numbers: NDArray[np.int64], page: RankedPage) -> Ranked:
@@ -63,12 +66,16 @@ class Searcher:
     ) -> Ranked:
         """``search`` has been checked. ``vector`` is the query's, if there is one. ``dense_weight`` is 1, or less where
         the embedder does not know the query's language (0 means keywords alone)."""
-        legs = self._legs(view, search, vector, self._keyword_leg(view))
+        keywords = self._keyword_leg(view)
+        legs = self._legs(view, search, vector, keywords)
         mode = mode_of(search, legs.query, vector is not None, dense_weight)
         scale = RelevanceScale.of(self._metric, self._store.recent.embedder, search)
         unvectored = partial(self._unvectored, view, legs.allowed)
         page = ranked_page(legs, search, mode, dense_weight, scale, unvectored)
-        return ranked(_numbers(view, page.rows), page)
+        result = ranked(_numbers(view, page.rows), page)
+        if search.group is None or not legs.query.terms:
+            return result
+        return replace(result, group=group_scores(view, keywords, legs.query, legs.allowed, search.group, page.rows))
 
     def query_statistics(self, view: View, terms: Sequence[str]) -> QueryStatistics:
         """This shard's share of the statistics with which all shards of a collection are searched."""

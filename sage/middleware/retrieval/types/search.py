@@ -58,15 +58,19 @@ class Search:
     cosine_range: tuple[float, float] | None = None
     """For the relevance: the cosines of vectors that have nothing in common, and of those that say the same. ``None``
     means those of the embedder, or 0 and 1 where it is not one of ours."""
+    group: str | None = None
+    """A field of the metadata whose texts part the documents into groups, as turns into sessions. Each result then has
+    ``scores["group"]``, 0 to 1: how well its whole group matches the words. It changes no order, and is left out where
+    there are no words, or several shards."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SearchResult:
     """One document of an answer. A higher ``score`` is better. ``scores`` are those of the legs (``dense``, ``bm25``;
-    ``None`` where a leg has none for this document), after reranking ``rerank``, and with a ``score_threshold``
-    ``relevance``. ``explanation`` comes with
-    ``explain``: for each leg the raw score, the normalised score and its weight, and the terms that matched.
-    ``highlights`` are passages of the text, with ``<em>`` around matches."""
+    ``None`` where a leg has none for this document), after reranking ``rerank``, with a ``score_threshold``
+    ``relevance``, and with a ``group`` ``group``. ``explanation`` comes with ``explain``: for each leg the raw score,
+    the normalised score and its weight, and the terms that matched. ``highlights`` are passages of the text, with
+    ``<em>`` around matches."""
 
     id: str
     score: float
@@ -137,6 +141,8 @@ def check_search(search: Search, *, dimension: int | None, max_results: int) -> 
         )
     if search.cosine_range is not None:
         _check_cosines(search.cosine_range)
+    if search.group is not None and not isinstance(search.group, str):
+        raise InvalidRequest("'group' must be the name of a field of the metadata", param="group")
     if search.vector is not None and dimension is not None and search.vector.size != dimension:
         raise InvalidRequest(
             f"'vector' has {search.vector.size} dimensions, but those of this collection have {dimension}",
