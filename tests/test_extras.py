@@ -220,7 +220,18 @@ def test_all_is_every_extra_but_vllm() -> None:
 
 def test_the_extra_serve_brings_what_the_readme_uses() -> None:
     """Its commands, its searches by meaning in English and Chinese, files into a collection, jobs, and PostgreSQL."""
-    expected = {"local", "ollama", "embed", "embed-multilingual", "numba", "chinese", "ingest", "queue", "postgres"}
+    expected = {
+        "local",
+        "ollama",
+        "embed",
+        "embed-multilingual",
+        "embed-hub",
+        "numba",
+        "chinese",
+        "ingest",
+        "queue",
+        "postgres",
+    }
     assert names_in(EXTRAS["serve"]) == expected
     for readme in ("README.md", "README.zh-CN.md"):
         assert "pip install '.[serve]' && sage serve" in (ROOT / readme).read_text(encoding="utf-8")

@@ -88,6 +88,7 @@ LATE = {
     "sage.middleware.app.server": "one process alone starts without what several share",
     "sage.middleware.cli.worker": _COMMANDS,
     "sage.middleware.gateway.collections.collections": _NUMPY,
+    "sage.middleware.gateway.builtin_embedders": _NUMPY,
     "sage.middleware.gateway.collections.requests": _NUMPY,
     "sage.middleware.gateway.jobs.webhooks.webhooks": _WEBHOOKS,
     "sage.middleware.gateway.services.plans": "a gateway that uses no service starts without the runtime and numpy",

@@ -20,7 +20,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from raw_server import RawServer
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-_REASONS = {200: "OK", 206: "Partial Content", 302: "Found", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
+_REASONS = {
+    200: "OK",
+    206: "Partial Content",
+    302: "Found",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    429: "Too Many Requests",
+}
 
 
 @dataclass
@@ -41,6 +49,12 @@ class HubRepo:
     sizes: dict[str, int] = field(default_factory=dict)
     """What the hub says of a file, where that is not the truth."""
     sums: dict[str, str | None] = field(default_factory=dict)
+    plain: set[str] = field(default_factory=set)
+    """Files that are not in the hub's large storage: their answer has the bytes, and the list no checksum."""
+    head: str = REVISION
+    """The commit of ``files``."""
+    earlier: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """The files of earlier commits."""
     refusal: tuple[int, str] | None = None
     names_only: bool = False
     """Its list has no sizes and no checksums, as that of some mirrors."""
@@ -73,7 +87,15 @@ class ModelHub(RawServer):
             there.sizes[path] = options["size"]
         if "sha256" in options:
             there.sums[path] = options["sha256"]
+        if options.get("plain"):
+            there.plain.add(path)
         return there
+
+    def commit(self, repo: str, commit: str) -> None:
+        """What is put from now on belongs to ``commit``; the files so far are still there under the one before."""
+        there = self.repos[repo]
+        there.earlier[there.head] = dict(there.files)
+        there.head = commit
 
     def downloads(self) -> list[HubRequest]:
         """The requests for the bytes of files."""
@@ -91,18 +113,19 @@ class ModelHub(RawServer):
             _reply(writer, 200, self.page)
         elif path.startswith("/cdn/"):
             repo, _, file = path.removeprefix("/cdn/").partition("//")
-            await self._send_file(request, writer, self.repos[repo].files[file])
+            commit = query.get("commit", [self.repos[repo].head])[0]
+            await self._send_file(request, writer, self._files_of(repo, commit)[file])
         elif path.startswith("/api/v1/models/"):
             await self._modelscope(request, writer, path, query)
         elif path.startswith("/api/models/"):
-            repo = path.removeprefix("/api/models/")
+            repo, _, revision = path.removeprefix("/api/models/").partition("/revision/")
             if not await self._refused(request, writer, repo):
-                _reply(writer, 200, json.dumps(self._info(repo)).encode())
+                self._list(writer, repo, revision)
         elif "/resolve/" in path:
             repo, _, rest = path[1:].partition("/resolve/")
             revision, _, file = rest.partition("/")
             if not await self._refused(request, writer, repo):
-                self._redirect(writer, repo, file, revision)
+                self._resolve(request, writer, repo, file, revision)
         else:
             _reply(writer, 404, b"{}")
         await writer.drain()
@@ -120,10 +143,27 @@ class ModelHub(RawServer):
         _reply(writer, status, b'{"error": "scripted"}', headers)
         return True
 
-    def _info(self, name: str) -> dict[str, Any]:
+    def _commit_of(self, repo: str, revision: str) -> str | None:
+        """``None`` means that there is no such revision."""
+        there = self.repos[repo]
+        commit = there.head if revision in ("", "main", there.head[: len(revision)]) else revision
+        return commit if commit == there.head or commit in there.earlier else None
+
+    def _files_of(self, repo: str, commit: str) -> dict[str, bytes]:
+        there = self.repos[repo]
+        return there.files if commit == there.head else there.earlier[commit]
+
+    def _list(self, writer: asyncio.StreamWriter, repo: str, revision: str) -> None:
+        commit = self._commit_of(repo, revision)
+        if commit is None:
+            _reply(writer, 404, b'{"error": "no such revision"}', {"X-Error-Code": "RevisionNotFound"})
+        else:
+            _reply(writer, 200, json.dumps(self._info(repo, commit)).encode())
+
+    def _info(self, name: str, commit: str) -> dict[str, Any]:
         repo = self.repos[name]
         siblings = []
-        for path, content in repo.files.items():
+        for path, content in self._files_of(name, commit).items():
             sibling: dict[str, Any] = {
                 "rfilename": path,
                 "size": repo.sizes.get(path, len(content)),
@@ -132,21 +172,27 @@ class ModelHub(RawServer):
             digest = repo.sums.get(path, _sha256(content))
             if repo.names_only:
                 sibling = {"rfilename": path}
-            elif digest is not None:
+            elif digest is not None and path not in repo.plain:
                 sibling["lfs"] = {"sha256": digest, "size": sibling["size"], "pointerSize": 135}
             siblings.append(sibling)
-        return {"id": name, "modelId": name, "sha": REVISION, "private": False, "tags": [], "siblings": siblings}
+        return {"id": name, "modelId": name, "sha": commit, "private": False, "tags": [], "siblings": siblings}
 
-    def _redirect(self, writer: asyncio.StreamWriter, repo: str, file: str, revision: str) -> None:
-        content = self.repos[repo].files.get(file)
-        if content is None or revision != REVISION:
+    def _resolve(self, request: HubRequest, writer: asyncio.StreamWriter, repo: str, file: str, revision: str) -> None:
+        commit = self._commit_of(repo, revision)
+        content = None if commit is None else self._files_of(repo, commit).get(file)
+        if content is None or commit is None:
             _reply(writer, 404, b"", {"X-Error-Code": "EntryNotFound"})
             return
+        if file in self.repos[repo].plain:
+            headers = {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}
+            body = b"" if request.method == "HEAD" else content
+            writer.write(_head_bytes(200, len(content), headers) + body)
+            return
         linked = {
-            "X-Repo-Commit": REVISION,
+            "X-Repo-Commit": commit,
             "X-Linked-Etag": f'"{self.repos[repo].sums.get(file) or _sha256(content)}"',
             "X-Linked-Size": str(len(content)),
-            "Location": f"http://localhost:{self.port}/cdn/{repo}//{file}",
+            "Location": f"http://localhost:{self.port}/cdn/{repo}//{file}?commit={commit}",
         }
         _reply(writer, 302, b"", linked)
 

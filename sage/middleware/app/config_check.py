@@ -12,6 +12,8 @@ from pathlib import Path
 
 from sage.errors import ConfigError, InvalidRequest, NotFound
 from sage.middleware.app.workers.listening import check_workers
+from sage.middleware.hub.snapshots import Snapshots
+from sage.middleware.hub.sources import is_source, parse_source
 from sage.middleware.providers.vllm.provider import VllmProvider
 from sage.middleware.registry.registry import Registry
 from sage.middleware.retrieval.embedding import builtin
@@ -106,11 +108,29 @@ def _embedders(settings: Settings, registry: Registry) -> Iterator[Finding]:
         "services.memory.embedder": settings.services.memory.embedder,
     }
     for place, name in places.items():
+        if is_source(name):
+            yield from _hub_embedder(place, name, settings)
+            continue
         kind = next((kind for kind in builtin.KINDS if name in (kind.name, kind.full_name)), None)
         if kind is not None and not kind.is_installed:
             yield _missing_extra(f"{place}: {name}", kind.extra)
         if not builtin.is_builtin(name) and not _is_resolvable(name, settings, registry):
             yield Finding(f"{place} is '{name}', which is not registered")
+
+
+def _hub_embedder(place: str, name: str, settings: Settings) -> Iterator[Finding]:
+    try:
+        source = parse_source(name)
+    except InvalidRequest as exc:
+        yield Finding(f"{place}: {exc.message}")
+        return
+    if not all(map(_is_installed, ("onnxruntime", "tokenizers", "huggingface_hub"))):
+        yield _missing_extra(f"{place}: {name}", "embed-hub")
+    if Snapshots(settings.data_dir / "models").find(source) is None:
+        yield Finding(
+            f"{place} is '{name}', which was not pulled yet; the first use pulls it, or: sage models pull {name}",
+            is_fault=False,
+        )
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:

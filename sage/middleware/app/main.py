@@ -7,6 +7,7 @@ import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +165,8 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
     """
     transport = transport or make_transport(settings.llm.transport)
     registry = make_registry(Registry, settings, transport)
-    embedders = EmbedderProvider()
+    embedders = EmbedderProvider(settings.data_dir / "models")
+    registry.pulled_onnx = embedders
     for name, is_listed in EMBEDDER_NAMES.items():
         registry.register_own(name, embedders, listed=is_listed)
     dispatch = Dispatch(transport, settings.llm.routing)
@@ -175,7 +177,7 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
         transport,
         Metrics(),
         settings,
-        _search_models,
+        partial(_search_models, settings.data_dir / "models"),
         generate,
         embedders,
         ledger,
@@ -183,11 +185,11 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
     )
 
 
-def _search_models(running_gateway: RunningGateway) -> Models:
+def _search_models(models: Path, running_gateway: RunningGateway) -> Models:
     # Here, since it brings numpy, which start-up does without.
     from sage.middleware.gateway.collections.embedders import RegistryModels
 
-    return RegistryModels(running_gateway)
+    return RegistryModels(running_gateway, directory=models)
 
 
 def _lifespan(

@@ -18,6 +18,7 @@ from sage.errors import CallFailed, Conflict, InvalidRequest
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.progress import Show, showing_steps
 from sage.middleware.client.connection import Client, NoGateway, connect, is_loopback, set_options
+from sage.middleware.hub.sources import is_source
 from sage.middleware.providers.local.catalog import ModelCatalog, add_file
 from sage.middleware.providers.local.hub_choice import check_file_model
 from sage.middleware.settings.reading import find_config, load_settings
@@ -74,7 +75,8 @@ async def _pull_here(settings: Settings, source: str, body: Mapping[str, Any], s
 
     def accept(default: str) -> str:
         chosen = str(body.get("name") or default)
-        _check_free(settings, chosen)
+        if not is_source(chosen):
+            _check_free(settings, chosen)
         return chosen
 
     options = {key: value for key, value in body.items() if key != "name"}

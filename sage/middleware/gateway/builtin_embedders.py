@@ -1,36 +1,29 @@
-"""The embedders that run in this process, as models: ``/v1/embeddings`` and every other surface that embeds asks them.
+"""The models that run in this process: ``/v1/embeddings``, ``/rerank`` and every other surface asks them.
 
-They are those of :mod:`sage.middleware.retrieval.embedding.builtin`, so an answer holds the very vectors that a
-collection would, and a process has each model in memory once. One is loaded by the first text, on a thread.
+They are those of :mod:`sage.middleware.retrieval.embedding.builtin` and those that were pulled from a hub in ONNX's
+format (``hf:…``), so an answer holds the very vectors that a collection would, and a process has each model in memory
+once. One is loaded by the first text, on a thread.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from sage.errors import DeadlineExceeded, InvalidRequest, Unavailable, Unsupported
+from sage.errors import InvalidRequest, SageError, Unavailable, Unsupported
 from sage.middleware.gateway.collections.bounded_pool import BoundedPool
-from sage.middleware.providers.base import (
-    Endpoint,
-    ModelCall,
-    Operation,
-    ReadInChunks,
-    Relay,
-    UpstreamModel,
-    UpstreamRequest,
-    Usage,
-)
+from sage.middleware.gateway.computation import Computation
+from sage.middleware.hub.snapshots import Snapshots, not_pulled
+from sage.middleware.hub.sources import is_source, parse_source
+from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Relay, UpstreamModel, UpstreamRequest, Usage
 from sage.middleware.providers.vendor import HINTS, Vendor
 from sage.middleware.providers.wire.sse import read_usage
 from sage.middleware.retrieval.embedding.builtin import KINDS, builtin_embedder, kind_named
-from sage.middleware.retrieval.embedding.kind import EmbedderKind
 from sage.middleware.settings.providers import ProviderCommon
 from sage.processors import available_processors
 
@@ -42,51 +35,83 @@ NAMES: Mapping[str, bool] = {name: name == kind.full_name for kind in KINDS for 
 _FIELDS = HINTS | {"input", "encoding_format", "dimensions", "input_type"}
 _FOR_QUERIES = ("query", "search_query")
 _FOR_DOCUMENTS = ("document", "passage", "search_document")
-_AT_ONCE = 32
-"""Texts between two looks at whether the caller still waits."""
+_RERANK_FIELDS = HINTS | {"query", "documents", "top_n"}
 _MOST_WAITING = 256
 
 
 class EmbedderProvider(Vendor):
     """Answers without an upstream: its requests carry what computes the answer in this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, models: Path) -> None:
+        """``models`` is the directory of what was pulled from hubs."""
         super().__init__("local", ProviderCommon(kind="local"))
         self.endpoints = (Endpoint(""),)
+        self._models = models
+        self._snapshots = Snapshots(models)
         self._pool = BoundedPool("embeddings", available_processors(), _MOST_WAITING)
 
+    def known_models(self) -> tuple[str, ...]:
+        """Those that were pulled."""
+        return tuple(self._snapshots.names())
+
+    def remove(self, name: str) -> bool:
+        """Deletes what was pulled as ``name``; tells whether there was anything."""
+        return self._snapshots.remove(parse_source(name))
+
     def missing(self, model: str) -> str | None:
+        if is_source(model):
+            try:
+                source = parse_source(model)
+                return not_pulled(source).message if self._snapshots.find(source) is None else None
+            except SageError as exc:
+                return exc.message
         kind = kind_named(model)
         if kind is None or kind.is_installed:
             return None
         return f"it needs the extra '{kind.extra}': pip install 'intellistream-sage-middleware[{kind.extra}]'"
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
-        kind = kind_named(target.model)
-        assert kind is not None, f"{target.model} is no built-in embedder"
-        if call.operation is not Operation.EMBEDDINGS:
+        from_hub = is_source(target.model)
+        if call.operation is not Operation.EMBEDDINGS and not (from_hub and call.operation is Operation.RERANK):
             raise Unsupported(
                 f"'{call.model}' is an embedder, and {call.operation} needs another kind of model",
                 param="model",
                 code="unsupported_operation",
             )
-        reason = self.missing(target.model)
-        if reason is not None:
-            raise Unavailable(f"model '{call.model}' cannot serve: {reason}", param="model", code="model_unavailable")
-        self._check(call, target, kind)
+        if not from_hub:
+            reason = self.missing(target.model)
+            if reason is not None:
+                raise Unavailable(
+                    f"model '{call.model}' cannot serve: {reason}", param="model", code="model_unavailable"
+                )
+        reranks = call.operation is Operation.RERANK
+        self._check(call, target, _RERANK_FIELDS if reranks else _FIELDS)
         request = UpstreamRequest(self.name, "POST", "", {}, b"", self.timeouts)
-        request.transport = _Computation(
-            kind, _texts(call.body.get("input")), self._is_query(call, target), _format(call.body), call, self._pool
-        )
+        request.transport = self._reranking(call, target) if reranks else self._embedding(call, target)
         return request
 
-    def _check(self, call: ModelCall, target: UpstreamModel, kind: EmbedderKind) -> None:
+    def _embedding(self, call: ModelCall, target: UpstreamModel) -> Computation:
+        kind = kind_named(target.model)
+        dimensions = call.body.get("dimensions")
+        if kind is not None and dimensions not in (None, kind.dimension):
+            self._cannot(target, "dimensions", f" other than {kind.dimension}")
+        if kind is None and dimensions is not None:
+            self._cannot(target, "dimensions")
+        embedder = partial(_builtin, kind.name) if kind is not None else partial(_pulled, self._models, target.model)
+        compute = partial(_embed, embedder, self._is_query(call, target), _format(call.body))
+        texts = _texts(call.body.get("input"))
+        return Computation(compute, partial(_embeddings, call.model), texts, call, self._pool)
+
+    def _reranking(self, call: ModelCall, target: UpstreamModel) -> Computation:
+        compute = partial(_rerank, self._models, target.model, _text(call.body["query"]))
+        texts = [_text(document) for document in call.body["documents"]]
+        return Computation(compute, _reranked, texts, call, self._pool)
+
+    def _check(self, call: ModelCall, target: UpstreamModel, fields: frozenset[str]) -> None:
         self._check_denied(call.body)
         for name, value in call.body.items():
-            if name not in _FIELDS and value is not None:
+            if name not in fields and value is not None:
                 self._cannot(target, name)
-        if call.body.get("dimensions") not in (None, kind.dimension):
-            self._cannot(target, "dimensions", f" other than {kind.dimension}")
 
     def _is_query(self, call: ModelCall, target: UpstreamModel) -> bool:
         """Whether the texts are queries, which some models embed in another way than documents."""
@@ -111,71 +136,50 @@ class EmbedderProvider(Vendor):
         self._pool.close()
 
 
-@dataclass(slots=True)
-class _Computation:
-    """A :class:`~sage.middleware.providers.transport.Transport` for one call: computes its answer on threads."""
-
-    kind: EmbedderKind
-    texts: Sequence[str]
-    query: bool
-    encoding_format: str
-    call: ModelCall
-    pool: BoundedPool
-
-    async def send(self, request: UpstreamRequest) -> _Answer:
-        total = request.timeouts.total if request.total is None else request.total
-        try:
-            async with asyncio.timeout(total):
-                return _Answer(await self._compute())
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"model '{self.call.model}' did not embed all texts within {total:g} s; send fewer at a time",
-                code="total_timeout",
-            ) from None
-
-    async def _compute(self) -> bytes:
-        items: list[bytes] = []
-        tokens = 0
-        for start in range(0, len(self.texts), _AT_ONCE):
-            work = partial(_embed, self.kind, self.texts[start : start + _AT_ONCE], self.query, self.encoding_format)
-            made, counted = await self.pool.run(work, self.call.caller[0])
-            items += made
-            tokens += counted
-        data = b",".join(b'{"object":"embedding","index":%d,"embedding":%b}' % item for item in enumerate(items))
-        usage = orjson.dumps({"prompt_tokens": tokens, "total_tokens": tokens})
-        model = orjson.dumps(self.call.model)
-        return b'{"object":"list","data":[%b],"model":%b,"usage":%b}' % (data, model, usage)
-
-    async def close(self) -> None:
-        return None
-
-
-@dataclass(slots=True)
-class _Answer(ReadInChunks):
-    """An :class:`~sage.middleware.providers.transport.UpstreamResponse` that is complete."""
-
-    body: bytes
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    async def read(self) -> bytes:
-        return self.body
-
-    async def chunk(self) -> bytes:
-        body, self.body = self.body, b""
-        return body
-
-    def close(self) -> None:
-        return None
-
-
-def _embed(kind: EmbedderKind, texts: Sequence[str], query: bool, encoding_format: str) -> tuple[list[bytes], int]:
-    """The vectors as JSON, and how many tokens the texts have; for a thread."""
-    embedder = builtin_embedder(kind.name)
+def _builtin(name: str) -> Embedder:
+    embedder = builtin_embedder(name)
     assert embedder is not None
+    return embedder
+
+
+def _pulled(models: Path, name: str) -> Embedder:
+    # Here, since it brings numpy.
+    from sage.middleware.retrieval.embedding.hub.models import hub_embedder
+
+    return hub_embedder(models, name, fetch=False)
+
+
+def _embed(
+    find: Callable[[], Embedder], query: bool, encoding_format: str, texts: Sequence[str]
+) -> tuple[list[bytes], int]:
+    """The vectors as JSON, and how many tokens the texts have; for a thread."""
+    embedder = find()
     vectors = embedder.embed(texts, query=query)
     as_json = _WRITERS[encoding_format]
     return [as_json(vector) for vector in vectors], _count(embedder, texts)
+
+
+def _embeddings(model: str, items: Sequence[bytes], tokens: int) -> bytes:
+    data = b",".join(b'{"object":"embedding","index":%d,"embedding":%b}' % item for item in enumerate(items))
+    return b'{"object":"list","data":[%b],"model":%b,"usage":%b}' % (data, orjson.dumps(model), _usage(tokens))
+
+
+def _rerank(models: Path, name: str, query: str, texts: Sequence[str]) -> tuple[list[bytes], int]:
+    """The scores as JSON, and how many tokens were computed for them; for a thread."""
+    # Here, since it brings numpy.
+    from sage.middleware.retrieval.embedding.hub.models import hub_reranker
+
+    reranker = hub_reranker(models, name, fetch=False)
+    return [orjson.dumps(score) for score in reranker.rerank(query, texts)], reranker.count_tokens(query, texts)
+
+
+def _reranked(items: Sequence[bytes], tokens: int) -> bytes:
+    results = b",".join(b'{"index":%d,"relevance_score":%b}' % item for item in enumerate(items))
+    return b'{"results":[%b],"usage":%b}' % (results, _usage(tokens))
+
+
+def _usage(tokens: int) -> bytes:
+    return orjson.dumps({"prompt_tokens": tokens, "total_tokens": tokens})
 
 
 def _count(embedder: Embedder, texts: Sequence[str]) -> int:
@@ -208,5 +212,9 @@ def _texts(value: Any) -> list[str]:
             "'input' must be a text or a list of texts: an embedder of the gateway takes no numbers of tokens",
             param="input",
         )
-    # Halves of surrogate pairs, which callers in Python may send, are no text that a tokenizer takes.
-    return [text if text.isascii() else text.encode("utf-8", "replace").decode() for text in texts]
+    return [_text(text) for text in texts]
+
+
+def _text(text: str) -> str:
+    """Halves of surrogate pairs, which callers in Python may send, are no text that a tokenizer takes."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

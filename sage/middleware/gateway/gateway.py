@@ -73,7 +73,12 @@ class Gateway:
         self.metrics = metrics
         self.retrieval = settings.retrieval
         self.collections = CollectionGateway(
-            data_dir / "collections", settings.retrieval, models, metrics.retrieval, settings.services
+            data_dir / "collections",
+            data_dir / "models",
+            settings.retrieval,
+            models,
+            metrics.retrieval,
+            settings.services,
         )
         self.services = GatewayServices(
             data_dir,

@@ -158,7 +158,10 @@ class HuggingFace(Hub):
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-        return FileLink(hf_hub_url(source.repo, file.path, revision=self.commit or source.revision), build_hf_headers())
+        return FileLink(
+            hf_hub_url(source.repo, file.path, revision=self.commit or source.revision),
+            build_hf_headers(),
+        )
 
     def page(self, repo: str) -> str:
         return f"{self.endpoint}/{repo}"
@@ -214,8 +217,10 @@ def fetch(hub: Hub, source: HubSource, file: RepoFile, target: Any, have: int) -
     """
     from huggingface_hub import constants
     from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
+    disable_progress_bars("huggingface_hub.http_get")
     link = hub.link(source, file)
     with hub.translating(source):
         http_get(link.url, target, resume_size=have, headers=dict(link.headers), expected_size=file.size)

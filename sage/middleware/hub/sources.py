@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sage.errors import InvalidRequest
 
@@ -72,6 +72,12 @@ def parse_source(text: str) -> HubSource:
             f"'{digest[:_LONGEST]}' is not the digest of a model: 32 digits after '#sha256-'", param="name"
         )
     return HubSource(hub, repo, file or None, revision or None, f"sha256-{digest}" if mark else None)
+
+
+def without_pins(name: str) -> str:
+    """``name`` without its revision and its digest, by which who may use a model is told. Raises
+    :class:`InvalidRequest`."""
+    return str(replace(parse_source(name), revision=None, digest=None))
 
 
 def is_safe(path: str) -> bool:

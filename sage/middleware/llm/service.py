@@ -249,7 +249,7 @@ class LLMService:
         from sage.middleware.gateway.collections.embedders import RegistryModels
 
         self._open()
-        return RegistryModels(self._running_gateway)
+        return RegistryModels(self._running_gateway, directory=self._settings.data_dir / "models")
 
     def load(self, model: str) -> dict[str, Any]:
         """Loads a local model; returns its state as ``GET /models/{name}`` does."""

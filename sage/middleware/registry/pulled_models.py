@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from sage.errors import ConfigError, Conflict
 from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.engines.machine_memory import machine_memory
+from sage.middleware.hub.sources import is_source
 from sage.middleware.providers.base import Provider, PullProgress
 from sage.middleware.settings.settings import DeploymentSettings
 from sage.middleware.settings.settings import Model as ModelSettings
@@ -32,6 +33,18 @@ class ModelTable(Protocol):
     def check_free(self, name: str) -> None:
         """Raises if no model of a file may have that name."""
         ...
+
+
+class PulledOnnx(Protocol):
+    """The provider of models that were pulled in ONNX's format, which run in this process."""
+
+    def known_models(self) -> tuple[str, ...]: ...
+
+    def missing(self, model: str) -> str | None:
+        """Why the model cannot serve; ``None`` means that it can."""
+
+    def remove(self, name: str) -> bool:
+        """Deletes what was pulled as ``name``; tells whether there was anything."""
 
 
 class PulledModels:
@@ -89,7 +102,8 @@ class PulledModels:
         def accept(default: str) -> str:
             chosen = name or default
             check(chosen)
-            self._table.check_free(chosen)
+            if not is_source(chosen):  # a model in ONNX's format keeps the name that the hub gives it
+                self._table.check_free(chosen)
             return chosen
 
         warning = None

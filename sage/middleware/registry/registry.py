@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sage.errors import (
     Conflict,
@@ -25,11 +25,12 @@ from sage.errors import (
 from sage.middleware.dispatch.api_keys import ProviderQuota
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.engines.fleet import Fleet
+from sage.middleware.hub.sources import is_source
 from sage.middleware.providers.base import MAX_NAME, Provider, PullProgress, UpstreamModel
 from sage.middleware.providers.local.hub_choice import check_file_model
 from sage.middleware.registry.factory import unconfigured
 from sage.middleware.registry.hosted_models import HostedModels
-from sage.middleware.registry.pulled_models import PulledModels
+from sage.middleware.registry.pulled_models import PulledModels, PulledOnnx
 from sage.middleware.registry.runtime_models import RuntimeModels, check_name, parse_registration
 from sage.middleware.registry.upstream_models import ModelLists
 from sage.middleware.settings.kinds import KINDS, RESERVED_PREFIXES, vendors_of
@@ -82,6 +83,8 @@ class Registry:
         self.changes = 0
         """Counts how often a model was registered or removed."""
         self._changes = asyncio.Lock()
+        self.pulled_onnx: PulledOnnx | None = None
+        """Answers for the models of a hub that run in this process; ``None`` means that there are none."""
         self.pulled = PulledModels(self, self.providers.values())
         """The models of files that were pulled or added beside the configuration."""
 
@@ -259,6 +262,11 @@ class Registry:
         async with self._changes:
             if await self.pulled.remove(name):
                 return None
+            if is_source(name) and self.pulled_onnx is not None:
+                if not await asyncio.to_thread(self.pulled_onnx.remove, name):
+                    raise self._unknown(name)
+                self.changes += 1
+                return None
             if self._runtime_model(name) is None:
                 raise self._unknown(name)
             if self._runtime_models is not None:
@@ -283,7 +291,11 @@ class Registry:
     def models(self) -> Iterable[PublicModel]:
         """The registered models and those that run in this process, by name."""
         self.pulled.refresh()
-        models = {**{name: self._own[name] for name in self._listed_own}, **self._models}
+        models = {name: self._own[name] for name in self._listed_own}
+        for name in self.pulled_onnx.known_models() if self.pulled_onnx is not None else ():
+            with contextlib.suppress(NotFound):  # removed meanwhile
+                models[name] = self._from_hub(name)
+        models |= self._models
         return (models[name] for name in sorted(models))
 
     def known(self) -> Iterable[PublicModel]:
@@ -308,6 +320,8 @@ class Registry:
             return model
         if len(name) > MAX_NAME:
             raise InvalidRequest(f"the model's name is longer than {MAX_NAME} characters", param="model")
+        if self.pulled_onnx is not None and is_source(name):
+            return self._from_hub(name)
         provider_name, _, rest = name.partition("/")
         if rest and provider_name in self.providers:
             return self._remember(name, self.providers[provider_name], rest)
@@ -359,6 +373,16 @@ class Registry:
             self._unregistered.pop(next(iter(self._unregistered)))
         self._unregistered[name] = model
         return model
+
+    def _from_hub(self, name: str) -> PublicModel:
+        """A model that was pulled in ONNX's format. Raises :class:`NotFound` if it was not."""
+        assert self.pulled_onnx is not None
+        reason = self.pulled_onnx.missing(name)
+        if reason is not None:
+            raise NotFound(reason, param="model", code="model_not_found")
+        provider = cast(Provider, self.pulled_onnx)
+        deployment = Deployment(provider, UpstreamModel(name), provider.timeouts, None, ProviderQuota(None, 1))
+        return PublicModel(name, [deployment], registered=False, source="file")
 
     async def load(self, name: str, *, wait: bool = True) -> PublicModel:
         """Returns once every engine of the model is ready; without ``wait``, once the loads have started."""

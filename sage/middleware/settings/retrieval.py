@@ -62,7 +62,7 @@ class CollectionOptions(SettingsSection):
 
     embedder: Text = "auto"
     """A name of :mod:`sage.middleware.retrieval.embedding.builtin` (``auto``, ``none``, ``local``,
-    ``local-multilingual``), ``provider/model``, or a model's name."""
+    ``local-multilingual``), ``provider/model``, a model's name, or one of a hub (``hf:ORG/MODEL``)."""
     dimension: int | None = Field(None, ge=1, le=65536)
     """Of its vectors; ``None`` means the embedder's, or that of the first vector."""
     metric: Metric = Metric.COSINE

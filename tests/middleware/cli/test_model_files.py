@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from model_hub import ModelHub
+from onnx_models import put_model, tiny_embedder_files
 from project import ROOT
 from sage_process import SAGE, Sage, environment, sage, serving
 from tiny_gguf import write_llama, write_parrot
@@ -242,3 +243,14 @@ def test_recommend_counts_the_memory_budget(run: Sage) -> None:
     told = json.loads(run("models", "recommend", "--json").stdout)
     assert told["as_of"] == "2026-11"
     assert {"source", "size", "memory", "fits"} <= set(told["models"][0])
+
+
+@pytest.mark.slow
+def test_a_model_in_onnxs_format_is_pulled_without_a_gateway(run: Sage, hub: ModelHub) -> None:
+    put_model(hub, "org/tiny", tiny_embedder_files())
+    done = run("models", "pull", "hf:org/tiny@main")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("hf:org/tiny: pulled (")
+    assert f"hf:org/tiny is hf:org/tiny@{hub.repos['org/tiny'].head}#sha256-" in done.stderr
+    refused = run("models", "pull", "hf:org/tiny", "--context", "512")
+    assert (refused.returncode, "takes no context" in refused.stderr) == (1, True)

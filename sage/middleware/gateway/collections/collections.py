@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from sage.errors import Conflict, NotFound, PermissionDenied, SageError, Unavailable
-from sage.middleware.auth.principal import Principal
+from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway.collections.bounded_pool import BoundedPool
 from sage.middleware.gateway.collections.on_behalf import on_behalf_of
 from sage.middleware.gateway.collections.reembedding import Reembedding, Reembeddings
 from sage.middleware.gateway.collections.requests import SearchRequest
 from sage.middleware.gateway.metrics import RetrievalMetrics
+from sage.middleware.hub.snapshots import Snapshots, not_pulled
+from sage.middleware.hub.sources import is_source, parse_source, without_pins
 from sage.middleware.settings.retrieval import Retrieval, RetrievalLimits
 from sage.middleware.settings.services import ServicesSettings
 
@@ -42,14 +44,17 @@ class CollectionGateway:
     def __init__(
         self,
         root: Path,
+        models_directory: Path,
         settings: Retrieval,
         models: Callable[[], Models],
         metrics: RetrievalMetrics,
         services: ServicesSettings,
     ) -> None:
-        """``models`` is asked once, by the first call; ``services`` says where shards run."""
+        """``models`` is asked once, by the first call; ``services`` says where shards run. ``models_directory`` is
+        where models of hubs are."""
         self.limits: RetrievalLimits = settings.limits
         self._root = root
+        self._snapshots = Snapshots(models_directory)
         self._settings = settings
         self._models = models
         self._metrics = metrics
@@ -112,7 +117,7 @@ class CollectionGateway:
             from sage.middleware.retrieval.types.documents import check_documents
 
             check_documents(documents, self.limits)
-            _require_embedder_access(principal, self._settings.defaults.embedder, "collection")
+            self.check_new(principal, name)
             try:
                 return self._collections().create_with(principal.tenant, name, documents)
             except Conflict as exc:
@@ -200,7 +205,7 @@ class CollectionGateway:
         def create() -> dict[str, Any]:
             embedder = options.get("embedder") or self._settings.defaults.embedder
             if isinstance(embedder, str):
-                _require_embedder_access(principal, embedder, "embedder")
+                self._require_new_embedder(principal, embedder, "embedder")
             return self._completed(self._collections().create(principal.tenant, name, options, shards).describe())
 
         return await self._writing.run(create, principal.tenant)
@@ -212,7 +217,17 @@ class CollectionGateway:
 
     def check_new(self, principal: Principal, name: str) -> None:
         """Raises :class:`PermissionDenied` when the caller's first documents may not make the collection."""
-        _require_embedder_access(principal, self._settings.defaults.embedder, "collection")
+        self._require_new_embedder(principal, self._settings.defaults.embedder, "collection")
+
+    def _require_new_embedder(self, principal: Principal, name: str, param: str) -> None:
+        """For vectors that are going to be made. Whoever may pull models has one of a hub pulled by its name, and so
+        has whoever wrote the configuration."""
+        _require_embedder_access(principal, name, param)
+        may_pull = name == self._settings.defaults.embedder or Scope.MODELS_WRITE in principal.scopes
+        if is_source(name) and not may_pull:
+            source = parse_source(name)
+            if self._snapshots.find(source) is None:
+                raise not_pulled(source)
 
     async def check_reembed(self, principal: Principal, name: str, embedder: str) -> None:
         """Raises what :meth:`reembed` would raise at once."""
@@ -234,7 +249,7 @@ class CollectionGateway:
 
     async def _to_reembed(self, principal: Principal, name: str, embedder: str) -> Collection:
         def find() -> Collection:
-            _require_embedder_access(principal, embedder, "embedder")
+            self._require_new_embedder(principal, embedder, "embedder")
             return self._collections().to_reembed(principal.tenant, name)
 
         return await self._reading.run(find, principal.tenant)
@@ -319,7 +334,8 @@ class CollectionGateway:
 
 
 def _require_model_access(principal: Principal, model: str, param: str) -> None:
-    if not principal.allows_model(model):
+    names = {model, without_pins(model)} if is_source(model) else {model}
+    if not any(map(principal.allows_model, names)):
         raise PermissionDenied(
             f"this credential does not reach the model '{model}'; it reaches: {principal.reach}",
             param=param,

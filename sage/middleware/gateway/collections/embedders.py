@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,8 +23,10 @@ from sage.middleware.gateway.collections.on_behalf import in_whose_name
 from sage.middleware.gateway.collections.vectors import read_scores, read_vectors
 from sage.middleware.gateway.model_caller import ModelCaller, RunningGateway
 from sage.middleware.gateway.watch import Watch
+from sage.middleware.hub.sources import is_source
 from sage.middleware.providers.base import ModelCall, Native, Operation
 from sage.middleware.retrieval.embedding.builtin import builtin_embedder, is_builtin
+from sage.middleware.retrieval.embedding.hub.models import hub_embedder, hub_reranker
 from sage.middleware.retrieval.embedding.protocols import Embedder, Reranker
 
 T = TypeVar("T")
@@ -40,27 +43,37 @@ _MAX_EMBEDDERS = 256
 class RegistryModels:
     """The :class:`~sage.middleware.retrieval.embedding.protocols.Models` of collections, by name.
 
-    Built-in embedders need no registry (:func:`~sage.middleware.retrieval.embedding.builtin.is_builtin`); any other
-    name is a model's or ``provider/model``. ``timeout`` bounds one upstream call, in seconds, with what comes
-    before it (a local model that has to be loaded).
+    Built-in embedders need no registry (:func:`~sage.middleware.retrieval.embedding.builtin.is_builtin`), nor do those
+    of a hub; any other name is a model's or ``provider/model``. ``timeout`` bounds one upstream call, in seconds, with
+    what comes before it (a local model that has to be loaded). ``directory`` is where models of a hub (``hf:…``) are;
+    ``None`` means that there are none.
     """
 
-    def __init__(self, running_gateway: RunningGateway, tenant: str = "local", timeout: float = 300.0) -> None:
+    def __init__(
+        self,
+        running_gateway: RunningGateway,
+        tenant: str = "local",
+        timeout: float = 300.0,
+        directory: Path | None = None,
+    ) -> None:
         self._running_gateway = running_gateway
         self._timeout = timeout
+        self._directory = directory
         self._principal = Principal(f"collections of {tenant}", tenant, frozenset({Scope.GENERATE}))
         self._lock = threading.Lock()
         self._embedders: dict[tuple[str, str], RegistryEmbedder] = {}
 
     def of(self, tenant: str) -> RegistryModels:
         """The same for the collections of another tenant."""
-        return RegistryModels(self._running_gateway, tenant, self._timeout)
+        return RegistryModels(self._running_gateway, tenant, self._timeout, self._directory)
 
     def embedder(self, name: str) -> Embedder | None:
         """Raises :class:`NotFound` for a name that is none, :class:`MissingExtra` for a local one not installed, and
         :class:`InvalidRequest` on the gateway's own event loop."""
         if is_builtin(name):
             return builtin_embedder(name)
+        if self._directory is not None and is_source(name):
+            return hub_embedder(self._directory, name)
         exact = _exact_name(name, self._resolved(name))
         with self._lock:
             while len(self._embedders) > _MAX_EMBEDDERS:
@@ -68,7 +81,9 @@ class RegistryModels:
             return self._embedders.setdefault((name, exact), RegistryEmbedder(self, name, exact))
 
     def reranker(self, name: str) -> Reranker:
-        """Raises as :meth:`embedder` does."""
+        """Raises as :meth:`embedder` does; a model of a hub has to be pulled before."""
+        if self._directory is not None and is_source(name):
+            return hub_reranker(self._directory, name, fetch=False)
         self._resolved(name)
         return RegistryReranker(self, name)
 

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from sage.errors import InvalidRequest
 from sage.middleware.hub.sources import HubSource, parse_source
 from sage.middleware.providers.base import PullProgress
 from sage.middleware.providers.local.catalog import CatalogEntry, ModelCatalog, check_free
@@ -48,7 +49,18 @@ class FileModels:
         name, path = "", Path()
         async with aclosing(run_pull(wanted, self.catalog.directory)) as lines:
             async for line in lines:
-                if "chosen" in line:
+                if "onnx" in line:
+                    if accept(line["onnx"]) != line["onnx"] or options:
+                        raise InvalidRequest(
+                            f"{source} is a model in ONNX's format: it keeps its name '{line['onnx']}', and takes no "
+                            "context and no task",
+                            param="name",
+                        )
+                    name = line["onnx"]
+                elif "done" in line and "digest" in line["done"]:
+                    yield PullProgress(f"{name} is {line['done']['digest']}")
+                    yield PullProgress("success", model=name)
+                elif "chosen" in line:
                     name = accept(line["chosen"]["name"])
                     path = self.catalog.directory / line["chosen"]["path"]
                     entry = CatalogEntry(LocalModel.model_validate({**(options or {}), "path": path}), source)

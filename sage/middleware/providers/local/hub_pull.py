@@ -22,6 +22,8 @@ from typing import Any
 from sage.errors import SageError, UpstreamFailed
 from sage.middleware.hub.clients import open_hub
 from sage.middleware.hub.downloads import Download, alone, disk_error
+from sage.middleware.hub.onnx_choice import has_onnx
+from sage.middleware.hub.snapshots import Snapshots
 from sage.middleware.hub.sources import HubSource, parse_source
 from sage.middleware.providers.local.gguf import read_gguf
 from sage.middleware.providers.local.hub_choice import Choice, choose, default_name, quantisation
@@ -86,7 +88,11 @@ def _step(status: str, completed: int | None = None, total: int | None = None) -
 
 def _pull(source: HubSource, directory: Path) -> dict[str, Any]:
     hub = open_hub(source.hub)
-    choice = choose(source, hub.files(source))
+    listed = hub.files(source)
+    if has_onnx(source, listed):
+        _say(onnx=str(HubSource(source.hub, source.repo, source.file)))
+        return {"digest": Snapshots(directory).pull(source, _step, hub, listed).name}
+    choice = choose(source, listed)
     files = [hub.complete(source, file) for file in choice.files]
     place = directory / source.hub / source.repo
     targets = [place / file.path for file in files]

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from sage.middleware.hub.sources import is_source
 from sage.middleware.retrieval.embedding.kind import EmbedderKind
 from sage.middleware.retrieval.text.languages import prevailing_language
 
@@ -120,10 +121,12 @@ def cosine_range(name: str | None) -> tuple[float, float]:
 
 
 def settled_name(name: str, embedder: Embedder | None) -> str:
-    """What the options of a new collection keep when ``embedder`` was made from ``name``. They never say ``auto``,
-    which may mean something else tomorrow."""
+    """What the options of a new collection keep when ``embedder`` was made from ``name``. They never say ``auto``, nor
+    a model of a hub without its commit: both may mean something else tomorrow."""
     if embedder is None:
         return NONE
+    if is_source(name):
+        return embedder.name
     if name != AUTO:
         return name
     return _KIND_OF.get(embedder.name, KINDS[0]).name

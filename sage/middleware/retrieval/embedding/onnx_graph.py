@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,15 @@ MICROSOFT = "com.microsoft"
 _DATA_TYPES = {"float32": 1, "int8": 3, "int64": 7}
 _FORMAT, _OPERATORS = 9, 17  # versions that every onnxruntime since 1.14 reads
 _VARINT, _BYTES, _FLOAT = 0, 2, 5  # how a field's value is written
+
+
+@dataclass(frozen=True, slots=True)
+class GraphValue:
+    """What goes into a model or comes out of it. A size that is a text differs between runs."""
+
+    name: str
+    sizes: tuple[int | str, ...]
+    kind: str = "float32"
 
 
 class OnnxGraph:
@@ -34,6 +44,15 @@ class OnnxGraph:
         )
         return name
 
+    def external(self, name: str, shape: Sequence[int], location: str) -> str:
+        """Adds an array of float32 whose numbers are in the file at ``location``, from the model's directory."""
+        dimensions = b"".join(_number(1, size) for size in shape)
+        place = _field(13, _text(1, "location") + _text(2, location))
+        self._constants.append(
+            dimensions + _number(2, _DATA_TYPES["float32"]) + _text(8, name) + place + _number(14, 1)
+        )
+        return name
+
     def add(
         self, operator: str, inputs: Sequence[str], *outputs: str, domain: str = "", **attributes: int | float
     ) -> str:
@@ -43,11 +62,11 @@ class OnnxGraph:
         self._nodes.append(b"".join([*values, _text(4, operator), *details, _text(7, domain)]))
         return outputs[0]
 
-    def model(self, input: str, output: str, width: int) -> bytes:
-        """The whole model, from ``input`` to ``output``: each ``(texts, tokens, width)`` of float32."""
+    def model(self, inputs: Sequence[GraphValue], outputs: Sequence[GraphValue]) -> bytes:
+        """The whole model, from ``inputs`` to ``outputs``."""
         nodes = [_field(1, node) for node in self._nodes]
         constants = [_field(5, constant) for constant in self._constants]
-        values = [_field(11, _value(input, width)), _field(12, _value(output, width))]
+        values = [_field(11, _value(value)) for value in inputs] + [_field(12, _value(value)) for value in outputs]
         graph = b"".join([*nodes, _text(2, "graph"), *constants, *values])
         domains = [
             _field(8, _text(1, name) + _number(2, version)) for name, version in (("", _OPERATORS), (MICROSOFT, 1))
@@ -55,11 +74,11 @@ class OnnxGraph:
         return b"".join([_number(1, _FORMAT), _field(7, graph), *domains])
 
 
-def _value(name: str, width: int) -> bytes:
-    sizes = (_text(2, "texts"), _text(2, "tokens"), _number(1, width))
+def _value(value: GraphValue) -> bytes:
+    sizes = (_text(2, size) if isinstance(size, str) else _number(1, size) for size in value.sizes)
     shape = b"".join(_field(1, size) for size in sizes)
-    tensor = _number(1, _DATA_TYPES["float32"]) + _field(2, shape)
-    return _text(1, name) + _field(2, _field(1, tensor))
+    tensor = _number(1, _DATA_TYPES[value.kind]) + _field(2, shape)
+    return _text(1, value.name) + _field(2, _field(1, tensor))
 
 
 def _attribute(name: str, value: int | float) -> bytes:

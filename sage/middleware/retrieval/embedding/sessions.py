@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 
-def open_session(onnxruntime: Any, model: bytes) -> Any:
-    """A session of the model. ``onnxruntime`` is the module; the caller imports it, and knows which extra brings it."""
+def open_session(onnxruntime: Any, model: bytes | str) -> Any:
+    """A session of the model, or of the file at that path. ``onnxruntime`` is the module; the caller imports it, and
+    knows which extra brings it."""
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

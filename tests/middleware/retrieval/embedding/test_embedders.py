@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from sage.errors import ConfigError, InvalidRequest
-from sage.middleware.retrieval.embedding import minilm as local
 from sage.middleware.retrieval.embedding.builtin import E5, MINILM, builtin_embedder
 from sage.middleware.retrieval.embedding.e5 import E5Embedder
 from sage.middleware.retrieval.embedding.functions import FunctionEmbedder
 from sage.middleware.retrieval.embedding.minilm import MiniLMEmbedder
 from sage.middleware.retrieval.embedding.model_files import folder_of
 from sage.middleware.retrieval.embedding.query_cache import QueryCache
+from sage.middleware.retrieval.embedding.token_batches import token_batches
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +74,7 @@ def test_any_text_has_a_finite_vector(minilm: MiniLMEmbedder) -> None:
 
 def test_batches_are_small_and_of_like_lengths() -> None:
     lengths = [256, 3, 256, 4, 100, 5, 90, 3, 3, 3, 3, 3, 3, 3, 3, 120]
-    batches = list(local._batches(lengths))
+    batches = list(token_batches(lengths))
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     assert max(map(len, batches)) == 8
     assert all(len(batch) * max(lengths[index] for index in batch) <= 384 for batch in batches)
