@@ -114,8 +114,8 @@ class BudgetAccount:
         now = (self.free, self.outstanding)
         self._quiet = self._quiet + 1 if now == self._seen else 0
         self._seen = now
-        if self._quiet >= _QUIET_ROUNDS:
-            self._ahead = _FIRST_AHEAD
+        if self._quiet >= _QUIET_ROUNDS:  # calls come in bursts: the next draw is not to begin small again at once
+            self._ahead = max(self._ahead // 2, _FIRST_AHEAD)
         return self._quiet >= _QUIET_ROUNDS
 
     def collect(self, *, keep: bool) -> Spending | None:

@@ -34,6 +34,8 @@ class BudgetBook:
         self._retired: list[BudgetAccount] = []
         """Of windows that are over and of budgets that have changed; calls still run on them."""
         self._applying: dict[_Met, tuple[BudgetAccount, ...]] = {}
+        self.edition: object = object()
+        """Another one whenever calls may meet other accounts than before."""
         self._lease_until = -math.inf
 
     def load(self, budgets: BudgetList) -> None:
@@ -41,7 +43,7 @@ class BudgetBook:
         self._budgets, self.subjects = budgets, budgets.subjects
         for account in [each for each in self._accounts.values() if budgets.of(each.budget.subject) != each.budget]:
             self._retire(account)
-        self._applying.clear()
+        self._begin_edition()
         if self.on_load is not None:
             self.on_load()
 
@@ -120,7 +122,11 @@ class BudgetBook:
         del self._accounts[account.budget.subject]
         account.valid_until = -math.inf
         self._retired.append(account)
+        self._begin_edition()
+
+    def _begin_edition(self) -> None:
         self._applying.clear()
+        self.edition = object()
 
     def _all(self) -> Iterator[BudgetAccount]:
         yield from self._accounts.values()

@@ -47,7 +47,7 @@ class Budgets:
         self._database = database
         self._thread = ThreadPool(1, "sage-budgets")
         self._counters = BudgetCounters(database)
-        self._book = BudgetBook(clock)
+        self.book = self._book = BudgetBook(clock)
         self.accounts = self._book.accounts
         """The accounts that a call meets."""
         self.take = self._book.take

@@ -40,7 +40,11 @@ class Reservation:
 
     def notes(self) -> list[str]:
         """What ``x-sage-budget`` says: the soft budgets that are used up."""
-        return [_note(account) for account in self.accounts if account.is_soft and account.is_used_up]
+        notes: list[str] = []
+        for account in self.accounts:
+            if account.is_soft and account.is_used_up:
+                notes.append(_note(account))
+        return notes
 
 
 def _note(account: BudgetAccount) -> str:

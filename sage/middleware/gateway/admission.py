@@ -40,7 +40,9 @@ def check(call: ModelCall, limits: RequestLimits) -> None:
     call.text_size = size = plain_size(body["messages"]) if "messages" in body else None
     is_plain = size is not None
     if is_plain and operation is _CHAT and call.native is None and call.hints is None and HARMLESS.issuperset(body):
-        if not _CHOICE_FIELDS.isdisjoint(body):
+        if _CHOICE_FIELDS.isdisjoint(body):
+            call.is_plain = True
+        else:
             _check_choices(call, limits)
         return
     walk = BodyWalk(limits)

@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable
+from dataclasses import dataclass
 
 from sage.errors import PermissionDenied, RateLimited
 from sage.middleware.auth.principal import Principal
 from sage.middleware.budgets.account import BudgetAccount
 from sage.middleware.budgets.budgets import Budgets
 from sage.middleware.budgets.reservation import Reservation
-from sage.middleware.dispatch.deployment import PublicModel
+from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.gateway.body_walk import HARMLESS
 from sage.middleware.providers.base import ModelCall, Operation, count_prompts
 from sage.middleware.usage.estimates import upper_bound_prompt
 from sage.middleware.usage.price_list import PriceList
+from sage.middleware.usage.prices import MostRates
 
-_ANSWERED_IN_TOKENS = frozenset({Operation.CHAT, Operation.COMPLETIONS})
+_CHAT, _COMPLETIONS = Operation.CHAT, Operation.COMPLETIONS  # a look-up in the enum costs a call on Python 3.11
 _MULTIPLIES = frozenset({"n", "best_of", "prompt"})
 _EACH_MESSAGE = 16
 """Tokens that a chat template may put around a message, and its role."""
-_FREE = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
+_TOKENIZE, _DETOKENIZE = Operation.TOKENIZE, Operation.DETOKENIZE
+_MOST_KNOWN = 4096
+
+
+@dataclass(slots=True)
+class _Known:
+    """What calls of a caller for a model have in common."""
+
+    accounts: tuple[BudgetAccount, ...]
+    counts_money: bool
+    rates: MostRates | None
+    """``None`` where costs have to be looked up for each call."""
+    edition: object
+    deployments: list[Deployment]
+    """Those of the model when this was looked up."""
+    of: tuple[Principal, PublicModel]
+    """Whose identities it is known by."""
 
 
 class CallBudgets:
@@ -28,7 +46,11 @@ class CallBudgets:
 
     def __init__(self, budgets: Budgets, prices: PriceList, most_output: int) -> None:
         self._budgets = budgets
+        self._book = budgets.book
+        self._take = budgets.take
         self._prices = prices
+        self._known: dict[tuple[int, int], _Known] = {}
+        """By the identities of a caller and of the model that it asks for."""
         self._assumed_output = min(budgets.settings.assumed_output, most_output)
         self._most_output = most_output
         self._refuses_unpriced = budgets.settings.unpriced == "refuse"
@@ -43,35 +65,63 @@ class CallBudgets:
         (``unpriced_model``) for a model without a known price under a hard budget in dollars. A fallback that
         may not be charged is taken out of ``models``.
         """
-        names = (models[0].name,) if len(models) == 1 else tuple([model.name for model in models])
-        accounts = self._budgets.accounts(principal, names)
-        if not accounts or call.operation in _FREE:
+        operation = call.operation
+        if operation is _TOKENIZE or operation is _DETOKENIZE:
+            return None
+        model = models[0]
+        known = self._known.get((id(principal), id(model)))
+        if (
+            known is None
+            or len(models) > 1
+            or known.edition is not self._book.edition
+            or known.deployments != model.deployments
+        ):
+            known = self._look_up(principal, models)
+        accounts = known.accounts
+        if not accounts:
             return None
         tokens, answer = self._tokens(call)
         money = 0
-        for account in accounts:
-            if not account.counts_tokens:
-                cost = self._cost(models, tokens, answer)
-                if cost is None:
-                    return self._draw(call, accounts, models, tokens, answer)
-                money = cost
-                break
-        taken = self._budgets.take(accounts, money, tokens + answer)
-        return self._draw(call, accounts, models, tokens, answer) if taken is None else taken
+        if known.counts_money:
+            rates = known.rates
+            most = rates.most(tokens, answer) if rates is not None else self._cost(models, tokens, answer)
+            if most is None:
+                return self._draw(call, accounts, models, tokens, answer)
+            money = most
+        return self._take(accounts, money, tokens + answer) or self._draw(call, accounts, models, tokens, answer)
+
+    def _look_up(self, principal: Principal, models: list[PublicModel]) -> _Known:
+        accounts = self._budgets.accounts(principal, tuple([model.name for model in models]))
+        counts_money = any(not account.counts_tokens for account in accounts)
+        deployments = list(models[0].deployments)
+        known = _Known(accounts, counts_money, None, self._book.edition, deployments, (principal, models[0]))
+        if len(models) == 1:
+            known.rates = self._rates(deployments)
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[id(principal), id(models[0])] = known
+        return known
+
+    def _rates(self, deployments: list[Deployment]) -> MostRates | None:
+        """What a call of the only deployment costs at most, where that is always the same."""
+        if len(deployments) != 1:
+            return None
+        _, price = self._prices.find(deployments[0])
+        return None if price is None else price.most_rates(deployments[0].timeouts.total)
 
     def _tokens(self, call: ModelCall) -> tuple[int, int]:
         """The most tokens of the prompt, and of all answers together."""
-        body = call.body
+        body, operation = call.body, call.operation
         answer = 0
-        if call.operation in _ANSWERED_IN_TOKENS:
+        if operation is _CHAT or operation is _COMPLETIONS:
             answer = call.answer_bound or call.token_bound or self._assumed_output
             if answer > self._most_output:
                 answer = self._most_output
-            if not _MULTIPLIES.isdisjoint(body):
+            if not (call.is_plain or _MULTIPLIES.isdisjoint(body)):
                 best = body.get("best_of")
                 answer *= max(call.answers, best * count_prompts(body)) if isinstance(best, int) else call.answers
         size = call.text_size
-        if size is None or not HARMLESS.issuperset(body):
+        if size is None or not (call.is_plain or HARMLESS.issuperset(body)):
             return upper_bound_prompt(body), answer
         return size + _EACH_MESSAGE * (len(body["messages"]) + 1), answer  # a byte of text is a token at most
 

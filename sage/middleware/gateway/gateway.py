@@ -242,8 +242,8 @@ class GatewayCall:
             # of the body, which is forgotten once the stream has begun
             self._prompt_tokens = estimate_prompt(call.body, call.text_size)
         if self._principal.limits or models[0].limits or len(models) > 1:
-            rated = gateway.rates.admit(self._principal, call, models)
-            self._rated = rated if isinstance(rated, Admitted) else await rated
+            rated = gateway.rates.admit(self._principal, call, models, self._prompt_tokens)
+            self._rated = rated if rated is None or isinstance(rated, Admitted) else await rated
         if gateway.budgets is not None:
             try:
                 reserved = gateway.budgets.reserve(self._principal, call, models)

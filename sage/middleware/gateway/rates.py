@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from sage.middleware.auth.principal import Principal
 from sage.middleware.dispatch.deployment import PublicModel
@@ -14,12 +14,12 @@ from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.settings.limits import SubjectLimits
 from sage.middleware.usage.estimates import estimate_prompt
 
-_GENERATES = frozenset({Operation.CHAT, Operation.COMPLETIONS})
+_CHAT, _COMPLETIONS = Operation.CHAT, Operation.COMPLETIONS  # a look-up in the enum costs a call on Python 3.11
 _MULTIPLIES = frozenset({"n", "prompt"})
 """Fields that may ask for several answers."""
 _MOST_KNOWN = 4096
 _UNBOUNDED_ANSWER = 512
-"""Tokens that are taken for an answer without a bound; what it has more counts at its end."""
+"""Tokens that are taken for an answer without a bound of its own; what it has more counts at its end."""
 
 
 class RatedCall:
@@ -55,11 +55,12 @@ class RatedCall:
                 admitted.cancel()
 
 
-class CallLimits(NamedTuple):
+@dataclass(slots=True)
+class CallLimits:
     """The limits of a caller and of the model that it asks for."""
 
     subjects: tuple[SubjectLimits, ...]
-    count_tokens: bool
+    counts_tokens: bool
     parts: tuple[tuple[SubjectLimits, ...], tuple[SubjectLimits, ...]]
     """What they are made of, held so that no others get the same identities."""
 
@@ -74,16 +75,19 @@ class RateLimits:
         """By the identities of both parts."""
 
     def admit(
-        self, principal: Principal, call: ModelCall, models: list[PublicModel]
-    ) -> Admitted | Awaitable[Admitted | RatedCall | None]:
+        self, principal: Principal, call: ModelCall, models: list[PublicModel], prompt_tokens: int = 0
+    ) -> Admitted | Awaitable[Admitted | RatedCall] | None:
         """Takes the call from the limits of the caller and of the model that it asks for.
 
         A fallback with limits of its own is taken from them too; one that is over them leaves ``models``. ``None``
-        means that nothing bounds it. Raises :class:`OverLimit`, also when it is waited for, with nothing taken.
+        means that nothing bounds it. ``prompt_tokens`` are those of the prompt, where they were estimated before.
+        Raises :class:`OverLimit`, also when it is waited for, with nothing taken.
         """
         own, model = principal.limits, models[0]
         limits = self._known.get((id(own), id(model.limits))) or self._join(own, model.limits)
-        return self._take(limits, call, model) if len(models) == 1 else self._admit_all(limits, call, models)
+        if len(models) > 1 and any(each.limits for each in models[1:]):
+            return self._admit_all(limits, call, models, prompt_tokens)
+        return self._take(limits, call, model, prompt_tokens) if limits.subjects else None
 
     def _join(self, callers: tuple[SubjectLimits, ...], models: tuple[SubjectLimits, ...]) -> CallLimits:
         """The limits of a caller and of a model together, which are the same object from now on."""
@@ -94,32 +98,41 @@ class RateLimits:
         joined = self._known[id(callers), id(models)] = CallLimits(limits, counts_tokens, (callers, models))
         return joined
 
-    async def _admit_all(self, limits: CallLimits, call: ModelCall, models: list[PublicModel]) -> RatedCall | None:
+    async def _admit_all(
+        self, limits: CallLimits, call: ModelCall, models: list[PublicModel], prompt_tokens: int
+    ) -> RatedCall:
         own, fallbacks = None, []
         try:
             if limits.subjects:
-                own = await self._taken(limits, call, models[0])
+                own = await self._taken(limits, call, models[0], prompt_tokens)
             for model in models[1:]:
                 if not model.limits:
                     continue
                 try:
                     its_limits = self._join((), model.limits)
-                    fallbacks.append((model, await self._taken(its_limits, call, model)))
+                    fallbacks.append((model, await self._taken(its_limits, call, model, prompt_tokens)))
                 except OverLimit:
                     models.remove(model)
         except BaseException:
             RatedCall(call, own, fallbacks).cancel()
             raise
-        return RatedCall(call, own, fallbacks) if limits.subjects or fallbacks else None
+        return RatedCall(call, own, fallbacks)
 
-    async def _taken(self, limits: CallLimits, call: ModelCall, model: PublicModel) -> Admitted:
-        taken = self._take(limits, call, model)
+    async def _taken(self, limits: CallLimits, call: ModelCall, model: PublicModel, prompt_tokens: int) -> Admitted:
+        taken = self._take(limits, call, model, prompt_tokens)
         return taken if isinstance(taken, Admitted) else await taken
 
-    def _take(self, limits: CallLimits, call: ModelCall, model: PublicModel) -> Admitted | Awaitable[Admitted]:
-        prompt = answer = 0
-        if limits.count_tokens:
-            prompt, answer = estimate_prompt(call.body, call.text_size), answer_tokens(call)
+    def _take(
+        self, limits: CallLimits, call: ModelCall, model: PublicModel, prompt: int
+    ) -> Admitted | Awaitable[Admitted]:
+        answer = 0
+        if limits.counts_tokens:
+            prompt = prompt or estimate_prompt(call.body, call.text_size)
+            operation = call.operation
+            if operation is _CHAT or operation is _COMPLETIONS:
+                answer = call.answer_bound or _UNBOUNDED_ANSWER
+                if not (call.is_plain or _MULTIPLIES.isdisjoint(call.body)):
+                    answer *= call.answers
         try:
             taken = self.limiter.admit(limits.subjects, prompt, answer)
         except OverLimit as refused:
@@ -133,11 +146,3 @@ class RateLimits:
         except OverLimit as refused:
             self._metrics.limited(model.label, refused.subject, refused.kind)
             raise
-
-
-def answer_tokens(call: ModelCall) -> int:
-    """The tokens that the answers to ``call`` may have: by its own bound, else a guess."""
-    if call.operation not in _GENERATES:
-        return 0
-    each = call.answer_bound or _UNBOUNDED_ANSWER
-    return each if _MULTIPLIES.isdisjoint(call.body) else each * call.answers

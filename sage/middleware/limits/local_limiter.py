@@ -63,11 +63,12 @@ class Admitted:
     def settle(self, tokens: int) -> None:
         """The call has ended and has used so many tokens."""
         slot, excess = self._slot, self.tokens - tokens
+        if excess < 0:
+            self._limiter.charge(self._subjects.uses, -excess)
+            return
         for use in self._subjects.uses:
             use.running -= 1
-            if excess < 0:
-                self._limiter.charge(use, -excess)
-            elif use.newest == slot:
+            if use.newest == slot:
                 use.tokens -= excess
             else:
                 use.give_back(slot, 0, excess)
@@ -180,13 +181,15 @@ class LocalLimiter:
         """The tokens that are taken for a call that may use so many."""
         return min(tokens, (self._known.get(id(limits)) or self._look_up(limits)).least_tpm)
 
-    def charge(self, use: SubjectUse, tokens: int) -> None:
-        """A call has used so many tokens more than it has taken."""
+    def charge(self, uses: Sequence[SubjectUse], tokens: int) -> None:
+        """A call has ended that used so many tokens more than it has taken."""
         slot = int(self._clock() / SLOT)
-        use.advance(slot)
-        if use.newest != slot:
-            use.open(slot)
-        use.tokens += tokens
+        for use in uses:
+            use.running -= 1
+            use.advance(slot)
+            if use.newest != slot:
+                use.open(slot)
+            use.tokens += tokens
 
     def _look_up(self, limits: Sequence[SubjectLimits]) -> BoundedSubjects:
         uses = [self._uses.get(each.subject) or self._begin(each.subject) for each in limits]

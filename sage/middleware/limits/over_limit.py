@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from sage.errors import RateLimited
@@ -126,20 +127,21 @@ def least_left(bounds: Iterable[Bounds], used: Iterable[Used]) -> Left:
 def make_headers(left: Left, reset: bytes) -> Headers:
     """``x-ratelimit-…`` of what is left. ``reset``: when the window is empty if no more requests come."""
     rpm, requests, tpm, tokens = left
-    headers: Headers = []
-    if rpm != UNBOUNDED:
-        headers += (
-            (b"x-ratelimit-limit-requests", b"%d" % rpm),
-            (b"x-ratelimit-remaining-requests", b"%d" % requests),
-            (b"x-ratelimit-reset-requests", reset),
-        )
-    if tpm != UNBOUNDED:
-        headers += (
-            (b"x-ratelimit-limit-tokens", b"%d" % tpm),
-            (b"x-ratelimit-remaining-tokens", b"%d" % tokens),
-            (b"x-ratelimit-reset-tokens", reset),
-        )
-    return headers
+    of_requests, of_tokens = _constant_headers(rpm, tpm, reset)
+    if not of_tokens:
+        return [*of_requests, (b"x-ratelimit-remaining-requests", b"%d" % requests)] if of_requests else []
+    remaining_tokens = b"x-ratelimit-remaining-tokens", b"%d" % tokens
+    if not of_requests:
+        return [*of_tokens, remaining_tokens]
+    return [*of_requests, (b"x-ratelimit-remaining-requests", b"%d" % requests), *of_tokens, remaining_tokens]
+
+
+@lru_cache(1024)
+def _constant_headers(rpm: int, tpm: int, reset: bytes) -> tuple[Headers, Headers]:
+    """Those of requests and of tokens that say what their limits are."""
+    of_requests = [(b"x-ratelimit-limit-requests", b"%d" % rpm), (b"x-ratelimit-reset-requests", reset)]
+    of_tokens = [(b"x-ratelimit-limit-tokens", b"%d" % tpm), (b"x-ratelimit-reset-tokens", reset)]
+    return of_requests if rpm != UNBOUNDED else [], of_tokens if tpm != UNBOUNDED else []
 
 
 def duration(seconds: float) -> bytes:

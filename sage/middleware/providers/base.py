@@ -84,6 +84,9 @@ class ModelCall:
     """The ``x-request-id`` of the request that it was made of; empty without one."""
     text_size: int | None = None
     """The bytes of text of a chat whose messages are a role and a text each; admission sets it, ``None`` for others."""
+    is_plain: bool = False
+    """Whether it is a chat of such messages that asks for one answer, and has no field with text beside them; admission
+    sets it."""
     answer_bound: int = 0
     """The greatest limit on new tokens that the request has; admission sets it, 0 without one."""
     hints: Mapping[str, Any] | None = None

@@ -84,6 +84,19 @@ class DearestRates(NamedTuple):
     millisecond: int
 
 
+class MostRates(NamedTuple):
+    """The dearest rates of a price that are always the same, as a :class:`Part` states them."""
+
+    token: int
+    new_token: int
+    fixed: int
+    """Of a request, whatever it has."""
+
+    def most(self, prompt_tokens: int, output_tokens: int) -> int:
+        """As :meth:`Price.most`."""
+        return -(-(self.token * prompt_tokens + self.new_token * output_tokens + self.fixed) // _SCALE)
+
+
 class TokenRates(NamedTuple):
     """The rates of a price that has no others, and always holds. ``None`` for those that it does not tell from the
     rest of the prompt or of the answer."""
@@ -162,6 +175,15 @@ class Price:
         if reasoning and rates.reasoning is not None:
             total += (rates.reasoning - rates.answer) * reasoning
         return (2 * total + _SCALE) // (2 * _SCALE)
+
+    def most_rates(self, seconds: float) -> MostRates | None:
+        """The rates that :meth:`most` goes by for a call of that many seconds; ``None`` where they depend on the time
+        or on the prompt."""
+        rates = self._always
+        if rates is None:
+            return None
+        milliseconds = rates.millisecond * int(seconds * 1000 + 1) if rates.millisecond else 0
+        return MostRates(rates.token, rates.new_token, rates.request + milliseconds)
 
     def most(self, prompt_tokens: int, output_tokens: int, seconds: float, time: float) -> int:
         """What a call of that size may cost at most, whatever of it is cached, audio or reasoning."""
