@@ -40,11 +40,10 @@ class Reservation:
 
     def notes(self) -> list[str]:
         """What ``x-sage-budget`` says: the soft budgets that are used up."""
-        notes: list[str] = []
         for account in self.accounts:
-            if account.is_soft and account.is_used_up:
-                notes.append(_note(account))
-        return notes
+            if account.is_soft:
+                return [_note(each) for each in self.accounts if each.is_soft and each.is_used_up]
+        return []
 
 
 def _note(account: BudgetAccount) -> str:
