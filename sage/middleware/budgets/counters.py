@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, delete, or_, select, text, update
 
 from sage.middleware.budgets.spending import Counted, Spending, WindowKey
 from sage.middleware.budgets.tables import counters, holders, holdings
@@ -29,6 +29,35 @@ _HOLD = text(
     "INSERT INTO budget_holdings (holder, subject, unit, period, amount) "
     "VALUES (:holder, :subject, :unit, :period, :amount) ON CONFLICT (holder, subject, unit, period) "
     "DO UPDATE SET amount = budget_holdings.amount + excluded.amount"
+)
+
+
+def _named(table: Table) -> ColumnElement[bool]:
+    """The window that the parameters of :func:`_names` name."""
+    return and_(*(table.c[name] == bindparam(f"the_{name}") for name in WindowKey._fields))
+
+
+def _names(key: WindowKey, **others: object) -> dict[str, object]:
+    return {"the_subject": key.subject, "the_unit": key.unit, "the_period": key.period, **others}
+
+
+# Made once: to put a statement together takes longer than to run it.
+_MY_BEAT = select(holders.c.beat).where(holders.c.id == bindparam("the_holder")).with_for_update()
+_GO_ON = update(holders).where(holders.c.id == bindparam("the_holder")).values(beat=holders.c.beat + 1)
+_LOCK = select(counters.c.settled, counters.c.reserved).where(_named(counters)).with_for_update()
+_RESERVE = update(counters).where(_named(counters)).values(reserved=counters.c.reserved + bindparam("granted"))
+_IS_HELD = and_(holdings.c.holder == bindparam("the_holder"), _named(holdings))
+_HELD = select(holdings.c.amount).where(_IS_HELD)
+_LET_GO = delete(holdings).where(_IS_HELD)
+_HOLD_LESS = update(holdings).where(_IS_HELD).values(amount=bindparam("left"))
+_BOOK = (
+    update(counters)
+    .where(_named(counters))
+    .values(
+        settled=counters.c.settled + bindparam("spent"),
+        reserved=counters.c.reserved - bindparam("released"),
+    )
+    .returning(counters)
 )
 
 
@@ -98,8 +127,7 @@ class BudgetCounters:
             before = _locked(connection, key, ends)
             granted = share(amount - before.settled - before.reserved, has, needs, ahead)
             if granted:
-                reserved = counters.c.reserved + granted
-                connection.execute(update(counters).where(_is(counters, key)).values(reserved=reserved))
+                connection.execute(_RESERVE, _names(key, granted=granted))
                 connection.execute(_HOLD, {"holder": holder, "amount": granted, **key._asdict()})
         return Drawn(granted, before, beat > 1)
 
@@ -110,14 +138,13 @@ class BudgetCounters:
         something."""
         counts = {}
         with self._database.writing(alone=False) as connection:
-            mine = select(holders.c.beat).where(holders.c.id == holder).with_for_update()
-            was_alive = connection.execute(mine).scalar() is not None
+            was_alive = connection.execute(_MY_BEAT, {"the_holder": holder}).scalar() is not None
             for spending in sorted(spendings, key=lambda each: each.key):
                 counts[spending.key] = _settle(connection, holder, spending, observer)
             if not lives:
                 _release_all(connection, holder)
             elif was_alive:
-                connection.execute(update(holders).where(holders.c.id == holder).values(beat=holders.c.beat + 1))
+                connection.execute(_GO_ON, {"the_holder": holder})
         return Settled(was_alive, counts)
 
     def beats(self) -> dict[str, int]:
@@ -161,32 +188,30 @@ def _is(table: Table, key: WindowKey) -> ColumnElement[bool]:
 
 def _locked(connection: Connection, key: WindowKey, ends: float | None) -> Counted:
     """The counts of a window, which is made where there is none; nobody changes them before the transaction ends."""
-    query = select(counters.c.settled, counters.c.reserved).where(_is(counters, key)).with_for_update()
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_LOCK, _names(key)).one_or_none()
     if row is None:
         connection.execute(_OPEN, {**key._asdict(), "ends": ends})
-        row = connection.execute(query).one()
+        row = connection.execute(_LOCK, _names(key)).one()
     return Counted(row.settled, row.reserved)
 
 
 def _settle(connection: Connection, holder: str, spending: Spending, observer: Observer | None) -> Counted:
     key = spending.key
     _locked(connection, key, spending.ends)
-    is_held = and_(holdings.c.holder == holder, _is(holdings, key))
-    held = connection.execute(select(holdings.c.amount).where(is_held)).scalar() or 0
+    mine = _names(key, the_holder=holder)
+    held = connection.execute(_HELD, mine).scalar() or 0
     released = min(spending.released, held)  # less where others took it back meanwhile
-    if released == held:
-        connection.execute(delete(holdings).where(is_held))
-    else:
-        connection.execute(update(holdings).where(is_held).values(amount=held - released))
-    window = update(counters).where(_is(counters, key))
-    values = {"settled": counters.c.settled + spending.spent, "reserved": counters.c.reserved - released}
-    row = connection.execute(window.values(values).returning(counters)).one()
+    if held and released == held:
+        connection.execute(_LET_GO, mine)
+    elif released:
+        connection.execute(_HOLD_LESS, mine | {"left": held - released})
+    row = connection.execute(_BOOK, _names(key, spent=spending.spent, released=released)).one()
     if observer is not None:
         told = Told(row.told, row.refused)
         after = observer(connection, spending, row.settled, told)
         if after != told:
-            connection.execute(window.values(told=after.threshold, refused=after.refused))
+            changed = update(counters).where(_is(counters, key))
+            connection.execute(changed.values(told=after.threshold, refused=after.refused))
     return Counted(row.settled, row.reserved)
 
 

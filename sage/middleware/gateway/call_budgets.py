@@ -27,7 +27,7 @@ _MOST_KNOWN = 4096
 
 
 @dataclass(slots=True)
-class _Known:
+class _CallTerms:
     """What calls of a caller for a model have in common."""
 
     accounts: tuple[BudgetAccount, ...]
@@ -49,7 +49,7 @@ class CallBudgets:
         self._book = budgets.book
         self._take = budgets.take
         self._prices = prices
-        self._known: dict[tuple[int, int], _Known] = {}
+        self._known: dict[tuple[int, int], _CallTerms] = {}
         """By the identities of a caller and of the model that it asks for."""
         self._assumed_output = min(budgets.settings.assumed_output, most_output)
         self._most_output = most_output
@@ -90,11 +90,11 @@ class CallBudgets:
             money = most
         return self._take(accounts, money, tokens + answer) or self._draw(call, accounts, models, tokens, answer)
 
-    def _look_up(self, principal: Principal, models: list[PublicModel]) -> _Known:
+    def _look_up(self, principal: Principal, models: list[PublicModel]) -> _CallTerms:
         accounts = self._budgets.accounts(principal, tuple([model.name for model in models]))
         counts_money = any(not account.counts_tokens for account in accounts)
         deployments = list(models[0].deployments)
-        known = _Known(accounts, counts_money, None, self._book.edition, deployments, (principal, models[0]))
+        known = _CallTerms(accounts, counts_money, None, self._book.edition, deployments, (principal, models[0]))
         if len(models) == 1:
             known.rates = self._rates(deployments)
             if len(self._known) >= _MOST_KNOWN:

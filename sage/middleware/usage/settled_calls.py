@@ -63,7 +63,7 @@ Find = Callable[[PricedDeployment], tuple[bool, Price | None]]
 _MOST_KNOWN = 4096
 
 
-class _Known(NamedTuple):
+class _KnownCalls(NamedTuple):
     """What calls of a series have in common, and the objects whose identities stand for it."""
 
     series: CallSeries
@@ -79,7 +79,7 @@ class CallRecorder:
 
     def __init__(self, find: Find) -> None:
         self._find = find
-        self._known: dict[tuple[int, int, int, str, bool], _Known] = {}
+        self._known: dict[tuple[int, int, int, str, bool], _KnownCalls] = {}
 
     def record(self, call: SettledCall, offset: float) -> tuple[UsageRecord, PricedDeployment | None]:
         """The record of ``call``, and the deployment whose price is to be looked up; ``None`` where the cost is final.
@@ -125,7 +125,7 @@ class CallRecorder:
 
     def _look_up(
         self, caller: Caller, operation: str, deployment: PricedDeployment | None, model: str, stream: bool
-    ) -> _Known:
+    ) -> _KnownCalls:
         if deployment is None:
             names = "", "", ""
             is_resolved, price = True, None
@@ -134,7 +134,7 @@ class CallRecorder:
             is_resolved, price = self._find(deployment)
         key = _key_of(caller.subjects)
         series = CallSeries(caller.tenant, caller.user, key, model, *names, f"{operation}", stream, caller.tags)
-        known = _Known(series, price, None if is_resolved else deployment, (caller, operation, deployment))
+        known = _KnownCalls(series, price, None if is_resolved else deployment, (caller, operation, deployment))
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
         self._known[id(caller), id(operation), id(deployment), model, stream] = known
