@@ -45,6 +45,7 @@ _ROOMS = (
     "sage/middleware/providers/local/hub_pull.py",
     "sage/middleware/retrieval/collections.py",
     "sage/middleware/retrieval/automatic_embedder.py",
+    "sage/middleware/retrieval/query/unmet_signs.py",
 )
 _MARKS = ("_", "N_")
 _OTHER_ERRORS = {
@@ -64,6 +65,7 @@ _OTHER_ERRORS = {
 _SECOND_ARGUMENT = {"leave_out", "_fail"}
 """Functions whose second argument is a message."""
 _RETURNING = {
+    "_signs_warning",
     "_chosen_text", "_existing_names", "_fault", "_loaded", "_memory_warning", "_needs", "_what_is_full",
     "_why_not_wait", "_yaml_fault", "language_warning", "nearest", "unconfigured", "unselected", "what_to_set",
 }  # fmt: skip

@@ -30,6 +30,14 @@ class SearchModeOption(StrEnum):
     BM25 = "bm25"
 
 
+class SyntaxOption(StrEnum):
+    """Whether quotation marks, ``+`` and ``-`` of a query are signs."""
+
+    AUTO = "auto"
+    QUERY = "query"
+    PLAIN = "plain"
+
+
 def search(
     collection: Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection's name.", show_default=False)],
     query: Annotated[
@@ -46,6 +54,13 @@ def search(
         SearchModeOption,
         typer.Option(help="Search by meaning and words (hybrid), by meaning only (dense), or by words only (bm25)."),
     ] = SearchModeOption.HYBRID,
+    syntax: Annotated[
+        SyntaxOption,
+        typer.Option(
+            help='Read "phrases", +must and -not as signs (query), as plain words (plain), or as signs where they are '
+            "meant (auto)."
+        ),
+    ] = SyntaxOption.AUTO,
     filter_text: Annotated[
         str | None,
         typer.Option(
@@ -95,6 +110,7 @@ def search(
     }
     options = {
         "offset": offset or None,
+        "syntax": None if syntax is SyntaxOption.AUTO else syntax.value,
         "fusion": fusion,
         "alpha": alpha,
         "rerank": rerank,

@@ -19,6 +19,7 @@ from sage.middleware.retrieval.collections import checked_options, new_store
 from sage.middleware.retrieval.embedding.protocols import EmbedFunction, Models
 from sage.middleware.retrieval.embedding.registry import FUNCTION, ModelsByName
 from sage.middleware.retrieval.store.store import DocumentStore
+from sage.middleware.retrieval.text.query_syntax import Syntax
 from sage.middleware.retrieval.types.documents import StoredDocument, check_vector
 from sage.middleware.retrieval.types.search import Fusion, Mode, Search, SearchResult
 from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits
@@ -109,6 +110,7 @@ class VectorStore:
         *,
         vector: Sequence[float] | NDArray[np.floating[Any]] | None = None,
         offset: int = 0,
+        syntax: str | Syntax = Syntax.AUTO,
         fusion: str | Fusion = Fusion.MINMAX,
         alpha: float | None = None,
         exact: bool = False,
@@ -123,6 +125,7 @@ class VectorStore:
         search = Search(
             query=query,
             vector=query_vector,
+            syntax=_one_of(Syntax, syntax, "syntax"),
             mode=_one_of(Mode, mode, "mode"),
             top_k=top_k,
             offset=offset,

@@ -59,7 +59,7 @@ class MemoryShown(BaseModel):
 class GenerateAnswer(BaseModel):
     """The answer of ``/generate``, with `sources` if the request has `search`, and `memories` if it has `memory`.
     A model that refuses does so in `text`, and `refusal` says that it is one. `tool_calls` have OpenAI's shape.
-    `warnings` tell what did not work in the memory, such as a turn that could not be stored."""
+    `warnings` tell what did not work in the search or the memory, such as a turn that could not be stored."""
 
     id: str
     model: str
@@ -106,7 +106,7 @@ class Generate:
 
 def _body(answer: GatewayCall, context: Context) -> bytes | Awaitable[bytes]:
     if context.memory is None:
-        return orjson.dumps(complete_answer(answer, context))
+        return orjson.dumps({**complete_answer(answer, context), **context.warnings()})
     return _body_after_storing(answer, context)
 
 

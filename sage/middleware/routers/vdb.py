@@ -53,6 +53,7 @@ class VectorSearchRequest(BaseModel):
     n_results: int = Field(10, ge=1)
     where: dict[str, Any] | None = None
     mode: Literal["hybrid", "dense", "bm25"] | None = Field(None, description="None: by what is given.")
+    syntax: Literal["auto", "query", "plain"] = Field("auto", description="As in `/search`.")
     score_threshold: float | None = Field(None, ge=0, le=1, description="As in `/search`.")
 
 
@@ -146,7 +147,14 @@ async def search_items(collection: str, request: Request, vdb: TheVDB) -> Respon
     if wanted.vector is None and wanted.text is None:
         raise InvalidRequest("give a 'vector', or a 'text'", param="vector")
     results = await vdb.search(
-        collection, wanted.vector, wanted.n_results, wanted.where, wanted.text, wanted.mode, wanted.score_threshold
+        collection,
+        wanted.vector,
+        wanted.n_results,
+        wanted.where,
+        wanted.text,
+        wanted.mode,
+        wanted.syntax,
+        wanted.score_threshold,
     )
     return reply({"results": results})
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sage.errors import InvalidRequest
 from sage.middleware.retrieval.filters.language import parse_filter
+from sage.middleware.retrieval.text.query_syntax import Syntax
 from sage.middleware.retrieval.types.documents import (
     NewDocument,
     check_id,
@@ -29,6 +30,7 @@ _FIELDS = ("id", "vector", "metadata", "text")
 _OPTIONS = (
     "alpha",
     "fusion",
+    "syntax",
     "exact",
     "explain",
     "highlight",
@@ -168,6 +170,8 @@ def check_query(
             raise InvalidRequest(f"'options' has no '{name}'; {hint}", param="options")
     if "fusion" in more:
         more["fusion"] = _one_of(Fusion, more["fusion"], "options.fusion")
+    if "syntax" in more:
+        more["syntax"] = _one_of(Syntax, more["syntax"], "options.syntax")
     check_where(where)
     search_mode = (
         (Mode.DENSE if text is None or not keywords else Mode.HYBRID) if mode is None else _one_of(Mode, mode, "mode")

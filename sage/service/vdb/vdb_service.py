@@ -182,7 +182,7 @@ class VDBService(OldVectorMethods, BaseServiceTask):
         """``[{id, score, metadata, text, scores}]``, best first. ``mode``: hybrid, dense or bm25; ``None`` means by
         what is given. ``where`` acts before the best are chosen. ``score_threshold`` is the least relevance, 0 (nothing
         in common) to 1; ``None`` means that of the service. ``options``: further fields of
-        :class:`sage.middleware.retrieval.types.search.Search` (fusion, alpha, exact, explain, offset, rerank…)."""
+        :class:`sage.middleware.retrieval.types.search.Search` (syntax, fusion, alpha, exact, offset, rerank…)."""
         from sage.service.vdb.items import check_query
 
         target = self._target(tenant, collection)

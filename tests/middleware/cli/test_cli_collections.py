@@ -109,6 +109,15 @@ def test_search_takes_a_threshold(running: Running, run: Sage) -> None:
         assert [result["id"] for result in json.loads(output)["results"]] == found
 
 
+def test_search_reads_signs_as_it_is_told(running: Running, run: Sage) -> None:
+    add(running, "red apples", "green tea")
+    for syntax, found in (("auto", ["0"]), ("query", []), ("plain", ["0"])):
+        output = run("search", "notes", '"apples red"', "--syntax", syntax, "--json").stdout
+        answer = json.loads(output)
+        assert [result["id"] for result in answer["results"]] == found
+        assert ("warnings" in answer) == (syntax == "auto")
+
+
 def test_search_shows_passages_and_explains(running: Running, run: Sage) -> None:
     add(running, "The quick brown fox jumps. " * 3, "混合检索把关键词和向量结合起来，" * 8, "nothing of it")
     output = run("search", "notes", "fox", "--explain", "--mode", "bm25").stdout

@@ -80,6 +80,21 @@ def test_a_threshold_leaves_out_what_is_not_relevant(running: Running) -> None:
         assert error(answer)["param"] == "score_threshold"
 
 
+def test_signs_are_read_as_the_request_says(running: Running) -> None:
+    unmet = search(running, '"longer nonsense"')
+    assert ids(unmet) == ["2"]
+    assert "asked without them" in unmet["warnings"][0]
+    exact = search(running, '"longer nonsense"', syntax="query")
+    assert (ids(exact), "warnings" in exact) == ([], False)
+    assert ids(search(running, "document -longer")) == ["1"]
+    plain = search(running, "document -longer", syntax="plain")
+    assert (sorted(ids(plain)), "warnings" in plain) == (["1", "2"], False)
+    batch = [{"query": "+nonsense longer"}, {"query": "+nonsense longer", "syntax": "query"}]
+    answers = running.post("/search/batch", {"searches": batch}).json()["answers"]
+    assert [(ids(answer), "warnings" in answer) for answer in answers] == [(["2"], True), ([], False)]
+    assert error(running.post("/search", {"query": "x", "syntax": "lucene"}))["param"] == "syntax"
+
+
 def ids(answer: dict[str, Any]) -> list[str]:
     return [result["id"] for result in answer["results"]]
 

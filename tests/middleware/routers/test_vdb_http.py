@@ -149,6 +149,17 @@ def test_tenants_never_meet(running: Running) -> None:
     assert search_ids(running, one) == ["a/1", "a/2", "b"]
 
 
+def test_signs_of_a_text_are_read_as_the_request_says(running: Running) -> None:
+    ask(running, "POST", "signs", {"items": [{"id": "t", "text": "green tea", "vector": [1, 0]}]})
+
+    def found(**fields: Any) -> list[str]:
+        body = {"text": '"tea green"', "mode": "bm25", **fields}
+        return [item["id"] for item in ask(running, "POST", "signs/search", body).json()["results"]]
+
+    assert (found(), found(syntax="query"), found(syntax="plain")) == (["t"], [], ["t"])
+    assert error(ask(running, "POST", "signs/search", {"text": "tea", "syntax": "x"}))["param"] == "syntax"
+
+
 def test_it_needs_its_scope(running: Running) -> None:
     assert error(running.get("/vdb", key=running.new_key(scopes=["kv"])), 403)["code"] == "missing_scope"
     assert running.get("/vdb", key=running.new_key(scopes=["vdb"])).status_code == 200

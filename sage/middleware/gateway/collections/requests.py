@@ -55,6 +55,11 @@ class SearchFields(BaseModel):
     collection: str = Field("default", examples=["default"])
     top_k: int = Field(10, ge=1, examples=[3], description="How many results.")
     mode: Literal["hybrid", "dense", "bm25"] = Field("hybrid", description="By meaning, by words, or by both.")
+    syntax: Literal["auto", "query", "plain"] = Field(
+        "auto",
+        description='Whether `"phrases"`, `+must` and `-not` are signs: `query` means always, `plain` never, `auto` '
+        "where they are meant, and never in a sentence.",
+    )
     filter: dict[str, Any] | None = Field(
         None, description='On metadata: `{"lang": "zh", "year": {"$gte": 2020}, "$or": [{…}], "$not": {…}}`.'
     )
@@ -103,12 +108,14 @@ class SearchRequest(SearchFields):
 
     def search(self, limits: RetrievalLimits) -> Search:
         """The search of the collection. Raises :class:`InvalidRequest` for a bad vector."""
+        from sage.middleware.retrieval.text.query_syntax import Syntax
         from sage.middleware.retrieval.types.documents import check_vector
         from sage.middleware.retrieval.types.search import Fusion, Mode, Search
 
         return Search(
             query=self.query,
             vector=check_vector(self.vector, "search", limits, param="vector"),
+            syntax=Syntax(self.syntax),
             mode=Mode(self.mode),
             top_k=self.top_k,
             offset=self.offset,
@@ -129,6 +136,9 @@ class SourcesRequest(SearchFields):
 
     top_k: int = Field(5, ge=1, le=50, description="How many sources at most.")
     query: str | None = Field(None, min_length=1, max_length=MAX_QUERY)
+    syntax: Literal["auto", "query", "plain"] | None = Field(  # type: ignore[assignment]
+        None, description="As in a search; null means `auto` for a `query`, and `plain` for the message."
+    )
 
     def check_filter(self) -> None:
         """Raises :class:`InvalidRequest` for a filter that no search takes."""
@@ -140,6 +150,7 @@ class SourcesRequest(SearchFields):
     def request_for(self, query: str) -> SearchRequest:
         """The search for ``query``."""
         fields = {name: getattr(self, name) for name in SearchFields.model_fields}
+        fields["syntax"] = self.syntax or ("plain" if self.query is None else "auto")
         return SearchRequest.model_construct(**fields, query=query)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from sage.middleware.gateway.admission import TOKEN_FIELDS
 from sage.middleware.gateway.context.neutralise import estimate_tokens
 from sage.middleware.settings.retrieval import MAX_QUERY
 
-_QUERY_SYNTAX = re.compile(r"[\"“”„＂「」『』]|(?<!\S)[+\-＋－](?=\w)")
 _OVERHEAD = 200
 """Tokens of the words around the text that is put there."""
 _MESSAGE_OVERHEAD = 8
@@ -83,10 +81,9 @@ def text_of(content: Any) -> str:
 
 
 def query_of(text: str) -> str:
-    """The query that a message makes: its end, without quotation marks, and signs before words, which are no query
-    syntax in a message to a model. Empty where there is nothing to search for: no letter, digit or symbol such as an
-    emoji."""
-    query = _QUERY_SYNTAX.sub(" ", text[-MAX_QUERY:])
+    """The query that a message makes: its end, to be searched for as plain words. Empty where there is nothing to
+    search for: no letter, digit or symbol such as an emoji."""
+    query = text[-MAX_QUERY:]
     return query if any(map(_is_searchable, query)) else ""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from typing import Any, Protocol
 
@@ -51,7 +52,19 @@ _MAX_METADATA = 400  # characters
 _MAX_FIELDS = 40
 
 
-async def add_sources(gateway: Gateway, principal: Principal, call: ModelCall, request: SourcesRequest) -> list[Source]:
+@dataclass(frozen=True, slots=True)
+class SourcesFound:
+    """What a model was shown, and what its search warned of."""
+
+    sources: list[Source]
+    warnings: list[str] = field(default_factory=list)
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of an answer."""
+        return {"sources": self.sources, **({"warnings": self.warnings} if self.warnings else {})}
+
+
+async def add_sources(gateway: Gateway, principal: Principal, call: ModelCall, request: SourcesRequest) -> SourcesFound:
     """Puts sources into the messages of ``call``; returns those that it put there. A message without a word, such as
     ``+``, makes no search.
 
@@ -69,12 +82,12 @@ async def add_sources(gateway: Gateway, principal: Principal, call: ModelCall, r
         )
     query = request.query or query_of(text)
     if not query:
-        return []
+        return SourcesFound([])
     room = _room(models, call.body, gateway.retrieval.source_tokens)
     answer = (await gateway.collections.search(principal, [request.request_for(query)]))[0]
     sources = choose(answer.results, request.collection, room)
     put_before(call.body, index, render(sources, room))
-    return sources
+    return SourcesFound(sources, answer.warnings)
 
 
 class FoundText(Protocol):

@@ -33,6 +33,7 @@ class EvaluatedCollection(BaseModel):
     )
     top_k: int = Field(5, ge=1, le=50, description="How many sources a model is given.")
     mode: Literal["hybrid", "dense", "bm25"] = "hybrid"
+    syntax: Literal["auto", "query", "plain"] = Field("plain", description="How the signs of questions are read.")
     filter: dict[str, Any] | None = None
     fusion: Literal["minmax", "rrf", "dbsf", "zscore"] = "minmax"
     alpha: float | None = Field(None, ge=0, le=1)
@@ -54,7 +55,7 @@ class EvaluatedCollection(BaseModel):
     def search_fields(self) -> dict[str, Any]:
         """The fields of a search as a request has them."""
         fields = self.model_dump(exclude={"name"}, exclude_defaults=True)
-        return {**fields, "collection": self.collection, "top_k": self.top_k}
+        return {**fields, "collection": self.collection, "top_k": self.top_k, "syntax": self.syntax}
 
     def check_filter(self) -> None:
         """Raises :class:`sage.errors.InvalidRequest` for a filter that no search takes."""

@@ -96,11 +96,20 @@ class VDBView(TenantView):
         where: Mapping[str, Any] | None,
         text: str | None,
         mode: str | None,
+        syntax: str,
         score_threshold: float | None,
     ) -> list[dict[str, Any]]:
         limit = self.check_limit(n_results, "n_results")
         items: list[dict[str, Any]] = await self._call(
-            "search", vector, limit, where, text=text, mode=mode, score_threshold=score_threshold, collection=collection
+            "search",
+            vector,
+            limit,
+            where,
+            text=text,
+            mode=mode,
+            options={"syntax": syntax},
+            score_threshold=score_threshold,
+            collection=collection,
         )
         return items
 

@@ -133,13 +133,13 @@ class Answerer:
                 break
             view = self._index.current()
         budget.take(rows.values())
-        highlighter = Highlighter(self._analyzer, search.query) if search.highlight else None
+        highlighter = Highlighter(self._analyzer, search.query, search.syntax) if search.highlight else None
         results = [
             result_of(rows[number], index, ranked, extra, highlighter)
             for index, number in enumerate(numbers)
             if number in rows
         ]
-        return SearchAnswer(results, ranked.total, warnings)
+        return SearchAnswer(results, ranked.total, [*warnings, *ranked.warnings])
 
     def _fetch(self, numbers: list[int], room: int) -> dict[int, Row]:
         """Raises :class:`InvalidRequest` for more than ``room`` bytes of text and metadata."""

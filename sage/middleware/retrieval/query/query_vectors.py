@@ -32,7 +32,7 @@ def query_vectors(
         _refuse_dense([searches[index] for index in to_embed], identity)
         return result
     try:
-        texts = [parse_query(searches[index].query, analyzer).text for index in to_embed]
+        texts = [parse_query(searches[index].query, analyzer, searches[index].syntax).text for index in to_embed]
         vectors = embedder.embed(texts, query=True)
     except _TEMPORARY as exc:
         if any(searches[index].mode is Mode.DENSE for index in to_embed):

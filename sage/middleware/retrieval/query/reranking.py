@@ -57,6 +57,7 @@ def _take(ranked: Ranked, indexes: Sequence[int], scores: Sequence[float]) -> Ra
         None if ranked.explanations is None else [ranked.explanations[index] for index in indexes],
         None if ranked.relevance is None else ranked.relevance[chosen],
         None if ranked.group is None else ranked.group[chosen],
+        ranked.warnings,
     )
 
 
@@ -76,4 +77,5 @@ def _joined(head: Ranked, tail: Ranked) -> Ranked:
         explanations,
         both(head.relevance, tail.relevance),
         both(head.group, tail.group),
+        head.warnings,
     )

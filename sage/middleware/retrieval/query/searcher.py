@@ -20,6 +20,7 @@ from sage.middleware.retrieval.query.groups import group_scores
 from sage.middleware.retrieval.query.hybrid import Legs, RankedPage
 from sage.middleware.retrieval.query.relevance import RelevanceScale, ranked_page
 from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, candidates
+from sage.middleware.retrieval.query.unmet_signs import page_where_met
 from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.retrieval.text.query_syntax import KeywordQuery, parse_query
@@ -44,11 +45,21 @@ class Ranked:
     """Of a search with a threshold."""
     group: NDArray[np.float64] | None = None
     """Of a search with a ``group``."""
+    warnings: tuple[str, ...] = ()
 
 
-def ranked(numbers: NDArray[np.int64], page: RankedPage) -> Ranked:
+def ranked(numbers: NDArray[np.int64], page: RankedPage, warnings: tuple[str, ...] = ()) -> Ranked:
     """``page`` with the numbers of its documents."""
-    return Ranked(numbers, page.scores, page.dense, page.bm25, page.total, page.explanations, page.relevance)
+    return Ranked(
+        numbers,
+        page.scores,
+        page.dense,
+        page.bm25,
+        page.total,
+        page.explanations,
+        page.relevance,
+        warnings=warnings,
+    )
 
 
 class Searcher:
@@ -67,15 +78,23 @@ class Searcher:
         """``search`` has been checked. ``vector`` is the query's, if there is one. ``dense_weight`` is 1, or less where
         the embedder does not know the query's language (0 means keywords alone)."""
         keywords = self._keyword_leg(view)
-        legs = self._legs(view, search, vector, keywords)
-        mode = mode_of(search, legs.query, vector is not None, dense_weight)
         scale = RelevanceScale.of(self._metric, self._store.recent.embedder, search)
-        unvectored = partial(self._unvectored, view, legs.allowed)
-        page = ranked_page(legs, search, mode, dense_weight, scale, unvectored)
-        result = ranked(_numbers(view, page.rows), page)
-        if search.group is None or not legs.query.terms:
+        searched: list[Legs] = []
+
+        def page_of(query: KeywordQuery) -> RankedPage:
+            legs = self._legs(view, search, query, vector, keywords)
+            searched.append(legs)
+            mode = mode_of(search, query, vector is not None, dense_weight)
+            unvectored = partial(self._unvectored, view, legs.allowed)
+            return ranked_page(legs, search, mode, dense_weight, scale, unvectored)
+
+        query = parse_query(search.query, self._analyzer, search.syntax)
+        page, warnings = page_where_met(query, search.syntax, page_of)
+        result = ranked(_numbers(view, page.rows), page, warnings)
+        if search.group is None or not query.terms:
             return result
-        return replace(result, group=group_scores(view, keywords, legs.query, legs.allowed, search.group, page.rows))
+        allowed = searched[-1].allowed
+        return replace(result, group=group_scores(view, keywords, query, allowed, search.group, page.rows))
 
     def query_statistics(self, view: View, terms: Sequence[str]) -> QueryStatistics:
         """This shard's share of the statistics with which all shards of a collection are searched."""
@@ -86,12 +105,18 @@ class Searcher:
         keywords = KeywordLeg(
             [(segment.keywords, segment.live) for segment in view.segments], self._keywords, request.query_statistics
         )
-        legs = self._legs(view, request.search, request.search.vector, keywords)
+        legs = self._legs(view, request.search, request.query, request.search.vector, keywords)
         local = candidates(legs, request, partial(self._unvectored, view, legs.allowed))
         return replace(local, numbers=_numbers(view, local.numbers))
 
-    def _legs(self, view: View, search: Search, vector: NDArray[np.float32] | None, keywords: KeywordLeg) -> Legs:
-        query = parse_query(search.query, self._analyzer)
+    def _legs(
+        self,
+        view: View,
+        search: Search,
+        query: KeywordQuery,
+        vector: NDArray[np.float32] | None,
+        keywords: KeywordLeg,
+    ) -> Legs:
         dense = DenseLeg(view.segments, self._store, self._metric, view.generation)
         allowed = self._allowed(view, keywords, query, parse_filter(search.filter))
         return Legs(keywords, dense, query, vector, allowed, search.exact)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sage.middleware.retrieval.keywords.bm25 import CorpusStatistics, QueryStatistics
 from sage.middleware.retrieval.query.hybrid import Floats, Legs, Rows, Unvectored, complete
+from sage.middleware.retrieval.text.query_syntax import KeywordQuery
 from sage.middleware.retrieval.types.search import Mode, Search
 
 
@@ -58,6 +59,8 @@ class CandidateRequest:
     does not count."""
 
     search: Search
+    query: KeywordQuery
+    """What is looked for."""
     mode: Mode
     depth: int
     """How many candidates of each leg are wanted."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from sage.middleware.retrieval.text.analyzer import Analyzer
-from sage.middleware.retrieval.text.query_syntax import parse_query
+from sage.middleware.retrieval.text.query_syntax import Syntax, parse_query
 from sage.middleware.retrieval.text.scripts import is_unspaced
 from sage.middleware.retrieval.text.tokens import Token
 
@@ -39,10 +39,10 @@ class Highlighter:
     """For one query, over the texts of its results in their order. Behind their first :data:`MOST_CHARACTERS` in all,
     nothing is highlighted."""
 
-    def __init__(self, analyzer: Analyzer, query: str) -> None:
+    def __init__(self, analyzer: Analyzer, query: str, syntax: Syntax) -> None:
         self._analyzer = analyzer
         self._remaining = MOST_CHARACTERS
-        parsed = parse_query(query, analyzer)
+        parsed = parse_query(query, analyzer, syntax)
         words = {*parsed.terms, *(term for clause in parsed.required for term in clause.terms)}
         paired = {character for word in words if len(word) == 2 and is_unspaced(word) for character in word}
         self._words, self._singles = words - paired, paired & words

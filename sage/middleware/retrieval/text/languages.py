@@ -181,6 +181,12 @@ def _common_words() -> dict[str, str]:
 
 
 @functools.cache
+def frequent_words() -> frozenset[str]:
+    """The frequent words of all languages in Latin letters, in small letters."""
+    return frozenset(_owners())
+
+
+@functools.cache
 def _shared_words() -> frozenset[str]:
     """The frequent words of several languages that are no English words."""
     shared = {word for word, languages in _owners().items() if len(languages) > 1 and "en" not in languages}

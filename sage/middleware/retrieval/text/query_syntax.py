@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
-from sage.middleware.retrieval.text import scripts
 from sage.middleware.retrieval.text.analyzer import Analyzer
+from sage.middleware.retrieval.text.intent import intended
+from sage.middleware.retrieval.text.query_parts import SignedPart, signed_parts
 from sage.middleware.retrieval.text.tokens import Token
 from sage.surrogates import mend_text
-
-_QUOTES = {'"': '"', "“": "”", "„": "”“", "「": "」", "『": "』", "＂": "＂"}
-MOST_SPECIAL = 50
-"""Phrases and signed words of one query: each may have to be searched for in every document."""
-_SIGN = re.compile(r"[+\-＋－]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +43,51 @@ class KeywordQuery:
     def constrains(self) -> bool:
         return bool(self.required or self.excluded)
 
+    def without_signs(self) -> Iterator[KeywordQuery]:
+        """The query for when no document meets it: first without what it requires, then without what it excludes."""
+        if self.required:
+            yield replace(self, required=())
+        if self.excluded:
+            yield replace(self, required=(), excluded=())
 
-@dataclass(frozen=True, slots=True)
-class _QueryPart:
-    text: str
-    sign: str = ""
-    phrase: bool = False
+
+class Syntax(StrEnum):
+    """How the signs of a query are read."""
+
+    AUTO = "auto"
+    """As signs where they are meant (:mod:`sage.middleware.retrieval.text.intent`); and where no document meets them,
+    the query is asked without them."""
+    QUERY = "query"
+    """As signs."""
+    PLAIN = "plain"
+    """As plain words; those between quotation marks count twice."""
 
 
-def parse_query(text: str, analyzer: Analyzer) -> KeywordQuery:
+def parse_query(text: str, analyzer: Analyzer, syntax: Syntax) -> KeywordQuery:
     """Unclosed quotes, signs before nothing and the like are plain text."""
-    parts = _query_parts(text if text.isascii() else unicodedata.normalize("NFC", mend_text(text)))
-    positive = [part for part in parts if part.sign != "-"]
-    plain = " ".join(part.text for part in positive)
-    terms = [
-        term
-        for part in positive
-        for term in (analyzer.query_terms if part.sign or part.phrase else analyzer.content_terms)(part.text)
-    ]
-    required = [_clause(part, analyzer) for part in positive if part.sign == "+" or part.phrase]
-    excluded = [_clause(part, analyzer) for part in parts if part.sign == "-"]
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", mend_text(text))
+    parts = signed_parts(text)
+    meant = {Syntax.AUTO: intended(text, parts), Syntax.QUERY: parts, Syntax.PLAIN: []}[syntax]
+    terms: list[str] = []
+    pieces: list[str] = []
+    position = 0
+    for part in [*meant, SignedPart("", len(text), len(text))]:
+        if before := text[position : part.start].strip():
+            pieces.append(before)
+            terms += analyzer.content_terms(before)
+        if part.sign != "-" and part.text:
+            pieces.append(part.text)
+            terms += analyzer.query_terms(part.text)
+        position = part.end
+    # Words between plain quotation marks count twice, even a title of stop words alone, such as "Who are you": of
+    # 81 questions of CMRC2018 with such words, bm25 finds .982 (nDCG@10), and .960 if they count once.
+    for part in parts:
+        if part.phrase and part not in meant:
+            terms += analyzer.query_terms(part.text)
+    plain = " ".join(pieces)
+    required = [_clause(part, analyzer) for part in meant if part.sign != "-"]
+    excluded = [_clause(part, analyzer) for part in meant if part.sign == "-"]
     return KeywordQuery(
         tuple(terms or analyzer.query_terms(plain)),
         tuple(clause for clause in required if clause is not None),
@@ -75,68 +96,7 @@ def parse_query(text: str, analyzer: Analyzer) -> KeywordQuery:
     )
 
 
-def _query_parts(text: str) -> list[_QueryPart]:
-    """Signed words, phrases, and the plain text between them. After :data:`MOST_SPECIAL` all is plain text."""
-    result: list[_QueryPart] = []
-    position = plain = special = 0
-    while position < len(text) and special < MOST_SPECIAL:
-        part, end = _special(text, position)
-        if part is None:
-            position = end
-            continue
-        if before := text[plain:position].strip():
-            result.append(_QueryPart(before))
-        result.append(part)
-        special += 1
-        position = plain = end
-    if rest := text[plain:].strip():
-        result.append(_QueryPart(rest))
-    return result
-
-
-def _special(text: str, position: int) -> tuple[_QueryPart | None, int]:
-    """The phrase or signed word that begins at ``position``, and its end; or ``None``, and where to look next."""
-    sign, start = "", position
-    if _SIGN.match(text[position]) and (position == 0 or text[position - 1].isspace()):
-        sign, start = ("+" if text[position] in "+＋" else "-"), position + 1
-    if start < len(text) and text[start] in _QUOTES and _opens(text, start):
-        end = _closing(text, start)
-        if end > 0 and text[start + 1 : end].strip():
-            return _QueryPart(text[start + 1 : end].strip(), sign, phrase=True), end + 1
-    if sign and start < len(text) and _begins_word(text, start):
-        end = start
-        while end < len(text) and not text[end].isspace() and text[end] not in _QUOTES:
-            end += 1
-        return _QueryPart(text[start:end], sign), end
-    return None, position + 1
-
-
-def _begins_word(text: str, position: int) -> bool:
-    """Of ``.net``, ``#tag`` and ``_name`` too, and of emoji."""
-    first = text[position]
-    if first.isalnum() or scripts.is_unspaced(first):
-        return True
-    if first in "._#@":
-        return text[position + 1 : position + 2].isalpha()
-    return not first.isascii() and unicodedata.category(first) == "So"
-
-
-def _opens(text: str, position: int) -> bool:
-    """Whether a quote may open a phrase. A straight one after a letter or digit means inches, or closes something."""
-    return (
-        text[position] not in '"＂'
-        or position == 0
-        or not text[position - 1].isalnum()
-        or scripts.is_unspaced(text[position - 1])
-    )
-
-
-def _closing(text: str, start: int) -> int:
-    ends = (text.find(quote, start + 1) for quote in _QUOTES[text[start]])
-    return min((end for end in ends if end > 0), default=-1)
-
-
-def _clause(part: _QueryPart, analyzer: Analyzer) -> Clause | None:
+def _clause(part: SignedPart, analyzer: Analyzer) -> Clause | None:
     """``None`` means that there is no word in it."""
     atoms = tuple(analyzer.atoms(part.text))
     if not atoms:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from sage.errors import InvalidRequest
-from sage.middleware.retrieval.text.query_syntax import KeywordQuery
+from sage.middleware.retrieval.text.query_syntax import KeywordQuery, Syntax
 from sage.middleware.retrieval.types.documents import Vector
 from sage.middleware.settings.retrieval import MAX_QUERY
 
@@ -38,6 +38,7 @@ class Search:
 
     query: str = ""
     vector: Vector | None = None
+    syntax: Syntax = Syntax.AUTO
     mode: Mode = Mode.HYBRID
     top_k: int = 10
     offset: int = 0

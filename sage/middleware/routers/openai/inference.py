@@ -43,8 +43,8 @@ class Inference:
             return
         request = parse(SourcesRequest, search, "search")
         note(scope, collection=request.collection)
-        sources = await add_sources(self._gateway, caller(scope), call, request)
-        await respond(self._gateway, call, scope, receive, send, *with_sources(sources))
+        found = await add_sources(self._gateway, caller(scope), call, request)
+        await respond(self._gateway, call, scope, receive, send, *with_sources(found))
 
     def _parse(self, body: dict[str, Any]) -> ModelCall:
         model = take_model(body)

@@ -9,16 +9,18 @@ from typing import Protocol, TypeVar
 
 from sage.middleware.retrieval.embedding.protocols import Embedder, Reranker
 from sage.middleware.retrieval.query.answers import answer_too_large, result_of
+from sage.middleware.retrieval.query.hybrid import RankedPage
 from sage.middleware.retrieval.query.query_vectors import query_vectors
 from sage.middleware.retrieval.query.relevance import RelevanceScale
 from sage.middleware.retrieval.query.reranking import reranked
 from sage.middleware.retrieval.query.searcher import Ranked, ranked
 from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, Statistics, total_of
 from sage.middleware.retrieval.query.shard_merge import place_of, rank
+from sage.middleware.retrieval.query.unmet_signs import page_where_met
 from sage.middleware.retrieval.store.records import Identity
 from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.retrieval.text.highlighter import Highlighter
-from sage.middleware.retrieval.text.query_syntax import parse_query
+from sage.middleware.retrieval.text.query_syntax import KeywordQuery, parse_query
 from sage.middleware.retrieval.types.documents import Row
 from sage.middleware.retrieval.types.search import Mode, Search, SearchAnswer, SearchResult, check_search, mode_of
 from sage.middleware.settings.retrieval import RetrievalLimits
@@ -76,45 +78,51 @@ class ShardedSearch:
         check_search(search, dimension=identity.dimension, max_results=self._limits.max_results)
         statistics: Statistics | None = None
         if identity.dimension is None:
-            statistics = self._statistics(search)
+            statistics = self._statistics(parse_query(search.query, self._analyzer, search.syntax))
             identity = replace(identity, dimension=statistics.dimension)
             check_search(search, dimension=identity.dimension, max_results=self._limits.max_results)
         ((vector, weight, warnings),) = query_vectors([search], identity, lambda _: self._embedder, self._analyzer)
         search = replace(search, vector=vector)
-        mode = mode_of(search, parse_query(search.query, self._analyzer), vector is not None, weight)
+        query = parse_query(search.query, self._analyzer, search.syntax)
+        mode = mode_of(search, query, vector is not None, weight)
         for attempt in range(_FRESH_STARTS):
             if mode is not Mode.DENSE and (statistics is None or attempt):
-                statistics = self._statistics(search)
-            ranked, reranker_scores = self._page(search, partial(self._ranked, mode, weight, statistics))
+                statistics = self._statistics(query)
+            ranked, reranker_scores = self._page(search, partial(self._ranked, query, mode, weight, statistics))
             rows = self._fetched(ranked.numbers.tolist())
             if len(rows) == len(ranked.numbers):
                 break
         results = self._results(search, ranked, reranker_scores, rows)
-        return SearchAnswer(results, ranked.total, [*warnings, *self._warnings()])
+        return SearchAnswer(results, ranked.total, [*warnings, *ranked.warnings, *self._warnings()])
 
     def _page(self, search: Search, rank: Callable[[Search], Ranked]) -> tuple[Ranked, list[float | None] | None]:
         if search.rerank is None or self._reranker_of is None:
             return rank(search), None
         return reranked(search, self._reranker_of, rank, self._fetched)
 
-    def _statistics(self, search: Search) -> Statistics:
-        terms = list(dict.fromkeys(parse_query(search.query, self._analyzer).terms))
+    def _statistics(self, query: KeywordQuery) -> Statistics:
+        terms = list(dict.fromkeys(query.terms))
         total = total_of([*self._ask(lambda _, shard: shard.statistics(terms)).values()])
         self.sequence = max(self.sequence, total.sequence)
         return total
 
-    def _ranked(self, mode: Mode, weight: float, statistics: Statistics | None, search: Search) -> Ranked:
+    def _ranked(
+        self, query: KeywordQuery, mode: Mode, weight: float, statistics: Statistics | None, search: Search
+    ) -> Ranked:
         """A page; its numbers are rows over all shards."""
         query_statistics = None if statistics is None else statistics.query_statistics()
-
-        def gather(depth: int) -> Sequence[Candidates | None]:
-            request = CandidateRequest(search, mode, depth, query_statistics)
-            candidates = self._ask(lambda _, shard: shard.candidates(request))
-            return [candidates.get(index) for index in range(len(self._scatter))]
-
         scale = RelevanceScale.of(self._identity.options.metric, self._identity.embedder, search)
-        page = rank(search, mode, parse_query(search.query, self._analyzer), search.vector, weight, scale, gather)
-        return ranked(page.rows, page)
+
+        def page_of(query: KeywordQuery) -> RankedPage:
+            def gather(depth: int) -> Sequence[Candidates | None]:
+                request = CandidateRequest(search, query, mode, depth, query_statistics)
+                candidates = self._ask(lambda _, shard: shard.candidates(request))
+                return [candidates.get(index) for index in range(len(self._scatter))]
+
+            return rank(search, mode, query, search.vector, weight, scale, gather)
+
+        page, warnings = page_where_met(query, search.syntax, page_of)
+        return ranked(page.rows, page, warnings)
 
     def _fetched(self, rows: list[int]) -> dict[int, Row]:
         """The documents at these rows that still exist, by row; none of shards that failed."""
@@ -126,7 +134,7 @@ class ShardedSearch:
     def _results(
         self, search: Search, ranked: Ranked, reranker_scores: list[float | None] | None, rows: dict[int, Row]
     ) -> list[SearchResult]:
-        highlighter = Highlighter(self._analyzer, search.query) if search.highlight else None
+        highlighter = Highlighter(self._analyzer, search.query, search.syntax) if search.highlight else None
         return [
             result_of(rows[row], index, ranked, reranker_scores, highlighter)
             for index, row in enumerate(ranked.numbers.tolist())

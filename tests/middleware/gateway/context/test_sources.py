@@ -159,6 +159,25 @@ def test_a_message_is_searched_without_query_syntax(running: Running) -> None:
     query = "base -mars"
     sources = running.chat(messages=[message], search={"query": query}).json()["sources"]
     assert [source["id"] for source in sources] == ["moon"]
+    plain = running.chat(messages=[message], search={"query": query, "syntax": "plain"}).json()
+    assert {source["id"] for source in plain["sources"]} >= {"moon", "mars"}
+    command = {"role": "user", "content": query}
+    assert {source["id"] for source in running.chat(messages=[command], search={}).json()["sources"]} >= {
+        "moon",
+        "mars",
+    }
+    as_query = running.chat(messages=[command], search={"syntax": "query"}).json()
+    assert [source["id"] for source in as_query["sources"]] == ["moon"]
+
+
+def test_an_answer_tells_what_its_search_warned_of(running: Running) -> None:
+    search = {"query": '"base the moon on"', "top_k": 1}
+    told = running.chat(messages=ASKED, search=search).json()
+    assert [source["id"] for source in told["sources"]] == ["moon"]
+    assert "asked without them" in told["warnings"][0]
+    generated = running.post("/generate", {"model": "bench", "messages": ASKED, "search": search}).json()
+    assert generated["warnings"] == told["warnings"]
+    assert "warnings" not in running.chat(messages=ASKED, search={"top_k": 1}).json()
 
 
 @pytest.mark.parametrize("prompt", ["+", "-", '"', '""', "+ -", "“„", "？！", "- \n -"])

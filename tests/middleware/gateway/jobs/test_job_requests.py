@@ -328,9 +328,10 @@ def test_models_answer_from_collections_and_rankings_are_judged(gateway: Gateway
         "collection": "docs",
         "mode": "bm25",
         "top_k": 2,
+        "syntax": "plain",
         "query": CAPITAL["question"],
     }
-    assert items[3]["search"] == {"collection": "docs", "mode": "bm25", "top_k": 20, "query": CAPITAL["question"]}
+    assert items[3]["search"] == {**items[1]["generate"]["search"], "top_k": 20}
     assert items[2]["about"]["relevant"] == {"d1": 1.0}
     assert items[6]["about"]["relevant"] == {"d1": 2.0, "d2": 0.0}
     assert job.params["searches"] == [

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable, Unsupported
 from sage.middleware.retrieval.embedding.functions import FunctionEmbedder
 from sage.middleware.retrieval.embedding.protocols import EmbedFunction
+from sage.middleware.retrieval.text.query_syntax import Syntax
 from sage.middleware.retrieval.types.search import Fusion, Mode, Search, SearchAnswer
 from sage.middleware.retrieval.vector_store import VectorStore
 from sage.middleware.settings.retrieval import RetrievalLimits
@@ -61,6 +62,7 @@ def check_same(ours: SearchAnswer, expected: SearchAnswer) -> None:
         [result.score for result in expected.results], abs=1e-9
     )
     assert ours.total == expected.total
+    assert ours.warnings == expected.warnings
     for one, other in zip(ours.results, expected.results, strict=True):
         assert replace(one, score=0.0, scores=None, explanation=None) == replace(
             other, score=0.0, scores=None, explanation=None
@@ -99,6 +101,7 @@ searches = st.builds(
         st.sampled_from(['"amber birch"', "+cedar delta", "ember -fjord", "+nowhere"]),
     ),
     vector=st.one_of(st.none(), vectors.map(lambda numbers: np.array(numbers, np.float32))),
+    syntax=st.sampled_from([Syntax.AUTO, Syntax.AUTO, Syntax.QUERY, Syntax.PLAIN]),
     mode=st.sampled_from([Mode.HYBRID, Mode.HYBRID, Mode.BM25]),
     top_k=st.integers(1, 120),
     offset=st.sampled_from([0, 0, 1, 5, 60, 130]),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.retrieval.text.highlighter import PASSAGES, WIDTH, Highlighter
+from sage.middleware.retrieval.text.query_syntax import Syntax
 from sage.middleware.settings.retrieval import AnalysisOptions
 
 ANALYZER = Analyzer(AnalysisOptions())
@@ -41,7 +42,7 @@ ANALYZER = Analyzer(AnalysisOptions())
     ],
 )
 def test_passages(query: str, text: str, passages: list[str]) -> None:
-    assert Highlighter(ANALYZER, query).passages(text) == passages
+    assert Highlighter(ANALYZER, query, Syntax.AUTO).passages(text) == passages
 
 
 def test_the_best_sentences_of_a_long_text_in_their_order() -> None:
@@ -50,7 +51,7 @@ def test_the_best_sentences_of_a_long_text_in_their_order() -> None:
     )
     text = filler * 3 + "The fox came first. " + filler * 3 + "A quick brown fox. " + filler * 3 + "Brown bread. "
     text += filler * 3 + "Quick, said the fox. " + filler
-    passages = Highlighter(ANALYZER, "quick brown fox").passages(text)
+    passages = Highlighter(ANALYZER, "quick brown fox", Syntax.AUTO).passages(text)
     assert len(passages) == PASSAGES
     assert [re.findall("<em>(.*?)</em>", passage) for passage in passages] == [
         ["fox"],
@@ -60,7 +61,7 @@ def test_the_best_sentences_of_a_long_text_in_their_order() -> None:
 
 
 def test_a_sentence_without_end_is_cut_at_words() -> None:
-    passages = Highlighter(ANALYZER, "needle").passages("hay " * 200 + "needle " + "straw " * 200)
+    passages = Highlighter(ANALYZER, "needle", Syntax.AUTO).passages("hay " * 200 + "needle " + "straw " * 200)
     assert len(passages) == 1
     assert passages[0].startswith("…hay")
     assert passages[0].endswith("straw…")
@@ -70,7 +71,7 @@ def test_a_sentence_without_end_is_cut_at_words() -> None:
 
 @given(st.text(st.sampled_from("ab A.<>&é。大学 \n!"), max_size=400), st.sampled_from(["a b", "大学", "é <", "学"]))
 def test_a_passage_is_the_text_itself(text: str, query: str) -> None:
-    passages = Highlighter(ANALYZER, query).passages(text)
+    passages = Highlighter(ANALYZER, query, Syntax.AUTO).passages(text)
     assert len(passages) <= PASSAGES
     position = 0
     for passage in passages:

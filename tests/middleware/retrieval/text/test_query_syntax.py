@@ -15,10 +15,14 @@ from sage.middleware.retrieval.keywords.phrases import clause_masks
 from sage.middleware.retrieval.keywords.postings import KeywordIndex
 from sage.middleware.retrieval.keywords.search import KeywordLeg
 from sage.middleware.retrieval.text.analyzer import Analyzer
-from sage.middleware.retrieval.text.query_syntax import parse_query
+from sage.middleware.retrieval.text.query_syntax import KeywordQuery, Syntax, parse_query
 from sage.middleware.settings.retrieval import AnalysisOptions, KeywordOptions
 
 ANALYZER = Analyzer(AnalysisOptions())
+
+
+def parsed_query(query: str) -> KeywordQuery:
+    return parse_query(query, ANALYZER, Syntax.QUERY)
 
 
 def matching(query: str, texts: Sequence[str], live: list[bool] | None = None) -> list[int] | None:
@@ -30,7 +34,7 @@ def matching(query: str, texts: Sequence[str], live: list[bool] | None = None) -
         for segment in (slice(0, middle), slice(middle, None))
     ]
     masks = KeywordLeg(segments, KeywordOptions()).constraint(
-        parse_query(query, ANALYZER), ANALYZER, lambda rows: [texts[row] for row in rows]
+        parsed_query(query), ANALYZER, lambda rows: [texts[row] for row in rows]
     )
     return None if masks is None else np.flatnonzero(np.concatenate(masks)).tolist()
 
@@ -110,7 +114,7 @@ def test_the_dead_are_neither_asked_for_nor_found() -> None:
 def test_a_text_that_is_gone_is_not_found() -> None:
     index = KeywordIndex.build([["a", "b"], ["a", "b"]])
     leg = KeywordLeg([(index, None)], KeywordOptions())
-    masks = leg.constraint(parse_query('"a b"', ANALYZER), ANALYZER, lambda rows: [None, "a b"])
+    masks = leg.constraint(parsed_query('"a b"'), ANALYZER, lambda rows: [None, "a b"])
     assert masks is not None
     assert masks[0].tolist() == [False, True]
 
@@ -126,7 +130,7 @@ def test_a_text_that_is_gone_is_not_found() -> None:
     ],
 )
 def test_what_is_scored_and_what_is_embedded(query: str, text: str, terms: list[str]) -> None:
-    parsed = parse_query(query, ANALYZER)
+    parsed = parsed_query(query)
     assert parsed.text == text
     assert list(parsed.terms) == terms
 
@@ -150,14 +154,14 @@ def test_what_is_scored_and_what_is_embedded(query: str, text: str, terms: list[
     ],
 )
 def test_what_is_malformed_is_plain(query: str) -> None:
-    parsed = parse_query(query, ANALYZER)
+    parsed = parsed_query(query)
     assert not parsed.constrains
     assert list(parsed.terms) == ANALYZER.query_terms(query)
 
 
 @given(st.text(st.sampled_from('ab北京"“”「」+-＋－ .!'), max_size=30))
 def test_no_query_is_an_error_and_none_of_its_words_is_lost(query: str) -> None:
-    parsed = parse_query(query, ANALYZER)
+    parsed = parsed_query(query)
     words = {*ANALYZER.atoms(parsed.text), *(atom for c in parsed.excluded for atom in ANALYZER.atoms(c.text))}
     assert words == set(ANALYZER.atoms(query))
     matching(query, ["a b", "北京", ""])
@@ -212,7 +216,7 @@ def test_decomposed_queries_are_as_composed_ones(query: str, left: list[int], fo
 def test_a_query_of_any_script_is_never_an_error_in_either_form(query: str, form: str) -> None:
     other = unicodedata.normalize(form, query)
     assert matching(other, COMPOSED) == matching(query, COMPOSED)
-    parsed, composed = parse_query(other, ANALYZER), parse_query(query, ANALYZER)
+    parsed, composed = parsed_query(other), parsed_query(query)
     assert parsed == composed
 
 
@@ -233,18 +237,18 @@ def test_what_is_no_word_after_a_sign_is_plain_text(query: str) -> None:
 def test_halves_of_surrogate_pairs_are_no_error() -> None:
     assert matching("+\ud83d\udc4d", SIGNED) == [4]
     assert matching("tea \ud83d", SIGNED) is None
-    assert parse_query("tea \ud83d", ANALYZER).text == "tea \ufffd"
+    assert parsed_query("tea \ud83d").text == "tea \ufffd"
 
 
 def test_behind_the_fiftieth_sign_all_is_plain_text() -> None:
-    query = parse_query(" ".join(f"+w{number}" for number in range(60)), ANALYZER)
+    query = parsed_query(" ".join(f"+w{number}" for number in range(60)))
     assert [clause.text for clause in query.required] == [f"w{number}" for number in range(50)]
     assert set(query.terms) == {f"w{number}" for number in range(60)}
 
 
 def test_phrases_of_common_words_do_not_read_a_whole_collection() -> None:
     index = KeywordIndex.build([ANALYZER.terms("a common phrase")] * 30)
-    query = parse_query('"common phrase"', ANALYZER)
+    query = parsed_query('"common phrase"')
     read: list[int] = []
 
     def texts(rows: Sequence[int]) -> list[str]:
