@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -103,6 +103,13 @@ class RetrievalMetrics:
         self.searches[status] += searches
         self.duration.observe(seconds)
 
+    def add(self, other: RetrievalMetrics) -> None:
+        """Adds what another process has counted."""
+        self.searches.update(other.searches)
+        self.duration.add(other.duration)
+        self.written += other.written
+        self.deleted += other.deleted
+
 
 class ServiceMetrics:
     """The metrics of the gateway's services: plain numbers, since they change on one event loop only."""
@@ -199,6 +206,9 @@ class Metrics(Collector):
         self.ask_others: Callable[[], Awaitable[object]] = _nobody
         """Lets :attr:`with_others` know the newest counts."""
         self.retrieval = RetrievalMetrics()
+        """Of the collections as this process was asked for them."""
+        self.retrieval_of_others: Callable[[], Iterable[RetrievalMetrics]] = tuple
+        """What the gateway's other processes have counted, where it has some."""
         self.services = ServiceMetrics()
         self.low_priority: LowPriorityCounts | None = None
         self.ledger: LedgerCounts | None = None
@@ -270,7 +280,9 @@ class Metrics(Collector):
         yield from self.services.collect()
 
     def _retrieval_metrics(self) -> Iterator[Metric]:
-        retrieval = self.retrieval
+        retrieval = RetrievalMetrics()
+        for counted in (self.retrieval, *self.retrieval_of_others()):
+            retrieval.add(counted)
         searches = CounterMetricFamily("sage_searches", "Searches, by their answer's status.", labels=("status",))
         for status, count in sorted(retrieval.searches.items()):
             searches.add_metric((str(status),), count)

@@ -186,6 +186,14 @@ class Collections:
             shutil.rmtree(scratch, ignore_errors=True)
         return self.open(tenant, name)
 
+    def let_go_of_deleted(self) -> None:
+        """Closes the open collections that another process has deleted: until then their files take room."""
+        with self._lock:
+            opened = [(directory, inode) for directory, (inode, _) in self._opened.items()]
+        for directory, inode in opened:
+            if inode_of(directory) != inode:
+                self._forget(directory, "this collection was deleted")
+
     def stop_work(self) -> None:
         """Stops long work on indexes, before :meth:`close`; it is done at the next start."""
         with self._lock:

@@ -1,4 +1,5 @@
-"""What a front answers itself: calls of models at remote servers that nothing bounds. All else is the owner's."""
+"""What a front answers itself: searches (:mod:`sage.middleware.app.workers.front_collections`), and calls of models at
+remote servers that nothing bounds. All else is the owner's."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from sage.middleware.budgets.subjects import BudgetedSubjects
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.dispatch.upstream_answer import UpstreamAnswer
+from sage.middleware.gateway.elsewhere import Elsewhere
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.gateway.rates import RateLimits
@@ -30,10 +32,6 @@ RECORDED = "sage.recorded"
 """In the scope of a request at a front: its :class:`RecordedRequest`."""
 _MOST_KNOWN = 10_000
 _current: ContextVar[RecordedRequest | None] = ContextVar("recorded request", default=None)
-
-
-class Elsewhere(Exception):
-    """The owner has to answer this request; nothing of it was done."""
 
 
 class OfTheOwner:

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import sys
+from typing import Any, cast
 
 from sage.middleware.app.access_log import AccessLog
 from sage.middleware.app.edge import EdgeMiddleware
@@ -23,6 +24,7 @@ from sage.middleware.app.slashes import Slashes
 from sage.middleware.app.workers.elsewhere import RECORDED, FrontGateway, FrontRegistry, FrontRoute
 from sage.middleware.app.workers.forwarding import Forwarder, RecordedRequest
 from sage.middleware.app.workers.frames import PeerGone
+from sage.middleware.app.workers.front_collections import FrontCollections
 from sage.middleware.app.workers.front_server import FrontServer
 from sage.middleware.app.workers.messages import Begin, FrontReady
 from sage.middleware.app.workers.owner_link import OwnerLink, read_begin
@@ -34,6 +36,7 @@ from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.limits.limiter import make_limiter
 from sage.middleware.providers.clients import make_transport
 from sage.middleware.routers.http.asgi import ASGIApp, Receive, Scope, Send
+from sage.middleware.routers.search import ROUTES as SEARCH_ROUTES
 
 
 class FrontApplication:
@@ -66,7 +69,7 @@ class Front:
         self._transport = transport = make_transport(settings.llm.transport)
         self._registry = registry = make_registry(FrontRegistry, settings, transport)
         registry.elsewhere = frozenset(begin.own_models)
-        self._reporting: asyncio.Task[None] | None = None
+        self._running: list[asyncio.Task[None]] = []
         dispatch = Dispatch(transport, settings.llm.routing)
         health = HealthReports(registry, settings.llm.routing, link.tell)
         dispatch.on_health, link.on_health = health.changed, health.heard
@@ -75,6 +78,8 @@ class Front:
         gateway = FrontGateway(registry, dispatch, transport, Metrics(), settings, shared)
         link.registry, link.metrics, link.prefixes = registry, gateway.metrics, dispatch.prefixes
         link.records = gateway.records
+        root = settings.data_dir / "collections"
+        self._collections = FrontCollections(root, settings.retrieval, gateway.metrics.retrieval)
         dispatch.prefixes.share(begin.affinity_key)
         if begin.revision is not None:
             link.authenticator = RemoteAuthenticator(begin.revision, link.verify)
@@ -82,8 +87,12 @@ class Front:
         hot: dict[tuple[str, str], ASGIApp] = {}
         for route in INFERENCE_ROUTES:
             hot["POST", route.path] = FrontRoute(route.mount(gateway, link.authenticator).app, self._forwarder)
-        limits = {("POST", r.path): r.max_body for r in INFERENCE_ROUTES if r.max_body is not None}
-        slashes = Slashes(route.path for route in INFERENCE_ROUTES)
+        for route in SEARCH_ROUTES:
+            mounted = route.mount(cast(Any, self._collections), link.authenticator).app
+            hot["POST", route.path] = FrontRoute(mounted, self._forwarder)
+        routes = (*INFERENCE_ROUTES, *SEARCH_ROUTES)
+        limits = {("POST", route.path): route.max_body for route in routes if route.max_body is not None}
+        slashes = Slashes(route.path for route in routes)
         edge = EdgeMiddleware(self._forwarder.forward, hot, limits, slashes, settings, self._log)
         application = FrontApplication(edge, frozenset(hot), self._forwarder, begin.index)
         self.server = FrontServer(application, edge.refusals(), settings, self._open, self._listens, self._close)
@@ -95,7 +104,9 @@ class Front:
         await loop.create_unix_connection(lambda: self._link, sock=self._control)
         await self._link.told.wait()
         self._limiter.begin()
-        self._reporting = loop.create_task(self._link.report())
+        self._running = [
+            loop.create_task(running) for running in (self._link.report(), self._collections.let_go_of_deleted())
+        ]
 
     def _listens(self) -> None:
         leave_alone_what_lives()
@@ -105,8 +116,9 @@ class Front:
         self._link.is_ending = True
         with contextlib.suppress(PeerGone):
             self._link.tell_settled()  # before what may take its time
-        if self._reporting is not None:
-            self._reporting.cancel()
+        for task in self._running:
+            task.cancel()
+        await self._collections.close()
         await self._limiter.close()
         await self._transport.close()
         self._forwarder.close()

@@ -28,6 +28,7 @@ from sage.middleware.app.workers.messages import (
 )
 from sage.middleware.app.workers.shared_metrics import Counts
 from sage.middleware.auth.credential_cache import CredentialCache, Verified
+from sage.middleware.gateway.metrics import RetrievalMetrics
 
 
 class FrontLink(FrameProtocol):
@@ -45,7 +46,9 @@ class FrontLink(FrameProtocol):
         calls that have ended."""
         super().__init__()
         self.counts: Counts = {}
-        """The newest metrics of the front."""
+        """The newest metrics of the front, by model."""
+        self.retrieval = RetrievalMetrics()
+        """Those of its searches."""
         self.use = use
         self._authenticator = authenticator
         self._ready = ready
@@ -106,7 +109,7 @@ class FrontLink(FrameProtocol):
         elif isinstance(message, SettledCalls):
             self._settled(message)
         elif isinstance(message, FrontCounts):
-            self.counts = message.models
+            self.counts, self.retrieval = message.models, message.retrieval
             if message.number in self._counted:
                 _settle(self._counted.pop(message.number))
         elif isinstance(message, DeploymentHealth | AnsweredConversations):

@@ -27,6 +27,7 @@ from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.budgets.budgets import Budgets
 from sage.middleware.gateway.builtin_embedders import NAMES as EMBEDDER_NAMES
 from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.gateway.metrics import RetrievalMetrics
 from sage.middleware.routers.http.asgi import ASGIApp
 from sage.middleware.settings.settings import Settings
 
@@ -69,6 +70,7 @@ class Fronts:
         gateway.share_with_others(self._health.changed, self.in_flight)
         gateway.prefixes.share(self._affinity_key)
         gateway.metrics.with_others = self._metrics.with_fronts
+        gateway.metrics.retrieval_of_others = self._searched
         gateway.metrics.ask_others = self._ask_counts
 
     async def start(self, server: uvicorn.Server) -> None:
@@ -137,7 +139,7 @@ class Fronts:
     def front_ended(self, link: FrontLink) -> None:
         if link in self._links:
             self._links.remove(link)
-            self._metrics.front_ended(link.counts)
+            self._metrics.front_ended(link.counts, link.retrieval)
 
     def forwarded(self, index: int) -> ForwardedConnection:
         assert self._server is not None
@@ -151,6 +153,10 @@ class Fronts:
 
     def _counts(self) -> Iterator[Counts]:
         return (link.counts for link in self._links)
+
+    def _searched(self) -> Iterator[RetrievalMetrics]:
+        yield self._metrics.searches_ended
+        yield from (link.retrieval for link in self._links)
 
     async def _ask_counts(self) -> None:
         number = next(self._questions)

@@ -13,7 +13,7 @@ from sage.errors import SageError
 from sage.middleware.auth.credential_cache import Verified
 from sage.middleware.auth.principal import Principal
 from sage.middleware.budgets.subjects import NOBODY, BudgetedSubjects
-from sage.middleware.gateway.metrics import ModelMetrics
+from sage.middleware.gateway.metrics import ModelMetrics, RetrievalMetrics
 from sage.middleware.settings.settings import Settings
 from sage.middleware.usage.records import UsageRecord
 
@@ -89,10 +89,11 @@ class AskCounts:
 
 @dataclass(frozen=True, slots=True)
 class FrontCounts:
-    """Front to owner, once a second while they change, and in answer to :class:`AskCounts`: its metrics, by model."""
+    """Front to owner, once a second while they change, and in answer to :class:`AskCounts`: its metrics."""
 
     number: int
     models: Mapping[str, ModelMetrics]
+    retrieval: RetrievalMetrics
 
 
 @dataclass(frozen=True, slots=True)

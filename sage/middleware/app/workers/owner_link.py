@@ -139,7 +139,7 @@ class OwnerLink(FrameProtocol):
         """What was counted here so far, in answer to the question of that number, or without one."""
         assert self.metrics is not None
         self.tell_settled()
-        self.tell(FrontCounts(number, self.metrics.by_model))
+        self.tell(FrontCounts(number, self.metrics.by_model, self.metrics.retrieval))
 
     def _tell_uses(self) -> None:
         uses = self.authenticator.take_uses() if self.authenticator is not None else None
@@ -164,7 +164,8 @@ class OwnerLink(FrameProtocol):
     async def report(self) -> None:
         """Tells how busy this front is whenever that has changed, until it is cancelled."""
         assert self.registry is not None
-        use, rounds, changed = UseReport(self.registry), 0, False
+        assert self.metrics is not None
+        use, rounds, changed, searches = UseReport(self.registry), 0, False, 0
         while self.transport is not None:
             await asyncio.sleep(_REPORT_EVERY)
             changes = use.changes()
@@ -175,6 +176,8 @@ class OwnerLink(FrameProtocol):
                     self.tell(AnsweredConversations(news))
             self.tell_settled()
             rounds += 1
+            if (searched := self.metrics.retrieval.searches.total()) != searches:
+                changed, searches = True, searched
             if rounds % _COUNTS_EVERY == 0:
                 self._tell_uses()
             if changed and rounds % _COUNTS_EVERY == 0:

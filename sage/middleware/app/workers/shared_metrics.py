@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from sage.middleware.gateway.metrics import ModelMetrics
+from sage.middleware.gateway.metrics import ModelMetrics, RetrievalMetrics
 
 Counts = Mapping[str, ModelMetrics]
 """By model."""
@@ -17,9 +17,12 @@ class FamilyMetrics:
         """``running`` gives the newest counts of each front that runs."""
         self._running = running
         self._ended: dict[str, ModelMetrics] = {}
+        self.searches_ended = RetrievalMetrics()
+        """Of the searches of fronts that have ended."""
 
-    def front_ended(self, counts: Counts) -> None:
+    def front_ended(self, counts: Counts, retrieval: RetrievalMetrics) -> None:
         """The last that a front has told before it ended. What it was doing then ended with it."""
+        self.searches_ended.add(retrieval)
         _add(self._ended, counts)
         for metrics in self._ended.values():
             metrics.in_flight = 0

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from sage.errors import Conflict, NotFound, PermissionDenied, SageError, Unavailable
+from sage.errors import Conflict, NotFound, SageError, Unavailable
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway.collections.bounded_pool import BoundedPool
+from sage.middleware.gateway.collections.model_access import require_embedder_access
 from sage.middleware.gateway.collections.on_behalf import on_behalf_of
 from sage.middleware.gateway.collections.reembedding import Reembedding, Reembeddings
 from sage.middleware.gateway.collections.requests import SearchRequest
+from sage.middleware.gateway.collections.searches import Searches
 from sage.middleware.gateway.metrics import RetrievalMetrics
 from sage.middleware.hub.snapshots import Snapshots, not_pulled
-from sage.middleware.hub.sources import is_source, parse_source, without_pins
+from sage.middleware.hub.sources import is_source, parse_source
 from sage.middleware.settings.retrieval import Retrieval, RetrievalLimits
 from sage.middleware.settings.services import ServicesSettings
 
@@ -63,6 +64,7 @@ class CollectionGateway:
         self._opened: TenantCollections | None = None
         self._closed = False
         self._reading = BoundedPool("searches", 8, 256)
+        self._searches = Searches(self.open, self._reading, self.limits, metrics)
         self._writing = BoundedPool("writes", 16, 64)  # many at a time: they share commits
         self._working = BoundedPool("work on collections", 4, 4)
         self._copying = BoundedPool("snapshots", 4, 4)  # as slow as their readers
@@ -71,34 +73,7 @@ class CollectionGateway:
 
     async def search(self, principal: Principal, searches: Sequence[SearchRequest]) -> list[SearchAnswer]:
         """One answer a search; those of one collection on one state of it."""
-        for search in searches:
-            if search.rerank is not None:
-                _require_model_access(principal, search.rerank.model, "rerank")
-        started, status = time.perf_counter(), 200
-        try:
-            work = on_behalf_of(principal, partial(self._search, principal, searches))
-            return await self._reading.run(work, principal.tenant)
-        except SageError as exc:
-            status = exc.status
-            raise
-        except BaseException as exc:
-            status = 500 if isinstance(exc, Exception) else 499
-            raise
-        finally:
-            self._metrics.searched(status, time.perf_counter() - started, len(searches))
-
-    def _search(self, principal: Principal, searches: Sequence[SearchRequest]) -> list[SearchAnswer]:
-        by_name: dict[str, list[int]] = {}
-        for index, search in enumerate(searches):
-            by_name.setdefault(search.collection, []).append(index)
-        answers: dict[int, SearchAnswer] = {}
-        for name, indexes in by_name.items():
-            collection = self.open(principal, name)
-            if any(searches[index].vector is None and searches[index].mode != "bm25" for index in indexes):
-                _require_embedder_access(principal, collection.options.embedder, "collection")
-            results = collection.search_many([searches[index].search(self.limits) for index in indexes])
-            answers.update(zip(indexes, results, strict=True))
-        return [answers[index] for index in range(len(searches))]
+        return await self._searches.run(principal, searches)
 
     async def add(
         self, principal: Principal, name: str, documents: Callable[[], Sequence[Mapping[str, Any]]]
@@ -125,7 +100,7 @@ class CollectionGateway:
                     raise
             collection = self.open(principal, name)  # another was first
         if any(isinstance(document, Mapping) and document.get("vector") is None for document in documents):
-            _require_embedder_access(principal, collection.options.embedder, "collection")
+            require_embedder_access(principal, collection.options.embedder, "collection")
         return collection.add(documents)
 
     async def delete_documents(
@@ -222,7 +197,7 @@ class CollectionGateway:
     def _require_new_embedder(self, principal: Principal, name: str, param: str) -> None:
         """For vectors that are going to be made. Whoever may pull models has one of a hub pulled by its name, and so
         has whoever wrote the configuration."""
-        _require_embedder_access(principal, name, param)
+        require_embedder_access(principal, name, param)
         may_pull = name == self._settings.defaults.embedder or Scope.MODELS_WRITE in principal.scopes
         if is_source(name) and not may_pull:
             source = parse_source(name)
@@ -331,21 +306,3 @@ class CollectionGateway:
             opened, self._opened = self._opened, None
         if opened is not None:
             opened.close()
-
-
-def _require_model_access(principal: Principal, model: str, param: str) -> None:
-    names = {model, without_pins(model)} if is_source(model) else {model}
-    if not any(map(principal.allows_model, names)):
-        raise PermissionDenied(
-            f"this credential does not reach the model '{model}'; it reaches: {principal.reach}",
-            param=param,
-            code="model_not_allowed",
-        )
-
-
-def _require_embedder_access(principal: Principal, name: str, param: str) -> None:
-    """Built-in embedders are everybody's; the others are models of the registry."""
-    from sage.middleware.retrieval.embedding.builtin import is_builtin
-
-    if not is_builtin(name):
-        _require_model_access(principal, name, param)

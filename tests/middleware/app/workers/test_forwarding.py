@@ -16,7 +16,7 @@ from sage.middleware.app.workers.forwarding import Forwarder
 from sage.middleware.app.workers.frames import FrameProtocol, body_frames, frame
 from sage.middleware.app.workers.passed_sockets import PassedSockets
 from sage.middleware.app.workers.shared_metrics import FamilyMetrics
-from sage.middleware.gateway.metrics import ModelMetrics
+from sage.middleware.gateway.metrics import ModelMetrics, RetrievalMetrics
 from sage.middleware.providers.base import Usage
 
 Message = dict[str, Any]
@@ -301,7 +301,7 @@ def test_counts_of_fronts_are_added_and_stay_when_they_end(ends: bool) -> None:
     running = [counted(2)]
     family = FamilyMetrics(lambda: running)
     if ends:
-        family.front_ended(running.pop())
+        family.front_ended(running.pop(), RetrievalMetrics())
     own = counted(1)
     total = family.with_fronts(own)["m"]
     assert (total.statuses[200], total.prompt_tokens, total.completion_tokens) == (3, 9, 12)

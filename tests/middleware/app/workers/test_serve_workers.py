@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -146,6 +147,80 @@ def test_keys_values_documents_memories_and_jobs_are_one_for_all(family: WorkerF
         body = {"model": "free", "messages": CHAT, "search": {"collection": "sea", "query": "whale"}}
         answer = client.ask("POST", "/v1/chat/completions", body)
         assert [source["id"] for source in answer.json["sources"]] == ["d1"], answer.body
+
+
+def test_a_front_searches_itself_what_was_just_acknowledged(family: WorkerFamily) -> None:
+    owner, front = pair(family)
+
+    def found(**fields: Any) -> tuple[int, list[str]]:
+        answer = front.ask("POST", "/search", {"collection": "harbour", **fields})
+        return answer.status, [hit["id"] for hit in answer.json.get("results", ())]
+
+    documents = [{"id": str(n), "text": f"ship number {n}", "vector": [1.0, n]} for n in range(3)]
+    for client, document in zip((owner, front, owner), documents, strict=True):
+        if document["id"] == "0":
+            made = {"name": "harbour", "embedder": "none", "dimension": 2}
+            assert owner.ask("POST", "/collections", made).status == 201
+        written = client.ask("POST", "/collections/harbour/documents", {"documents": [document]})
+        assert written.status in (200, 201), written.body
+        assert found(query=f"number {document['id']}", mode="bm25")[1][:1] == [document["id"]]
+    assert _databases(family.front()), "the front has not opened the collection"
+    assert found(query="ship", vector=[1.0, 2.0])[1] == found(vector=[1.0, 2.0])[1] == ["2", "1", "0"]
+    batch = {"searches": [{"collection": "harbour", "query": "ship", "top_k": n} for n in (1, 3)]}
+    answers = [client.ask("POST", "/search/batch", batch).json["answers"] for client in (owner, front)]
+    assert [[len(each["results"]) for each in of_one] for of_one in answers] == [[1, 3], [1, 3]]
+    assert answers[0][1]["results"] == answers[1][1]["results"]
+    assert found(query="ship", top_k=0)[0] == 400
+    assert owner.ask("DELETE", "/collections/harbour/documents/1").status == 204
+    assert sorted(found(query="ship")[1]) == ["0", "2"]
+    assert owner.ask("DELETE", "/collections/harbour").status == 204
+    gone = front.ask("POST", "/search", {"collection": "harbour", "query": "ship"})
+    assert (gone.status, gone.json["error"]["code"]) == (404, "collection_not_found")
+    assert owner.ask("POST", "/collections", {"name": "harbour", "embedder": "none"}).status == 201
+    assert found(query="ship") == (200, [])
+    assert owner.ask("DELETE", "/collections/harbour").status == 204
+    family.wait(
+        lambda: not any("(deleted)" in name for name in _databases(family.front()))
+    )  # its room on the disk is free
+
+
+def _databases(pid: int) -> list[str]:
+    """The databases of collections that a process has open; deleted ones too."""
+    opened = []
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            opened.append(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+    return [name for name in opened if "truth.db" in name]
+
+
+def test_what_a_front_cannot_search_is_the_owners(family: WorkerFamily) -> None:
+    """A reranker and an embedder of the registry have prices, limits and budgets."""
+    _, front = pair(family)
+    made = front.ask("POST", "/collections", {"name": "embedded", "embedder": "free"})
+    assert made.status == 201, made.body
+    written = front.ask("POST", "/collections/embedded/documents", {"documents": [{"id": "a", "text": "an anchor"}]})
+    assert written.status in (200, 201), written.body
+    for fields in ({"mode": "bm25"}, {}, {"mode": "dense"}):
+        answer = front.ask("POST", "/search", {"collection": "embedded", "query": "anchor", **fields})
+        assert [hit["id"] for hit in answer.json["results"]] == ["a"], answer.body
+    reranked = {"collection": "embedded", "query": "a", "rerank": "free"}
+    answers = [client.ask("POST", "/search", reranked) for client in pair(family)]
+    assert [answer.status for answer in answers] == [404, 404]  # as the upstream has no rerankers
+    assert answers[0].json["error"]["message"] == answers[1].json["error"]["message"]
+
+
+def test_searches_at_a_front_are_counted_once(family: WorkerFamily) -> None:
+    owner, front = pair(family)
+    assert owner.ask("POST", "/collections", {"name": "counted", "embedder": "none"}).status == 201
+    before = family.metrics(owner)
+    for client in (owner, front, front):
+        assert client.ask("POST", "/search", {"collection": "counted", "query": "any"}).status == 200
+    front.ask("POST", "/search", {"collection": "nothing", "query": "any"})
+    after = family.metrics(owner)
+    searches = {status: f'sage_searches_total{{status="{status}"}}' for status in (200, 404)}
+    assert {status: after[name] - before.get(name, 0) for status, name in searches.items()} == {200: 3, 404: 1}
+    count = "sage_search_duration_seconds_count"
+    assert after[count] - before.get(count, 0) == 4
 
 
 def test_memories_and_jobs_are_one_for_all(family: WorkerFamily) -> None:
