@@ -131,11 +131,7 @@ class MemoryEmbedder:
         return QueryVector(vector, None if spoken >= 1 else _MAX_WEIGHT * spoken)
 
 
-def without_operators(query: str) -> str:
-    """``query`` as words alone, without quotation marks and leading ``+`` or ``-``: in a question to a memory these
-    are punctuation, not operators of a search."""
-    words = (word.strip("\"'“”„「」『』").lstrip("+-＋－") for word in query.split())
-    plain_text = " ".join(word for word in words if word)
-    if not plain_text:
+def check_has_words(query: str) -> None:
+    """Raises :class:`InvalidRequest` for a query of signs alone, such as ``+``."""
+    if not query.strip("\"'“”„「」『』+-＋－ \t\r\n"):
         raise InvalidRequest("'query' has no words to search for", param="query")
-    return plain_text

@@ -8,7 +8,7 @@ from sage.errors import InvalidRequest
 from sage.middleware.retrieval.embedding.builtin import cosine_range
 from sage.service.memory_orchestrator.collection import MemoryCollection
 from sage.service.memory_orchestrator.context.bonuses import by_context
-from sage.service.memory_orchestrator.embedder import MemoryEmbedder, MemoryEmbedders, QueryVector, without_operators
+from sage.service.memory_orchestrator.embedder import MemoryEmbedder, MemoryEmbedders, QueryVector, check_has_words
 from sage.service.memory_orchestrator.query import MAX_LIMIT, MemoryQuery
 from sage.service.memory_orchestrator.ranking import RecalledMemory, diversify, rerank, weigh
 from sage.service.memory_orchestrator.records import MemoryRecord
@@ -50,9 +50,11 @@ def _vector_of(collection: MemoryCollection, record: MemoryRecord) -> Any:
 def _search(
     collection: MemoryCollection, embedder: MemoryEmbedder, query: MemoryQuery, limit: int, now: float
 ) -> list[RecalledMemory]:
-    text = None if query.text is None else without_operators(query.text[:MAX_QUERY])
+    text = None if query.text is None else query.text[:MAX_QUERY]
+    if text is not None:
+        check_has_words(text)
     target = _target(embedder, query, text)
-    options: dict[str, Any] = {"explain": True} if query.explain else {}
+    options: dict[str, Any] = {"syntax": "plain", **({"explain": True} if query.explain else {})}
     options["score_threshold"] = max(0.0, query.threshold or 0.0)  # also to be told the relevance
     if text is not None and query.session is None:
         options["group"] = "session"
