@@ -17,7 +17,14 @@ from project import ROOT
 
 FLOORS = [
     {
-        *("sage.errors", "sage.fair_queue", "sage.processors", "sage.strict_json", "sage.surrogates"),
+        *(
+            "sage.acting_for",
+            "sage.errors",
+            "sage.fair_queue",
+            "sage.processors",
+            "sage.strict_json",
+            "sage.surrogates",
+        ),
         "sage.thread_pool",
     },
     {"sage.addresses", "sage.forks", "sage.private_files"},

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sage.acting_for import acting_for
 from sage.kernels.runtime.services.mailbox import Closed, Full, Mailbox
 from sage.service.memory_orchestrator.reader import MemoryReader
 from sage.service.memory_orchestrator.records import MemoryRecord, MemoryScope
@@ -53,6 +54,8 @@ class _ExtractionTask:
     session: str
     record: MemoryRecord | None
     """The memory to make facts of. ``None`` means: see whether the session needs a summary."""
+    acting_for: Any
+    """Who stored the memory."""
 
     @property
     def session_key(self) -> tuple[str, str, str, str]:
@@ -92,9 +95,9 @@ class FactExtractor:
         self._start_thread()
         try:
             if self._facts_model is not None:
-                self._put(_ExtractionTask(record.scope, record.session, record))
+                self._put(_ExtractionTask(record.scope, record.session, record, acting_for.get()))
             if self._summary_model is not None:
-                self._put(_ExtractionTask(record.scope, record.session, None))
+                self._put(_ExtractionTask(record.scope, record.session, None, acting_for.get()))
         except Full:
             self._counts["passed_over"] += 1
         except Closed:
@@ -134,6 +137,7 @@ class FactExtractor:
         wakeup = allocate_lock()
         wakeup.acquire()
         while (task := self._queue.take(wakeup)) is not None:
+            acting_for.set(task.acting_for)
             for attempt in range(1 if self._stopped else _ATTEMPTS):
                 try:
                     self._process(task)

@@ -11,7 +11,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from page_server import PageServer, page, redirect
 from running_gateway import Running, run_gateway
 from upstream import Received, Script, Upstream, reply
 
-from sage.middleware.auth.principal import Scope
+from sage.middleware.auth.grants import KeyRequest
+from sage.middleware.auth.principal import ROLES, Scope
 from sage.middleware.cli.ingest.command import IngestOptions, ingest
 from sage.middleware.client.connection import Client
 from sage.middleware.engines.proc_stats import descendants
@@ -314,6 +315,39 @@ def described(jobs: Jobs, name: str) -> tuple[str, bool]:
     """What its vectors are of, and whether they are being made again."""
     shown = jobs.running.get(f"/collections/{name}").json()
     return shown["embedder"].partition("@")[0], bool((shown["reembedding"] or {}).get("running"))
+
+
+def test_what_jobs_ask_of_models_is_booked_to_who_submitted_them(jobs: Jobs) -> None:
+    jobs.up.handler = embeddings
+    running = jobs.running
+    assert running.accounts is not None
+    running.accounts.users.add("ann", "a fine password of hers", "user", "acme")
+    made = running.accounts.keys.create_for("ann", KeyRequest(scopes=sorted(ROLES["user"])))
+    ann = replace(jobs, running=Running(running.url, made.secret, running.settings, running.server, running.edge))
+    with_vectors(ann, "hers")
+    upload = ann.upload("hers.md", b"# Tea\n\nGreen tea grows in Fujian.")
+
+    def used(run: Callable[[], Any]) -> set[tuple[str, str, str]]:
+        """User, key and model of the calls that are in the ledger once ``run`` has ended, and were not before."""
+
+        def rows() -> list[dict[str, Any]]:
+            return list(running.get("/usage/requests?limit=1000").json()["requests"])
+
+        before = len(rows())
+        ended = run()
+        end = time.monotonic() + 10
+        while not (new := rows()[:-before]) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert {row["tenant"] for row in new} == {"acme"}, ended
+        return {(row["user"], row["key"], row["model"]) for row in new}
+
+    for kind, body, model in (
+        ("embed", {"model": "first", "input": ["one"]}, "first"),
+        ("ingest", {"collection": "hers", "file_ids": [upload]}, "first"),
+        ("reembed", {"collection": "hers", "embedder": "second"}, "second"),
+    ):
+        assert used(lambda kind=kind, body=body: ann.run(kind, **body)) == {("ann", made.key.id, model)}, kind
+    ann.running.close()
 
 
 def test_vectors_are_made_again_by_a_job(jobs: Jobs) -> None:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
+from sage.acting_for import acting_for
 from sage.errors import Conflict, DeadlineExceeded, InvalidRequest
 
 _BEGIN, _END = "begin", "end"
@@ -48,8 +49,8 @@ class ServiceCall:
     """
 
     __slots__ = (
-        "_callbacks", "_error", "_ready", "_result", "_rights", "abandoned", "args", "call_chain", "deadline",
-        "is_batch", "kwargs", "method", "on_abandon", "order", "settled",
+        "_callbacks", "_error", "_ready", "_result", "_rights", "abandoned", "acting_for", "args", "call_chain",
+        "deadline", "is_batch", "kwargs", "method", "on_abandon", "order", "settled",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +71,8 @@ class ServiceCall:
         self.deadline = deadline
         self.order = order
         self.is_batch = is_batch
+        self.acting_for = acting_for.get()
+        """For whom the method is to run: for whom its caller does."""
         self.settled = False
         self.abandoned = False
         """Nobody waits for it any more: it was cancelled or its deadline has passed. Further calls by its method are

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from sys import is_finalizing
 from typing import Any
 
+from sage.acting_for import acting_for
 from sage.errors import Conflict, InvalidRequest, Unavailable
 from sage.forks import forks
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, methods_of
@@ -250,6 +251,7 @@ class LocalHost:
         if not call.begin():
             return
         running.set(call)
+        acting_for.set(call.acting_for)
         begun = time.perf_counter()
         failed = True
         try:
@@ -268,6 +270,7 @@ class LocalHost:
         else:
             call.succeed(result)
         running.set(None)
+        acting_for.set(None)
         statistics.count(time.perf_counter() - begun, failed, len(call.args) or 1 if call.is_batch else 1)
 
     def _run_batch(self, call: ServiceCall, method: Callable[..., Any], is_async: bool) -> list[Any]:

@@ -183,7 +183,7 @@ class CollectionGateway:
                 self._require_new_embedder(principal, embedder, "embedder")
             return self._completed(self._collections().create(principal.tenant, name, options, shards).describe())
 
-        return await self._writing.run(create, principal.tenant)
+        return await self._writing.run(on_behalf_of(principal, create), principal.tenant)
 
     async def delete(self, principal: Principal, name: str) -> None:
         """Ends what works on it; requests that run on it end first."""
@@ -211,7 +211,7 @@ class CollectionGateway:
     async def reembed(self, principal: Principal, name: str, embedder: str) -> Reembedding:
         """Begins to make all vectors again, or joins the run that does."""
         collection = await self._to_reembed(principal, name, embedder)
-        return self._reembeddings.begin(principal.tenant, collection, embedder)
+        return self._reembeddings.begin(principal, collection, embedder)
 
     async def stop_reembed(self, principal: Principal, name: str) -> None:
         """Ends the run that makes all vectors again, after its current batch. The next run with that embedder goes on
@@ -227,7 +227,7 @@ class CollectionGateway:
             self._require_new_embedder(principal, embedder, "embedder")
             return self._collections().to_reembed(principal.tenant, name)
 
-        return await self._reading.run(find, principal.tenant)
+        return await self._reading.run(on_behalf_of(principal, find), principal.tenant)
 
     async def optimize(self, principal: Principal, name: str) -> dict[str, Any]:
         """Brings its index into its fastest shape; the collection, described."""

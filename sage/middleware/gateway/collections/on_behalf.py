@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import replace
 from typing import TypeVar
 
+from sage.acting_for import acting_for
 from sage.middleware.auth.principal import Principal
 
 T = TypeVar("T")
-_caller: ContextVar[Principal | None] = ContextVar("the caller that a thread works for", default=None)
 
 
 def on_behalf_of(caller: Principal, work: Callable[[], T]) -> Callable[[], T]:
     """``work``, whose calls of models are those of ``caller`` while it runs."""
 
     def working() -> T:
-        token = _caller.set(caller)
+        token = acting_for.set(caller)
         try:
             return work()
         finally:
-            _caller.reset(token)
+            acting_for.reset(token)
 
     return working
 
@@ -29,7 +28,7 @@ def on_behalf_of(caller: Principal, work: Callable[[], T]) -> Callable[[], T]:
 def in_whose_name(principal: Principal) -> Principal:
     """``principal``, which may ask the collection's models, in the name of the caller that the thread works for: usage,
     limits and budgets are that one's."""
-    caller = _caller.get()
+    caller: Principal | None = acting_for.get()
     if caller is None:
         return principal
     return replace(

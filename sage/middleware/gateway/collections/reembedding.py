@@ -10,7 +10,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import Conflict, SageError, Unavailable
+from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.collections.bounded_pool import BoundedPool
+from sage.middleware.gateway.collections.on_behalf import on_behalf_of
 from sage.middleware.providers.base import PullProgress
 
 if TYPE_CHECKING:
@@ -91,9 +93,10 @@ class Reembeddings:
     def of(self, tenant: str, name: str) -> Reembedding | None:
         return self._running.get((tenant, name))
 
-    def begin(self, tenant: str, collection: Collection, embedder: str) -> Reembedding:
-        """Starts a run, or joins the current one; raises :class:`Conflict` if that has another embedder."""
-        key = tenant, collection.name
+    def begin(self, principal: Principal, collection: Collection, embedder: str) -> Reembedding:
+        """Starts a run, whose calls of models are the caller's, or joins the current one; raises :class:`Conflict` if
+        that has another embedder."""
+        key = principal.tenant, collection.name
         running = self._running.get(key)
         if running is not None:
             if running.embedder != embedder:
@@ -106,7 +109,7 @@ class Reembeddings:
         run = Reembedding(collection, embedder)
         self._running[key] = run
         try:
-            work = self._threads.submit(run.run, tenant)
+            work = self._threads.submit(on_behalf_of(principal, run.run), principal.tenant)
         except SageError:
             del self._running[key]
             raise

@@ -9,6 +9,7 @@ import orjson
 
 from sage.errors import DeadlineExceeded, Unavailable, UpstreamFailed
 from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.gateway.collections.on_behalf import in_whose_name
 from sage.middleware.gateway.model_caller import ModelCaller, RunningGateway
 from sage.middleware.gateway.services.plans import Messages
 from sage.middleware.gateway.watch import Watch
@@ -21,10 +22,11 @@ _PRINCIPAL = Principal("memory service", "local", frozenset({Scope.GENERATE}))
 
 
 def generate(running_gateway: RunningGateway, model: str, messages: Messages) -> str:
-    """The text that ``model`` answers with. Blocks; for a thread that runs no event loop. Raises what the call does."""
+    """The text that ``model`` answers with, asked in the name of whom the thread acts for. Blocks; for a thread that
+    runs no event loop. Raises what the call does."""
     gateway, loop = running_gateway()
     call = ModelCall(Operation.CHAT, {"model": model, "messages": messages}, model)
-    answer = _ask(gateway, call)
+    answer = _ask(gateway, in_whose_name(_PRINCIPAL), call)
     try:
         future = asyncio.run_coroutine_threadsafe(answer, loop)
     except RuntimeError:  # the loop was closed in the meantime
@@ -40,9 +42,9 @@ def generate(running_gateway: RunningGateway, model: str, messages: Messages) ->
         future.cancel()
 
 
-async def _ask(gateway: ModelCaller, call: ModelCall) -> str:
+async def _ask(gateway: ModelCaller, principal: Principal, call: ModelCall) -> str:
     with Watch(call, gateway.deadlines):
-        async with gateway.call(_PRINCIPAL, call) as answer:
+        async with gateway.call(principal, call) as answer:
             try:
                 content = orjson.loads(answer.body)["choices"][0]["message"]["content"]
             except (ValueError, LookupError, TypeError):

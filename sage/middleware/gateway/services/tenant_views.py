@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from sage.acting_for import acting_for
 from sage.errors import Conflict, InvalidRequest, NotFound
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.services.plans import KV, MEMORY, VDB
@@ -17,7 +18,7 @@ _OLD_NAMES = ("timestamp", "similarity_score")
 
 
 class TenantView:
-    """The methods of one service, in the tenant of ``principal``."""
+    """The methods of one service, in the tenant of ``principal``, which pays for what they ask of models."""
 
     service: ClassVar[str]
 
@@ -28,7 +29,11 @@ class TenantView:
         self.limits = services.settings.limits
 
     async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return await self._services.call(self.service, method, *args, tenant=self._principal.tenant, **kwargs)
+        token = acting_for.set(self._principal)
+        try:
+            return await self._services.call(self.service, method, *args, tenant=self._principal.tenant, **kwargs)
+        finally:
+            acting_for.reset(token)
 
     def check_limit(self, limit: int, param: str = "limit") -> int:
         """``limit`` as it is; raises :class:`InvalidRequest` beyond ``services.limits.max_results``."""
