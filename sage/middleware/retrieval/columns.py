@@ -33,10 +33,12 @@ def groups(view: View, condition: Filter | None, by: str, of: str) -> dict[str, 
     lack one of both are left out; of several values of a field, one counts."""
     found: dict[str, Group] = {}
     for segment in view.segments:
-        labels, codes = segment.filters.texts(by)
-        numbers = segment.filters.numbers(of)
-        chosen = segment.passing(condition) & (codes >= 0) & ~np.isnan(numbers)
+        column = segment.filters.text_column(by)
+        labels, codes, numbers = column.texts, column.codes, segment.filters.number_column(of)
+        chosen = np.flatnonzero(segment.passing(condition))
         codes, numbers = codes[chosen], numbers[chosen]
+        complete = (codes >= 0) & ~np.isnan(numbers)
+        codes, numbers = codes[complete], numbers[complete]
         counts = np.bincount(codes, minlength=len(labels))
         lowest, highest = np.full(len(labels), np.inf), np.full(len(labels), -np.inf)
         np.minimum.at(lowest, codes, numbers)
@@ -57,10 +59,11 @@ def in_order(view: View, condition: Filter | None, order: NumberOrder, limit: in
     which they were written."""
     values, documents = [np.empty(0)], [np.empty(0, np.int64)]
     for segment in view.segments:
-        numbers = segment.filters.numbers(order.field)
-        chosen = segment.passing(condition) & ~np.isnan(numbers)
-        values.append(numbers[chosen])
-        documents.append(segment.numbers[chosen])
+        chosen = np.flatnonzero(segment.passing(condition))
+        numbers = segment.filters.number_column(order.field)[chosen]
+        has_number = ~np.isnan(numbers)
+        values.append(numbers[has_number])
+        documents.append(segment.numbers[chosen[has_number]])
     keys, all_documents = np.concatenate(values), np.concatenate(documents)
     sign = -1 if order.descending else 1
     keys = sign * keys

@@ -31,6 +31,11 @@ from sage.middleware.retrieval.filters.language import (
 from sage.middleware.retrieval.filters.terms import Range, TermDocuments, Terms
 from sage.middleware.retrieval.keywords.postings import Arrays, Mask
 
+_RARE = 8
+"""One document of so many: where a condition lets fewer through, the others are looked up for these alone."""
+_FEW_TERMS = 4
+"""A look-up among the documents of one term costs little; those of many terms are marked in a mask."""
+
 
 @dataclass(frozen=True, slots=True)
 class TextColumn:
@@ -49,7 +54,8 @@ class FilterIndex:
         self._size = size
         self._terms = terms
         self._documents = documents
-        self._columns: dict[str, TextColumn] = {}
+        self._text_columns: dict[str, TextColumn] = {}
+        self._number_columns: dict[str, NDArray[np.float64]] = {}
 
     @classmethod
     def build(cls, metadatas: Sequence[bytes]) -> FilterIndex:
@@ -119,10 +125,18 @@ class FilterIndex:
 
     def text_column(self, path: str) -> TextColumn:
         """What :meth:`texts` says, kept from its first use on."""
-        column = self._columns.get(path)
+        column = self._text_columns.get(path)
         if column is None:
             texts, codes = self.texts(path)
-            column = self._columns[path] = TextColumn(texts, {text: code for code, text in enumerate(texts)}, codes)
+            column = TextColumn(texts, {text: code for code, text in enumerate(texts)}, codes)
+            self._text_columns[path] = column
+        return column
+
+    def number_column(self, path: str) -> NDArray[np.float64]:
+        """What :meth:`numbers` says, kept from its first use on. Not to be changed."""
+        column = self._number_columns.get(path)
+        if column is None:
+            column = self._number_columns[path] = self.numbers(path)
         return column
 
     def _documents_of(self, terms: Range) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
@@ -135,22 +149,74 @@ class FilterIndex:
             case Not(inner):
                 return ~self._mask(inner)
             case All(inner):
-                mask = np.ones(self._size, np.bool_)
-                for each in inner:
-                    mask &= self._mask(each)
-                return mask
+                return self._all(_flat(inner))
             case Some(inner):
                 mask = np.zeros(self._size, np.bool_)
                 for each in inner:
                     mask |= self._mask(each)
                 return mask
+        ranges = self._ranges(condition)
+        if ranges is None:
+            raise TypeError(f"{condition!r} is no condition")
+        return self._holding(ranges)
+
+    def _ranges(self, condition: Condition) -> list[Range] | None:
+        """The terms of which a document must have one; ``None`` for a condition that is made of others."""
+        match condition:
             case Equal(path, values):
-                return self._holding(self._terms.equal(path, values))
+                ranges = self._terms.equal(path, values)
             case Compare(path, bounds):
-                return self._holding(self._terms.compare(path, bounds))
+                ranges = self._terms.compare(path, bounds)
             case Exists(path):
-                return self._holding([self._terms.of_path(path)])
-        raise TypeError(f"{condition!r} is no condition")
+                ranges = [self._terms.of_path(path)]
+            case _:
+                return None
+        return [(start, end) for start, end in ranges if start < end]
+
+    def _all(self, conditions: Sequence[Condition]) -> Mask:
+        """Which documents pass all of them. Begins with the rarest one; where few documents are left, only these are
+        looked at for the others."""
+        simple: list[tuple[int, list[Range]]] = []
+        others: list[Condition] = []
+        for condition in conditions:
+            ranges = self._ranges(condition)
+            if ranges is None:
+                others.append(condition)
+            elif not self._is_everywhere(ranges):
+                simple.append((self._postings(ranges), ranges))
+        simple.sort(key=lambda counted: counted[0])
+        if not simple or simple[0][0] * _RARE > self._size:
+            masks = [*(self._holding(ranges) for _, ranges in simple), *map(self._mask, others)]
+            return np.logical_and.reduce(masks) if masks else np.ones(self._size, np.bool_)
+        ordinals = np.flatnonzero(self._holding(simple[0][1]))
+        for _, ranges in simple[1:]:
+            ordinals = ordinals[self._among(ranges, ordinals)]
+        for condition in others:
+            ordinals = ordinals[self._mask(condition)[ordinals]]
+        mask = np.zeros(self._size, np.bool_)
+        mask[ordinals] = True
+        return mask
+
+    def _postings(self, ranges: Sequence[Range]) -> int:
+        """How many documents have these terms, one with several of them counted several times."""
+        starts = self._documents.starts
+        return sum(int(starts[end]) - int(starts[start]) for start, end in ranges)
+
+    def _is_everywhere(self, ranges: Sequence[Range]) -> bool:
+        """Whether it is one term that every document has."""
+        return len(ranges) == 1 and ranges[0][1] - ranges[0][0] == 1 and self._postings(ranges) == self._size
+
+    def _among(self, ranges: Sequence[Range], ordinals: NDArray[np.int64]) -> Mask:
+        """Which of ``ordinals`` have a term of one of the ranges."""
+        if sum(end - start for start, end in ranges) > _FEW_TERMS:
+            return self._holding(ranges)[ordinals]
+        found = np.zeros(len(ordinals), np.bool_)
+        for term in (term for start, end in ranges for term in range(start, end)):
+            starts = self._documents.starts
+            documents = self._documents.ordinals[int(starts[term]) : int(starts[term + 1])]
+            places = np.minimum(documents.searchsorted(ordinals.astype(documents.dtype)), len(documents) - 1)
+            found |= documents[places] == ordinals
+        return found
 
     def _holding(self, ranges: Sequence[Range]) -> Mask:
         """Which documents have a term of one of the ranges."""
@@ -160,6 +226,14 @@ class FilterIndex:
             if start < end:
                 mask[ordinals[int(starts[start]) : int(starts[end])]] = True
         return mask
+
+
+def _flat(conditions: Sequence[Condition]) -> list[Condition]:
+    """The conditions, those within an :class:`All` among them in its place."""
+    flat: list[Condition] = []
+    for condition in conditions:
+        flat += _flat(condition.inner) if isinstance(condition, All) else [condition]
+    return flat
 
 
 class GrowingFilters:
@@ -190,7 +264,8 @@ class _UnindexedFilters(FilterIndex):
         self._size = size
         self._metadatas = metadatas
         self._leaves = leaves
-        self._columns = {}
+        self._text_columns = {}
+        self._number_columns = {}
 
     def frozen(self) -> FilterIndex:
         return FilterIndex.build(self._metadatas[: self._size])

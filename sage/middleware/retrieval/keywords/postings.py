@@ -18,6 +18,22 @@ _CHUNK = 2**22
 """Postings that a merge moves at a time, which bounds its memory."""
 
 
+_FEW = 128
+"""Documents that are cheaper to score one by one than to find among all."""
+
+
+def few_rows(allowed: Sequence[Mask | None]) -> NDArray[np.int64] | None:
+    """The rows that the masks of all segments let through, ascending, where they are few; else ``None``."""
+    rows: list[NDArray[np.int64]] = []
+    start = count = 0
+    for mask in allowed:
+        if mask is None or (count := count + int(np.count_nonzero(mask))) > _FEW:
+            return None
+        rows.append(np.flatnonzero(mask) + start)
+        start += len(mask)
+    return np.concatenate(rows) if rows else None
+
+
 class Postings(Protocol):
     """What a search reads of a segment. Ordinals count its documents from 0, in the order of their numbers."""
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from sage.middleware.retrieval.keywords import bm25
 from sage.middleware.retrieval.keywords.bm25 import Floats
 from sage.middleware.retrieval.keywords.compiled import compiled_kernel
-from sage.middleware.retrieval.keywords.kernels import Best, Slice, slice_scores, top_by_numpy
+from sage.middleware.retrieval.keywords.kernels import Best, Slice, best, slice_scores, top_by_numpy
 from sage.middleware.retrieval.keywords.live_statistics import LiveStatistics, live_statistics
 from sage.middleware.retrieval.keywords.phrases import clause_masks
-from sage.middleware.retrieval.keywords.postings import KeywordIndex, Mask, Postings, document_frequencies
+from sage.middleware.retrieval.keywords.postings import KeywordIndex, Mask, Postings, document_frequencies, few_rows
 from sage.middleware.retrieval.keywords.rank_bm25 import RankBM25
 from sage.middleware.retrieval.keywords.vocabulary import encode
 from sage.middleware.retrieval.text.analyzer import Analyzer
@@ -69,6 +69,8 @@ class KeywordLeg:
         """The ``k`` best. ``allowed`` has a mask for each segment of the documents that may be returned, only live
         ones; ``None`` means all live ones. A match counts whatever the sign of its score. The query's ``required`` and
         ``excluded`` are not looked at: :meth:`constraint` turns them into masks, which belong into ``allowed``."""
+        if (few := few_rows(allowed)) is not None:
+            return self._top_of(query, few, k)
         results: list[Best] = []
         words = self._weighted(query)
         for (_, live), mask in zip(self._segments, allowed, strict=True):
@@ -80,6 +82,12 @@ class KeywordLeg:
         scores = np.concatenate([segment_scores for _, segment_scores, _ in results] or [np.empty(0)])
         order = np.lexsort((rows, -scores))[: max(k, 0)]
         return Hits(rows[order], scores[order], sum(total for _, _, total in results))
+
+    def _top_of(self, query: KeywordQuery, rows: Rows, k: int) -> Hits:
+        """The ``k`` best of ``rows``, which ascend."""
+        scores = self.scores(query, rows)
+        matches = np.flatnonzero(~np.isnan(scores))
+        return Hits(*best(rows[matches], scores[matches], k), len(matches))
 
     def _best(
         self, segment: int, query: KeywordQuery, words: Sequence[_WeightedWord], mask: Mask | None, k: int

@@ -8,7 +8,7 @@ from itertools import accumulate
 import numpy as np
 
 from sage.middleware.retrieval.index.view import Segment
-from sage.middleware.retrieval.keywords.postings import Mask
+from sage.middleware.retrieval.keywords.postings import Mask, few_rows
 from sage.middleware.retrieval.store.store import DocumentStore, Reading
 from sage.middleware.retrieval.vectors.exact import Matrix, Ordinals, Scores, best, exact_scores
 from sage.middleware.retrieval.vectors.flat import float32_safe
@@ -70,6 +70,8 @@ class DenseLeg:
         """:meth:`top`, and then the :meth:`scores` of ``others``. Vectors that are not in memory are read from the
         document store together."""
         masks = [_masked(segment.live, mask) for segment, mask in zip(self._segments, allowed, strict=True)]
+        if (few := few_rows(masks)) is not None and vector.any():
+            return self._top_of(few, others, vector, k)
         indexes: list[_SegmentIndex] = []
         compared, total = _NONE, 0
         for number, (segment, mask) in enumerate(zip(self._segments, masks, strict=True)):
@@ -86,6 +88,14 @@ class DenseLeg:
             new = ~np.isin(more_rows, rows)
             rows, scores = np.concatenate([rows, more_rows[new]]), np.concatenate([scores, more_scores[new]])
         return rows[:k], scores[:k], total, other_scores
+
+    def _top_of(self, rows: Ordinals, others: Ordinals, vector: Matrix, k: int) -> tuple[Ordinals, Scores, int, Scores]:
+        """As :meth:`top_and`, where only ``rows``, which ascend, may be returned."""
+        needed, inverse = np.unique(np.concatenate([rows, others]), return_inverse=True)
+        exact = self.scores(vector, needed)[inverse]
+        scores, other_scores = exact[: len(rows)], exact[len(rows) :]
+        present = np.flatnonzero(~np.isnan(scores))
+        return *_best((rows[present], scores[present]), k), len(present), other_scores
 
     def scores(self, vector: Matrix, rows: Ordinals) -> Scores:
         """``(n,)``: the score of each row, NaN where there is no vector; the same numbers as :meth:`top` gives."""

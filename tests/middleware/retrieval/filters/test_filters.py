@@ -208,6 +208,43 @@ def test_the_index_says_of_each_document_what_the_filter_says(
     assert merged.mask(checked).tolist() == remaining[:split] + expected + remaining[split:]
 
 
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"session": "s3", "user": "", "expires": {"$gt": 5}},
+        {"session": "s3", "user": "a", "day": {"$gte": 10, "$lt": 300}},
+        {"$and": [{"session": "s3", "user": "a"}, {"tags": "x"}, {"$not": {"day": {"$in": [3, 43, 83]}}}]},
+        {"session": "nowhere", "user": "a"},
+        {"tags": {"$in": ["rare", "x"]}, "session": {"$in": ["s1", "s2"]}},
+        {"expires": {"$gt": 5}, "user": {"$exists": True}},
+        {"$or": [{"session": "s3", "day": {"$lt": 50}}, {"tags": "rare"}]},
+    ],
+)
+def test_a_filter_that_begins_with_its_rarest_condition_lets_the_same_through(condition: dict[str, Any]) -> None:
+    documents: list[dict[str, Any]] = [
+        {
+            "session": f"s{number % 20}",
+            "user": "" if number % 3 else "a",
+            "day": number,
+            "expires": 1e18,
+            "tags": ["x", "y"] if number % 2 else ["y", "rare"] if number == 44 else [],
+        }
+        for number in range(400)
+    ]
+    checked = parsed(condition)
+    index = FilterIndex.build([orjson.dumps(document) for document in documents])
+    assert index.mask(checked).tolist() == [checked.matches(document) for document in documents]
+
+
+def test_columns_say_what_each_document_has() -> None:
+    index = FilterIndex.build([b'{"a":"x","n":2}', b"{}", b'{"a":"y","n":1}', b'{"a":"x"}'])
+    column = index.text_column("a")
+    assert [column.texts[code] if code >= 0 else None for code in column.codes] == ["x", None, "y", "x"]
+    assert [column.texts[code] for code in column.code_of.values()] == [*column.code_of]
+    assert np.array_equal(index.number_column("n"), [2.0, np.nan, 1.0, np.nan], equal_nan=True)
+    assert index.text_column("a") is column
+
+
 def test_documents_without_metadata_cost_nothing() -> None:
     index = FilterIndex.build([b"{}"] * 10_000)
     assert sum(array.nbytes for array in index.arrays().values()) < 200
