@@ -25,6 +25,7 @@ from sage.middleware.app.openapi import describe
 from sage.middleware.app.pages import add_pages
 from sage.middleware.app.registry import make_registry
 from sage.middleware.app.routes import add_routes, hot_limits
+from sage.middleware.app.separate_counts import warn_of_separate_counts
 from sage.middleware.app.slashes import Slashes
 from sage.middleware.app.version import version
 from sage.middleware.app.worker_process import WorkerProcess
@@ -83,6 +84,7 @@ def create_app(
     assert gateway is not None
     accounts = _open_accounts(settings, hash_cost) if settings.auth.enabled else None
     authenticator = Authenticator(accounts) if accounts is not None else None
+    warn_of_separate_counts(settings, accounts)
     budgets = open_budgets(settings, gateway.registry)
     if budgets is not None:
         connect_budgets(gateway, budgets, settings)

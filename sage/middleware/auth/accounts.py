@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy import select
+
 from sage.middleware.audit.log import AuditLog
 from sage.middleware.audit.login_failures import LoginFailures
 from sage.middleware.auth.api_keys.api_keys import ApiKeys
@@ -19,6 +21,7 @@ from sage.middleware.auth.first_admin import FirstAdmin
 from sage.middleware.auth.job_tokens import JobTokens
 from sage.middleware.auth.key_files import are_private_keys
 from sage.middleware.auth.login_throttle import LoginThrottle
+from sage.middleware.auth.models import KeyRow, TenantRow, UserRow
 from sage.middleware.auth.own_password import OwnPassword
 from sage.middleware.auth.passwords import HashCost, Passwords
 from sage.middleware.auth.principal import Principal
@@ -145,6 +148,12 @@ class Accounts:
         if self.tokens.keys.is_due(self._signing_key_max_age):
             self.rotate_signing_key(nobody())
         self.tokens.keys.remove_retired()
+
+    def has_limits(self) -> bool:
+        """Whether any user, key or team has limits of its own."""
+        columns = (UserRow.limits, KeyRow.limits, TenantRow.limits, TenantRow.member_limits)
+        with self.database.read() as session:
+            return any(session.execute(select(1).where(each.is_not(None)).limit(1)).first() for each in columns)
 
     def prepare_setup(self) -> Path | None:
         """To be called when the server starts: the file with a new setup token, or ``None`` when there are users."""

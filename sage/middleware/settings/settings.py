@@ -254,6 +254,12 @@ class Settings(SettingsSection):
         """Whether any budget stands in it."""
         return self.budgets.has_any or any(model.budget is not None for model in self.llm.models.values())
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether any limit stands in it."""
+        models = self.llm.models.values()
+        return bool(self.auth.default_limits()) or any(model.limits is not None for model in models)
+
     audit: AuditSettings = AuditSettings()
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.grants import KeyRequest
 from sage.middleware.auth.principal import Scope
 from sage.middleware.settings.database import DatabaseUrl
+from sage.middleware.settings.limits import Limits
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +46,7 @@ def two_gateways(directory: Path, url: DatabaseUrl, upstream: Upstream) -> Itera
     """The first has no worker, and starts when the second already leads."""
     accounts = Accounts(directory / "made", hash_cost=LOW_COST, url=url)
     accounts.users.add("root", PASSWORD, role="admin")
+    accounts.teams.add("bounded", limits=Limits(rpm=5))
     key = accounts.keys.create_for("root", KeyRequest("tests", scopes=list(Scope))).secret
     accounts.close()
     provider = {"kind": "openai", "base_url": upstream.url, "api_key": "sk-upstream"}
@@ -83,6 +85,7 @@ def test_what_one_gateway_is_told_the_other_knows(tmp_path: Path, postgresql: Po
             assert not (tmp_path / name / "data" / "sage.db").exists()
             log = (tmp_path / name / "serve.log").read_text()
             assert "Traceback" not in log
+            assert log.count("each gateway on this database counts for itself") == 1
 
 
 def _revoked_keys_are_refused_everywhere(a: Gateway, b: Gateway) -> None:
