@@ -49,9 +49,11 @@ class BatchSums:
         self._numbers = numbers
         self._sums: dict[tuple[int, CallSeries], list[int]] = {}
 
-    def add(self, entries: Iterable[LedgerEntry]) -> list[tuple[Any, ...]]:
-        """Adds calls up, and returns their rows in the order of the table's columns."""
+    def add(self, entries: Iterable[LedgerEntry], nothing: int | None = None) -> list[tuple[Any, ...]]:
+        """Adds calls up, and returns their rows in the order of the table's columns. ``nothing`` stands for what is not
+        known; where that is a number, so do 0 and 1 for truth values."""
         rows: list[tuple[Any, ...]] = []
+        yes, no = (True, False) if nothing is None else (1, 0)
         current: CallSeries | None = None
         begin = end = number = 0
         sums: list[int] = []
@@ -64,8 +66,10 @@ class BatchSums:
                 end, current = begin + QUARTER, series
                 sums = self._sums_of(begin // QUARTER, series)
                 number = self.series[series] = self._numbers.of(series)
-            row = entry.id, request_id, number, attempts, status, prompt, cached, answer, reasoning, estimated
-            rows.append((*row, cost, ms, first_token_ms))
+            if first_token_ms is None:
+                first_token_ms = nothing
+            row = entry.id, request_id, number, attempts, status, prompt, cached, answer, reasoning
+            rows.append((*row, yes if estimated else no, nothing if cost is None else cost, ms, first_token_ms))
             sums[0] += 1
             if status >= _FAILED:
                 sums[1] += 1

@@ -19,6 +19,12 @@ from sage.middleware.usage.models import SUMS, days, quarters, requests, series,
 from sage.middleware.usage.records import CallSeries
 
 _DAY = 86400
+_NOTHING = -1
+_COLUMNS = tuple(column.name for column in requests.columns)
+_INSERT = f"INSERT INTO usage_requests ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+_MARKS = ", ".join("NULLIF(?, -1)" if column.nullable else "?" for column in requests.columns)
+_INSERT_NUMBERS = f"INSERT INTO usage_requests ({', '.join(_COLUMNS)}) VALUES ({_MARKS})"  # noqa: S608
+"""Without truth values and ``None``: Python's sqlite3 looks for an adapter of each, which costs more than the rest."""
 
 
 class BatchWriter:
@@ -35,11 +41,13 @@ class BatchWriter:
         if not self._is_new(connection, number):
             return
         calls = BatchSums(self._numbers)
-        rows = calls.add([each for each in batch if isinstance(each, LedgerEntry)])
+        is_sqlite = connection.dialect.name == "sqlite"
+        rows = calls.add([each for each in batch if isinstance(each, LedgerEntry)], _NOTHING if is_sqlite else None)
         late = [each for each in batch if isinstance(each, LateCost)]
         if rows:
             self._name_series(connection, calls.series)
-            self._insert(connection, requests, rows)
+            sql = _INSERT_NUMBERS if is_sqlite else self._sql(connection, "requests", _INSERT)
+            connection.exec_driver_sql(sql, rows)
         if late:
             calls.add_late(late)
             sql = self._sql(connection, "late", "UPDATE usage_requests SET cost = ? WHERE id = ?")
@@ -83,13 +91,6 @@ class BatchWriter:
             "batch = excluded.batch, at = excluded.at WHERE usage_writers.batch < excluded.batch",
         )
         return connection.exec_driver_sql(sql, (self.name, number, int(time.time()))).rowcount > 0
-
-    def _insert(self, connection: Connection, table: Table, rows: list[tuple[Any, ...]]) -> None:
-        if rows:
-            columns = ", ".join(f'"{column.name}"' for column in table.columns)
-            marks = ", ".join("?" * len(table.columns))
-            sql = self._sql(connection, table.name, f"INSERT INTO {table.name} ({columns}) VALUES ({marks})")  # noqa: S608
-            connection.exec_driver_sql(sql, rows)
 
     def _add(self, connection: Connection, table: Table, sums: Sums) -> None:
         if not sums:
