@@ -159,6 +159,16 @@ class Exchange:
         if self.on_disconnect is not None:
             self.on_disconnect()
 
+    def take_body(self) -> bytes | None:
+        """The whole body of a request that has come as a whole; ``None`` means that :meth:`receive` has to be asked.
+        To be called once, in its place."""
+        if self.more_body or self._expects_continue or self.disconnected or self._connection.read_paused:
+            return None
+        parts = self._parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._parts, self.held, self._news = [], 0, False
+        return body
+
     async def receive(self) -> Message:
         """ASGI's. What came of the body so far is one piece."""
         connection = self._connection

@@ -36,6 +36,7 @@ from sage.middleware.routers.http.asgi import FIELDS, Scope, fields_of
 
 _MAX_WAITING = 16  # requests behind the running one
 _OF_A_REQUEST = ("method", "path", "raw_path", "query_string", "headers", FIELDS, "state", "sage.exchange")
+_REQUEST = "request"
 _MAX_HELD = 64 * 1024
 """Bytes of a body that the application has not taken; at more of them nothing more is read."""
 
@@ -233,7 +234,8 @@ class GatewayProtocol(asyncio.Protocol):
 
     def _run(self, exchange: Exchange, scope: Scope) -> None:
         self._running = exchange
-        exchange.task = self.loop.create_task(exchange.run(self._app, scope))
+        # Not the loop's `create_task`, which numbers each task and makes a name of that.
+        exchange.task = asyncio.Task(exchange.run(self._app, scope), loop=self.loop, name=_REQUEST)
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0

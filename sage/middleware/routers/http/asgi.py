@@ -43,8 +43,11 @@ def fields_of(headers: Headers) -> Fields:
 async def read_json(receive: Receive, scope: Scope, *, vectors: bool = False) -> dict[str, Any]:
     """The body as a JSON object; raises :class:`InvalidRequest` for anything else. ``vectors`` says that it may hold
     vectors of numbers. A large body is parsed on a thread. Halves of surrogate pairs are replaced, which is noted."""
-    message = await receive()
-    body = message["body"] if message.get("more_body") is False else await read_body(receive, message)
+    exchange = scope.get("sage.exchange")
+    body = exchange.take_body() if exchange is not None and receive == exchange.receive else None
+    if body is None:
+        message = await receive()
+        body = message["body"] if message.get("more_body") is False else await read_body(receive, message)
     if len(body) > SMALL_BODY and isinstance(receive, LargeBody):
         parse = partial(_parse_mended, body, scope, vectors=vectors)
         return await asyncio.get_running_loop().run_in_executor(receive.threads, parse)
