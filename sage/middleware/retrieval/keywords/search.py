@@ -165,6 +165,12 @@ class KeywordLeg:
             scores += np.where(frequencies > 0, gains, 0.0)
         return scores
 
+    def known(self, query: KeywordQuery) -> float:
+        """The sum of the shares of the words that any live document holds, 0 to 1: see :meth:`matched`."""
+        words = self._weighted(query)
+        total = sum(word.share for word in words)
+        return sum(word.share for word in words if word.df) / total if total else 1.0
+
     def constraint(
         self,
         query: KeywordQuery,

@@ -79,17 +79,24 @@ def reciprocal_ranks(scores: Floats, rows: NDArray[np.int64], ranked_before: int
     return result
 
 
-def weights(alpha: float | None, dense_weight: float, coverage: float) -> tuple[float, float]:
+def weights(alpha: float | None, dense_weight: float, coverage: float, known: float) -> tuple[float, float]:
     """``(dense, keywords)``, which add up to 1. ``alpha``, if it is given, is the first of them. Otherwise both are
     equal at first: the weight of the vectors falls with ``dense_weight`` (how much of the query its embedder
     understands), that of the keywords with ``coverage`` (how much of the query the best document holds), as few
-    matching words mean little."""
+    matching words mean little; and less than a few where any document holds only a few of the query's words, which are
+    the ``known`` part of it: as in a question in another language than the documents'."""
     if alpha is not None:
         return alpha, 1.0 - alpha
-    dense, keywords = dense_weight, min(1.0, coverage / ENOUGH)
+    enough = ENOUGH + _MORE * min(1.0, max(0.0, (_WELL_KNOWN - known) / (_WELL_KNOWN - _HARDLY_KNOWN)))
+    dense, keywords = dense_weight, min(1.0, coverage / enough)
     total = dense + keywords
     return (dense / total, keywords / total) if total > 0 else (0.5, 0.5)
 
 
 ENOUGH = 0.25
 """The share of a query's words from which on keywords have their full weight."""
+_MORE = 0.15
+"""How much larger a share that is in a collection that hardly knows the words."""
+_WELL_KNOWN, _HARDLY_KNOWN = 0.8, 0.5
+"""With these, 76 of CMRC2018's questions in English find .506 (nDCG@10) in the Chinese paragraphs, in place of .481; by
+vectors alone it is .482. The questions in Chinese and SciFact's claims, whose words are known, find what they did."""

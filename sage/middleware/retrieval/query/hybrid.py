@@ -55,6 +55,8 @@ class KeywordSource(Protocol):
 
     def coverage(self, query: KeywordQuery, rows: Rows) -> Floats: ...
 
+    def known(self, query: KeywordQuery) -> float: ...
+
 
 class DenseSource(Protocol):
     """The dense leg: ``DenseLeg`` over a view, or the candidates of all shards."""
@@ -179,7 +181,7 @@ def _tier(
             search.fusion,
             fit(search.fusion, dense),
             fit(search.fusion, keywords, floor=0.0),
-            *weights(search.alpha, dense_weight, best),
+            *weights(search.alpha, dense_weight, best, legs.keywords.known(legs.query)),
         )
     tier = _scored(rows, dense, keywords, scales, before)
     return tier, (dense_total, hits.total), scales

@@ -85,6 +85,8 @@ class Candidates:
     """How many documents hold a word."""
     total: int
     """How many documents match at all."""
+    known: float = 1.0
+    """The share of the query's words that any document of any shard holds, 0 to 1."""
     matched: Sequence[Mapping[str, float]] | None = None
     """For explanations: the words that each document holds, with their shares."""
 
@@ -112,7 +114,8 @@ def candidates(legs: Legs, request: CandidateRequest, unvectored: Unvectored) ->
     with_coverage = request.mode is Mode.HYBRID or request.search.score_threshold is not None
     coverage = legs.keywords.coverage(legs.query, rows) if with_coverage else np.zeros(len(rows))
     matched = legs.keywords.matched(legs.query, rows) if request.search.explain else None
-    return Candidates(rows, dense, keywords, coverage, with_vector, hits.total, total, matched)
+    known = legs.keywords.known(legs.query) if request.mode is Mode.HYBRID else 1.0
+    return Candidates(rows, dense, keywords, coverage, with_vector, hits.total, total, known, matched)
 
 
 def _by_vectors(legs: Legs, request: CandidateRequest) -> Candidates:

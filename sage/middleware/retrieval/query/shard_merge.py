@@ -63,6 +63,7 @@ class _AllCandidates:
     keywords: Floats
     coverage: Floats
     matched: Sequence[Any]
+    known: float
     with_vector: int
     with_keyword: int
     total: int
@@ -79,6 +80,7 @@ class _AllCandidates:
             _joined([each.keywords for _, each in answers], np.float64)[order],
             _joined([each.coverage for _, each in answers], np.float64)[order],
             [matched[index] for index in order.tolist()],
+            max((each.known for _, each in answers), default=1.0),
             sum(each.with_vector for _, each in answers),
             sum(each.with_keyword for _, each in answers),
             sum(each.total for _, each in answers),
@@ -98,11 +100,12 @@ class _CandidatePool:
         self._gather = gather
         self._by_depth: dict[int, _AllCandidates] = {}
         self.total = 0
+        self.known = 1.0
 
     def at(self, depth: int) -> _AllCandidates:
         if depth not in self._by_depth:
             self._by_depth[depth] = _AllCandidates.of(self._gather(depth))
-            self.total = self._by_depth[depth].total
+            self.total, self.known = self._by_depth[depth].total, self._by_depth[depth].known
         return self._by_depth[depth]
 
     def look_up(self, rows: Rows, missing: float, column: Callable[[_AllCandidates], Floats]) -> Floats:
@@ -137,6 +140,9 @@ class _ShardKeywords:
 
     def coverage(self, query: KeywordQuery, rows: Rows) -> Floats:
         return self._pool.look_up(rows, 0.0, lambda candidates: candidates.coverage)
+
+    def known(self, query: KeywordQuery) -> float:
+        return self._pool.known
 
     def matched(self, query: KeywordQuery, rows: Rows) -> list[dict[str, float]]:
         return self._pool.matched(rows)

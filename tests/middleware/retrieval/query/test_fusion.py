@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sage.middleware.retrieval import VectorStore
 from sage.middleware.retrieval.query.fusion import Scale, fit, reciprocal_ranks, weights
 from sage.middleware.retrieval.types.search import Fusion
 
@@ -81,14 +82,37 @@ def test_reciprocal_ranks_are_those_of_the_paper() -> None:
     assert reciprocal_ranks(scores, np.array([7, 1, 9, 3]), 10)[2] == pytest.approx(61 / 71)
 
 
-@given(st.floats(0, 1), st.floats(0, 1))
-def test_weights_add_up(dense: float, coverage: float) -> None:
-    assert sum(weights(None, dense, coverage)) == pytest.approx(1)
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_weights_add_up(dense: float, coverage: float, known: float) -> None:
+    found, unknown = weights(None, dense, coverage, 1.0), weights(None, dense, coverage, known)
+    assert sum(found) == sum(unknown) == pytest.approx(1)
+    assert unknown[1] <= found[1]
 
 
 def test_weights_follow_what_the_query_allows() -> None:
-    assert weights(0.3, 0.0, 0.0) == (0.3, 0.7)  # as it was asked for
-    assert weights(None, 1.0, 1.0) == (0.5, 0.5)
-    assert weights(None, 0.0, 1.0) == (0.0, 1.0)  # a language that the embedder does not speak
-    dense, words = weights(None, 1.0, 0.05)  # hardly a word of it is there
+    assert weights(0.3, 0.0, 0.0, 0.0) == (0.3, 0.7)  # as it was asked for
+    assert weights(None, 1.0, 1.0, 1.0) == (0.5, 0.5)
+    assert weights(None, 0.0, 1.0, 1.0) == (0.0, 1.0)  # a language that the embedder does not speak
+    dense, words = weights(None, 1.0, 0.05, 1.0)  # hardly a word of it is there
     assert dense > 0.8 > words
+    assert weights(None, 1.0, 0.25, 0.8) == (0.5, 0.5)
+    assert weights(None, 1.0, 0.25, 0.5)[1] == pytest.approx((0.25 / 0.4) / (1 + 0.25 / 0.4))  # mostly unknown words
+    assert weights(None, 1.0, 0.4, 0.0) == (0.5, 0.5)
+
+
+def test_words_that_the_collection_mostly_does_not_know_weigh_less() -> None:
+    """An English question to Chinese texts, of which one has an English name."""
+
+    def weight_of_words(question: str) -> float:
+        (result,) = store.search(question, 1, explain=True)
+        assert result.explanation is not None
+        return float(result.explanation["bm25"]["weight"])
+
+    with VectorStore(embedder=lambda texts: np.ones((len(texts), 2)), embedder_name="ones") as store:
+        store.add_documents([f"杭州的茶园{number}号" for number in range(30)] + ["Longjing 是杭州的绿茶"])
+        assert weight_of_words("杭州的绿茶") == 0.5
+        assert weight_of_words("Longjing") == 0.5
+        mostly_unknown = weight_of_words("Longjing green tea plantation")
+        assert 0.3 < mostly_unknown < 0.45
+        store.add_documents(["a green plantation of tea"])
+        assert weight_of_words("Longjing green tea plantation") == 0.5  # now it knows all of them
