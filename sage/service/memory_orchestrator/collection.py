@@ -7,9 +7,9 @@ from contextlib import suppress
 from typing import Any
 
 from sage.errors import NotFound, Unsupported
+from sage.service.memory_orchestrator.index.write_log import CollectionRevision
 from sage.service.memory_orchestrator.query import Period
 from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, MemoryScope
-from sage.service.memory_orchestrator.write_log import CollectionRevision
 
 _PAGE = 500
 _IDS_PER_QUERY = 500
@@ -25,6 +25,8 @@ class MemoryCollection:
         self._collection = collection
         self.bytes_may_stay = False
         """Whether the engine could not erase deleted memories: no search finds them, but its files may hold them."""
+        self.is_ordered = True
+        """Whether the engine gives the memories of a session in order, page by page; not once it has refused that."""
 
     def get(self, tenant: str, id: str, *, vector: bool = False) -> MemoryRecord | None:
         items = self._vdb.find([id], vector=vector, collection=self._collection, tenant=tenant)
@@ -85,9 +87,9 @@ class MemoryCollection:
             return [], None
         return [MemoryRecord.from_item(tenant, item) for item in page["items"]], page["cursor"]
 
-    def find(self, tenant: str, ids: Sequence[str]) -> dict[str, MemoryRecord]:
+    def find(self, tenant: str, ids: Sequence[str], *, vectors: bool = False) -> dict[str, MemoryRecord]:
         """Those of these memories that exist, by id."""
-        items = self._vdb.find(list(ids), collection=self._collection, tenant=tenant)
+        items = self._vdb.find(list(ids), vector=vectors, collection=self._collection, tenant=tenant)
         return {item["id"]: MemoryRecord.from_item(tenant, item) for item in items}
 
     def session(self, scope: MemoryScope, session: str, now: float) -> list[MemoryRecord]:
@@ -122,6 +124,7 @@ class MemoryCollection:
         except NotFound:
             return []
         except Unsupported:  # Chroma, shards
+            self.is_ordered = False
             records = [r for r in self.session(scope, session, now) if r.created in period]
             records = [r for r in records if (not r.sources if type is None else r.type == type)]
             records = [r for r in records if after is None or r.created > after]
@@ -140,6 +143,7 @@ class MemoryCollection:
         except NotFound:
             return {}
         except Unsupported:  # Chroma, shards
+            self.is_ordered = False
             times: dict[str, list[float]] = {}
             for record in self.all(scope.tenant, where):
                 times.setdefault(getattr(record, field), []).append(record.created)

@@ -10,6 +10,7 @@ from sage.service.memory_orchestrator.duplicates import DuplicateFinder
 from sage.service.memory_orchestrator.embedder import MemoryEmbedders
 from sage.service.memory_orchestrator.expiry import ExpiryThread
 from sage.service.memory_orchestrator.extraction import FactExtractor
+from sage.service.memory_orchestrator.index.session_index import SessionIndex
 from sage.service.memory_orchestrator.locks import ScopeLocks
 from sage.service.memory_orchestrator.options import MemoryOptions
 from sage.service.memory_orchestrator.query import MemoryQuery
@@ -18,7 +19,6 @@ from sage.service.memory_orchestrator.reader import MemoryReader
 from sage.service.memory_orchestrator.recall import recall
 from sage.service.memory_orchestrator.recently_recalled import RecentlyRecalled
 from sage.service.memory_orchestrator.removal import MemoryRemover
-from sage.service.memory_orchestrator.session_index import SessionIndex
 from sage.service.memory_orchestrator.sessions import SessionCache
 from sage.service.memory_orchestrator.writes import MemoryWriter
 

@@ -8,9 +8,9 @@ from typing import Any
 from sage.errors import Conflict, NotFound
 from sage.service.memory_orchestrator.clock import WriteClock
 from sage.service.memory_orchestrator.collection import MemoryCollection
+from sage.service.memory_orchestrator.index.session_index import SessionIndex
 from sage.service.memory_orchestrator.query import Period
 from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, MemoryScope
-from sage.service.memory_orchestrator.session_index import SessionIndex
 
 
 class MemoryReader:
@@ -52,7 +52,7 @@ class MemoryReader:
     ) -> list[MemoryRecord]:
         """See :meth:`MemoryCollection.session_page`."""
         now = self._clock.now()
-        turns = self._index.turns(scope, session, now)
+        turns = None if self._collection.is_ordered else self._index.turns(scope, session, now)
         if turns is not None:
             ids = [turn[0] for turn in turns if turn[2] in period and _belongs(turn, type, after)][:limit]
             records = self._collection.find(scope.tenant, ids) if ids else {}
@@ -63,12 +63,9 @@ class MemoryReader:
 
     def session_summaries(self, scope: MemoryScope, limit: int, after: str | None) -> list[dict[str, Any]]:
         """``{session_id, memories, first_at, last_at}`` by name; with ``after``, those whose names follow it."""
-        sessions = self._index.sessions(scope, self._clock.now())
-        names = sorted(name for name in sessions if after is None or name > after)[:limit]
         return [
             {"session_id": name, "memories": count, "first_at": first, "last_at": last}
-            for name in names
-            for count, first, last in (sessions[name],)
+            for name, (count, first, last) in self._index.page(scope, self._clock.now(), after, limit)
         ]
 
     def session_summary(self, scope: MemoryScope, session: str) -> dict[str, Any] | None:
@@ -87,7 +84,7 @@ class MemoryReader:
     def _types(self, scope: MemoryScope, session: str) -> dict[str, tuple[int, float, float]]:
         """Its current memories by type: how many there are, and when the first and the last were stored."""
         now = self._clock.now()
-        turns = self._index.turns(scope, session, now)
+        turns = None if self._collection.is_ordered else self._index.turns(scope, session, now)
         if turns is None:
             return self._collection.times_by(scope, now, "type", session)
         types: dict[str, tuple[int, float, float]] = {}

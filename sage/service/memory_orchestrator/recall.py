@@ -37,14 +37,11 @@ def recall(
     if query.recency or query.importance:
         weigh(results, query, now)
     if query.diversity:
-        vectors = [_vector_of(collection, result.record) for result in results]
+        ids = [result.record.id for result in results]
+        stored = collection.find(query.scope.tenant, ids, vectors=True)
+        vectors = [stored[id].vector if id in stored else None for id in ids]
         results = diversify(results, vectors, query.diversity, query.limit)
     return results[: query.limit]
-
-
-def _vector_of(collection: MemoryCollection, record: MemoryRecord) -> Any:
-    with_vector = collection.get(record.scope.tenant, record.id, vector=True)
-    return None if with_vector is None else with_vector.vector
 
 
 def _search(
@@ -72,7 +69,7 @@ def _search(
         warning = "searched by words alone: the memories have vectors of another embedder"
         hits = collection.search(tenant, text, None, pool, where, options)
     if text is not None:
-        hits = by_context(hits, text)[:limit]
+        hits = by_context(hits, text, limit)
     return [_result(tenant, hit, query.explain, warning) for hit in hits]
 
 

@@ -26,8 +26,12 @@ class RecentlyRecalled:
         self._collection = collection
 
     def add(self, scope: MemoryScope, records: Sequence[MemoryRecord]) -> None:
-        long_enough = [record for record in records if len(record.content) >= _MIN_LENGTH]
-        entries = [(self._key(scope, record.content), record.id, _TTL) for record in long_enough]
+        prefix = self._prefix(scope)
+        entries = [
+            (prefix + fingerprint(record.content), record.id, _TTL)
+            for record in records
+            if len(record.content) >= _MIN_LENGTH
+        ]
         if not entries:
             return
         with suppress(SageError):
@@ -42,15 +46,16 @@ class RecentlyRecalled:
         if len(content) < _MIN_LENGTH:
             return None
         try:
-            id: str | None = self._kv.get(self._key(scope, content), tenant=scope.tenant)
+            id: str | None = self._kv.get(self._prefix(scope) + fingerprint(content), tenant=scope.tenant)
         except SageError:
             return None
         return id
 
     def remove(self, scope: MemoryScope, contents: Sequence[str]) -> None:
+        prefix = self._prefix(scope)
         for content in contents:
-            self._kv.delete(self._key(scope, content), tenant=scope.tenant)
+            self._kv.delete(prefix + fingerprint(content), tenant=scope.tenant)
 
-    def _key(self, scope: MemoryScope, content: str) -> str:
+    def _prefix(self, scope: MemoryScope) -> str:
         owner = hashlib.blake2b(repr(scope.key()).encode(), digest_size=12).hexdigest()
-        return f"memory/{self._collection}/recalled/{owner}/{fingerprint(content)}"
+        return f"memory/{self._collection}/recalled/{owner}/"

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from sage.errors import NotFound
 from sage.service.memory_orchestrator.clock import WriteClock
 from sage.service.memory_orchestrator.collection import MemoryCollection
+from sage.service.memory_orchestrator.index.session_index import SessionIndex
 from sage.service.memory_orchestrator.locks import ScopeLocks
 from sage.service.memory_orchestrator.reader import MemoryReader
 from sage.service.memory_orchestrator.recently_recalled import RecentlyRecalled
 from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, MemoryScope, importance_of
-from sage.service.memory_orchestrator.session_index import SessionIndex
 from sage.service.memory_orchestrator.sessions import SessionCache
 
 _SPARE = 50

@@ -14,14 +14,14 @@ from sage.service.memory_orchestrator.clock import WriteClock
 from sage.service.memory_orchestrator.collection import MemoryCollection
 from sage.service.memory_orchestrator.duplicates import DuplicateFinder, with_key
 from sage.service.memory_orchestrator.embedder import MemoryEmbedders
+from sage.service.memory_orchestrator.index.session_index import SessionIndex
+from sage.service.memory_orchestrator.index.write_log import AddedMemory
 from sage.service.memory_orchestrator.inputs import MemoryInput, Stored
 from sage.service.memory_orchestrator.locks import ScopeLocks
 from sage.service.memory_orchestrator.reader import MemoryReader
 from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, MemoryScope
 from sage.service.memory_orchestrator.removal import MemoryRemover
-from sage.service.memory_orchestrator.session_index import SessionIndex
 from sage.service.memory_orchestrator.sessions import SessionCache
-from sage.service.memory_orchestrator.write_log import AddedMemory
 
 
 class MemoryWriter:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sage.service.memory_orchestrator.write_log import AddedMemory, CollectionRevision, WriteLog
+from sage.service.memory_orchestrator.index.write_log import AddedMemory, CollectionRevision, WriteLog
 
 
 class Simulation:

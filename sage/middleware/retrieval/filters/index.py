@@ -22,10 +22,8 @@ from sage.middleware.retrieval.filters.language import (
     Equal,
     Exists,
     Filter,
-    Leaves,
     Not,
     Some,
-    kind_of,
     leaves_of,
 )
 from sage.middleware.retrieval.filters.terms import Range, TermDocuments, Terms
@@ -234,67 +232,3 @@ def _flat(conditions: Sequence[Condition]) -> list[Condition]:
     for condition in conditions:
         flat += _flat(condition.inner) if isinstance(condition, All) else [condition]
     return flat
-
-
-class GrowingFilters:
-    """The newest documents' metadata. One thread appends while others read what was there before."""
-
-    def __init__(self) -> None:
-        self._metadatas: list[bytes] = []
-        self._leaves: list[Leaves | None] = []
-        """Parsed when the first filter asks for them."""
-
-    def append(self, metadata: bytes) -> None:
-        self._leaves.append(None)
-        self._metadatas.append(metadata)
-
-    def at(self, size: int) -> FilterIndex:
-        """The first ``size`` documents; they stay as they are however many are appended."""
-        return _UnindexedFilters(self._metadatas, self._leaves, size)
-
-    def freeze(self, size: int) -> FilterIndex:
-        """An index of the first ``size`` documents."""
-        return FilterIndex.build(self._metadatas[:size])
-
-
-class _UnindexedFilters(FilterIndex):
-    """The first documents of a growing list. Each is looked at, as they are few."""
-
-    def __init__(self, metadatas: list[bytes], leaves: list[Leaves | None], size: int) -> None:
-        self._size = size
-        self._metadatas = metadatas
-        self._leaves = leaves
-        self._text_columns = {}
-        self._number_columns = {}
-
-    def frozen(self) -> FilterIndex:
-        return FilterIndex.build(self._metadatas[: self._size])
-
-    def arrays(self) -> Arrays:
-        return self.frozen().arrays()
-
-    def mask(self, condition: Filter) -> Mask:
-        passes = condition.condition.passes
-        return np.fromiter((passes(self._leaves_of(ordinal)) for ordinal in range(self._size)), np.bool_, self._size)
-
-    def numbers(self, path: str) -> NDArray[np.float64]:
-        numbers = np.full(self._size, np.nan)
-        for ordinal in range(self._size):
-            for value in self._leaves_of(ordinal).get(path, ()):
-                if kind_of(value) == "number":
-                    numbers[ordinal] = value
-        return numbers
-
-    def texts(self, path: str) -> tuple[list[str], NDArray[np.int64]]:
-        codes, code_of = np.full(self._size, -1, np.int64), dict[str, int]()
-        for ordinal in range(self._size):
-            for value in self._leaves_of(ordinal).get(path, ()):
-                if kind_of(value) == "text":
-                    codes[ordinal] = code_of.setdefault(value, len(code_of))
-        return list(code_of), codes
-
-    def _leaves_of(self, ordinal: int) -> Leaves:
-        leaves = self._leaves[ordinal]
-        if leaves is None:
-            leaves = self._leaves[ordinal] = leaves_of(orjson.loads(self._metadatas[ordinal]))
-        return leaves

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sage.middleware.retrieval.filters.index import GrowingFilters
+from sage.middleware.retrieval.filters.growing import GrowingFilters
 from sage.middleware.retrieval.index.view import Segment
 from sage.middleware.retrieval.keywords.growing import GrowingKeywords
 from sage.middleware.retrieval.keywords.postings import Mask

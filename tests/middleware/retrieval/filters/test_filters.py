@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.errors import InvalidRequest
-from sage.middleware.retrieval.filters.index import FilterIndex, GrowingFilters
+from sage.middleware.retrieval.filters.growing import GrowingFilters
+from sage.middleware.retrieval.filters.index import FilterIndex
 from sage.middleware.retrieval.filters.language import Filter, parse_filter
 
 PLACE = {
@@ -234,6 +235,14 @@ def test_a_filter_that_begins_with_its_rarest_condition_lets_the_same_through(co
     checked = parsed(condition)
     index = FilterIndex.build([orjson.dumps(document) for document in documents])
     assert index.mask(checked).tolist() == [checked.matches(document) for document in documents]
+    growing = GrowingFilters()
+    for number, document in enumerate(documents):
+        growing.append(orjson.dumps(document))
+        if number % 90 == 0:  # asked while it grows: its columns are filled bit by bit
+            assert growing.at(number).mask(checked).tolist() == index.mask(checked).tolist()[:number]
+    assert growing.at(400).mask(checked).tolist() == index.mask(checked).tolist()
+    assert growing.at(399).text_column("session").codes.tolist() == [number % 20 for number in range(399)]
+    assert growing.at(10).number_column("day").tolist() == [*range(10)]
 
 
 def test_columns_say_what_each_document_has() -> None:

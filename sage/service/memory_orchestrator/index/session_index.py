@@ -2,7 +2,7 @@
 
 All of it is derived from the collection, which stays the one truth. Each entry names the revision of the collection
 that it was derived from, and is used only while nothing else has happened to the collection than what this process
-knows (:mod:`sage.service.memory_orchestrator.write_log`). So a crash between the two services, a write of another
+knows (:mod:`sage.service.memory_orchestrator.index.write_log`). So a crash between the two services, a write of another
 process, or a key-value service that lost or kept too much, can cost time, but never shows wrong sessions.
 """
 
@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from sage.errors import SageError
 from sage.service.memory_orchestrator.collection import MemoryCollection
+from sage.service.memory_orchestrator.index.session_pages import KnownSessions, with_memory
+from sage.service.memory_orchestrator.index.write_log import AddedMemory, CollectionRevision, Mark, WriteLog
 from sage.service.memory_orchestrator.records import NEVER, MemoryScope
-from sage.service.memory_orchestrator.write_log import AddedMemory, CollectionRevision, Mark, WriteLog
 
 _TTL = 7 * 86400.0
 """Seconds that an entry is kept without being derived again."""
@@ -40,6 +41,14 @@ class _State(NamedTuple):
     revision: CollectionRevision
 
 
+class _Read(NamedTuple):
+    """A value as it was at a revision of the collection; ``revision=None`` means that others wrote all the time."""
+
+    value: Any
+    revision: CollectionRevision | None
+    until: float
+
+
 @dataclass(frozen=True, slots=True)
 class _Derived:
     """``until`` is when the first of the memories in ``value`` expires. ``value=None`` means too large to be kept."""
@@ -57,6 +66,7 @@ class SessionIndex:
         self._name = name
         self._writer = secrets.token_hex(8)
         self._logs: dict[str, WriteLog] = {}
+        self._known = KnownSessions()
         self._rebuilt = 0
         self._error: str | None = None
 
@@ -64,18 +74,34 @@ class SessionIndex:
         return self._logs.get(tenant) or self._logs.setdefault(tenant, WriteLog())
 
     def sessions(self, scope: MemoryScope, now: float) -> Sessions:
+        sessions: Sessions = self._sessions(scope, now, self._state_of(scope.tenant)).value
+        return sessions
+
+    def page(self, scope: MemoryScope, now: float, after: str | None, limit: int) -> list[tuple[str, Sequence[Any]]]:
+        """The first ``limit`` sessions by name, those that follow ``after``. Once the sessions of a scope are known, a
+        page costs what it holds and what was stored since the page before."""
+        state = self._state_of(scope.tenant)
+        if state is not None:
+            known = self._known.page(scope, now, after, limit, self.log(scope.tenant), state.mark, state.revision)
+            if known is not None:
+                return known
+        read = self._sessions(scope, now, state)
+        if read.revision is not None:
+            self._known.keep(scope, read.value, read.revision, now, read.until)
+        names = sorted(name for name in read.value if after is None or name > after)[:limit]
+        return [(name, read.value[name]) for name in names]
+
+    def _sessions(self, scope: MemoryScope, now: float, state: _State | None) -> _Read:
         def derive() -> Sessions:
             times = self._collection.times_by(scope, now, "session")
             return {name: [*times[name]] for name in sorted(times)}
 
-        state = self._state_of(scope.tenant)
         if state is None:
-            return derive()
-        sessions: Sessions = self._read(
+            return _Read(derive(), None, NEVER)
+        return self._read(
             scope, self._sessions_key(scope), now, state,
             lambda: _Derived(derive(), self._collection.first_expiry(scope, now)), _with_sessions,
         )  # fmt: skip
-        return sessions
 
     def turns(self, scope: MemoryScope, session: str, now: float) -> Turns | None:
         """``None`` means that they are too many to be kept, or that the engine cannot tell whether they changed."""
@@ -94,7 +120,7 @@ class SessionIndex:
         state = self._state_of(scope.tenant)
         if state is None:
             return None
-        turns: Turns | None = self._read(scope, self._turns_key(scope, session), now, state, derive, with_turns)
+        turns: Turns | None = self._read(scope, self._turns_key(scope, session), now, state, derive, with_turns).value
         return turns
 
     def forget(self, scope: MemoryScope, sessions: Sequence[str]) -> None:
@@ -119,7 +145,7 @@ class SessionIndex:
         state: _State,
         derive: Callable[[], _Derived],
         with_new: _WithNew,
-    ) -> Any:
+    ) -> _Read:
         """The value of an entry: as it is kept, brought up by what this process stored since, or derived anew."""
         entry = self._kept(scope.tenant, key)
         if entry is not None and entry["at"] <= now < entry["until"]:
@@ -128,19 +154,20 @@ class SessionIndex:
                 revision, state.mark, state.revision, ours=entry["writer"] == self._writer
             )
             if new == []:
-                return entry["value"]
+                self.log(scope.tenant).settle(*state)  # what is stored from now on can be added to it
+                return _Read(entry["value"], state.revision, entry["until"])
             if new is not None:
                 of_scope = [memory for memory in new if memory.owner == scope.key()]
                 until = min((memory.expires for memory in of_scope), default=NEVER)
                 if now < until:
-                    value = with_new(entry["value"], of_scope)
-                    self._keep(scope.tenant, key, value, state.revision, entry["at"], min(until, entry["until"]))
-                    return value
+                    value, until = with_new(entry["value"], of_scope), min(until, entry["until"])
+                    self._keep(scope.tenant, key, value, state.revision, entry["at"], until)
+                    return _Read(value, state.revision, until)
         return self._rebuild(scope, key, state.revision, now, derive)
 
     def _rebuild(
         self, scope: MemoryScope, key: str, before: CollectionRevision, now: float, derive: Callable[[], _Derived]
-    ) -> Any:
+    ) -> _Read:
         self._rebuilt += 1
         derived = derive()
         for _ in range(_ATTEMPTS):
@@ -150,9 +177,9 @@ class SessionIndex:
             if state.revision == before:
                 self.log(scope.tenant).settle(*state)
                 self._keep(scope.tenant, key, derived.value, before, now, derived.until)
-                break
+                return _Read(derived.value, before, derived.until)
             before, derived = state.revision, derive()
-        return derived.value
+        return _Read(derived.value, None, derived.until)
 
     def _kept(self, tenant: str, key: str) -> dict[str, Any] | None:
         try:
@@ -194,8 +221,7 @@ class SessionIndex:
 def _with_sessions(sessions: Sessions, new: Sequence[AddedMemory]) -> Sessions:
     changed = dict(sessions)
     for memory in new:
-        count, first, last = changed.get(memory.session, (0, memory.created, memory.created))
-        changed[memory.session] = [count + 1, min(first, memory.created), max(last, memory.created)]
+        changed[memory.session] = with_memory(changed.get(memory.session), memory)
     return changed
 
 
