@@ -28,6 +28,7 @@ from sage.middleware.providers.base import ModelCall, Native, Operation
 from sage.middleware.retrieval.embedding.builtin import builtin_embedder, is_builtin
 from sage.middleware.retrieval.embedding.hub.models import hub_embedder, hub_reranker
 from sage.middleware.retrieval.embedding.protocols import Embedder, Reranker
+from sage.middleware.retrieval.embedding.query_cache import QueryCache
 
 T = TypeVar("T")
 
@@ -86,6 +87,11 @@ class RegistryModels:
             return hub_reranker(self._directory, name, fetch=False)
         self._resolved(name)
         return RegistryReranker(self, name)
+
+    @property
+    def tenant(self) -> str:
+        """In whose name models are asked now."""
+        return in_whose_name(self._principal).tenant
 
     def ask(self, calls: Sequence[ModelCall]) -> list[bytes]:
         """The upstream's answers, in the order of ``calls``; a few run at a time, and all end when one fails.
@@ -171,10 +177,16 @@ class RegistryEmbedder:
         self._model = model
         self.name = name
         self.dimension: int | None = None
+        self._queries = QueryCache()
 
     def embed(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.float32]:
         """Raises :class:`UpstreamFailed` for an answer that is not one vector of finite numbers for each text, all of
         the same dimension as before; and what the call raises."""
+        if not query:
+            return self._embed(texts, query)
+        return self._queries.embed(texts, lambda missing: self._embed(missing, query), self._models.tenant)
+
+    def _embed(self, texts: Sequence[str], query: bool) -> NDArray[np.float32]:
         if not texts:
             return np.empty((0, self.dimension or 0), np.float32)
         batches = list(_batches(texts))

@@ -18,7 +18,9 @@ from gateway_thread import GatewayThread
 from upstream import Received, Script, Upstream, reply
 
 from sage.errors import DeadlineExceeded, InvalidRequest, NotFound, SageError, Unavailable, UpstreamFailed
+from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway.collections.embedders import RegistryModels
+from sage.middleware.gateway.collections.on_behalf import on_behalf_of
 from sage.middleware.retrieval.embedding.builtin import builtin_embedder
 from sage.middleware.settings.settings import Settings
 
@@ -74,6 +76,17 @@ def test_a_model_embeds_in_batches_in_the_order_of_the_texts(opened: Open, up: U
     assert set(up.requests[0].body) == {"model", "input"}
     assert embedder.dimension == 3
     assert embedder.embed([]).shape == (0, 3)
+
+
+def test_a_query_is_embedded_once_for_each_tenant(opened: Open, up: Upstream) -> None:
+    """Pages of results ask for the same vector again. Documents are not remembered."""
+    embedder = opened().embedder("up/m")
+    assert embedder is not None
+    callers = [Principal("a", tenant, frozenset({Scope.SEARCH})) for tenant in ("red", "red", "blue")]
+    for caller in callers:
+        vector = on_behalf_of(caller, lambda: embedder.embed(["what is it"], query=True))()
+        assert vector.tolist() == embedder.embed(["what is it"]).tolist()
+    assert len(up.requests) == 2 + 3
 
 
 def test_a_batch_is_bounded_in_bytes_too(opened: Open, up: Upstream) -> None:

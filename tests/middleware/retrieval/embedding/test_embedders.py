@@ -108,6 +108,18 @@ def test_remembered_queries_are_bounded() -> None:
     assert cache.get("long" * 1000) is None
 
 
+def test_remembered_queries_are_bounded_in_bytes_and_kept_apart() -> None:
+    cache = QueryCache(100, max_bytes=3 * 400)
+    for text in ("a", "b", "a", "c"):
+        cache.put(text, np.full(100, ord(text), np.float32))
+    assert all(cache.get(text) is not None for text in ("b", "a", "c"))
+    cache.put("d", np.zeros(100, np.float32))
+    assert [text for text in "abcd" if cache.get(text) is not None] == ["a", "c", "d"]
+    cache.put("e", np.zeros(200, np.float32))
+    assert [text for text in "acde" if cache.get(text) is not None] == ["d", "e"]
+    assert cache.get("e", owner="another") is None
+
+
 def test_threads_share_the_model(minilm: MiniLMEmbedder) -> None:
     texts = [text_of(20, seed) for seed in range(24)]
     expected = minilm.embed(texts)
