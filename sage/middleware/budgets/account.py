@@ -30,13 +30,14 @@ class BudgetAccount:
             "counts_tokens",
             "ends",
             "free",
+            "given",
             "has_refused",
             "is_drawing",
             "is_soft",
             "key",
             "known",
         ),
-        *("model", "outstanding", "spent", "valid_until", "waiting"),
+        *("model", "spent", "valid_until", "waiting"),
     )
 
     def __init__(self, budget: Budget, period: BudgetPeriod) -> None:
@@ -50,7 +51,8 @@ class BudgetAccount:
         self.valid_until = -math.inf
         """Until then ``free`` may be given out (Unix seconds)."""
         self.free = 0 if budget.hard else _UNBOUNDED
-        self.outstanding = 0
+        self.given = self.free
+        """All that is free, reserved by running calls, or spent and not in the database yet."""
         self.spent = 0
         self.known = Counted(0, 0)
         """The database's counts, as this process saw them last."""
@@ -64,9 +66,14 @@ class BudgetAccount:
         self._quiet = 0
 
     @property
+    def outstanding(self) -> int:
+        """What is reserved by running calls."""
+        return self.given - self.free - self.spent
+
+    @property
     def held(self) -> int:
         """What the database says is held here."""
-        return self.free + self.outstanding + self.spent if self.budget.hard else 0
+        return self.given if self.budget.hard else 0
 
     @property
     def settled(self) -> int:
@@ -86,12 +93,15 @@ class BudgetAccount:
     def take(self, need: int) -> None:
         """Reserves ``need`` of what is free."""
         self.free -= need
-        self.outstanding += need
+
+    def draw(self, granted: int) -> None:
+        """The database has granted so much more."""
+        self.free += granted
+        self.given += granted
 
     def settle(self, need: int, used: int) -> None:
         """A call that had reserved ``need`` has used ``used``."""
         self.free += need - used
-        self.outstanding -= need
         self.spent += used
 
     def settle_for(self, model: str, held_money: int, held_tokens: int, money: int, tokens: int) -> None:
@@ -102,7 +112,7 @@ class BudgetAccount:
     def lose(self) -> None:
         """Others took back what was held here, since nothing was heard of this process for too long."""
         if self.budget.hard:
-            self.free = -self.outstanding - self.spent
+            self.draw(-self.given)
 
     def grow_busy(self) -> int:
         """To be called with each draw: for how many calls to come it is to be; more each time, until it is quiet."""
@@ -124,11 +134,11 @@ class BudgetAccount:
         It counts as booked from here on; :meth:`restore` undoes that.
         """
         spent = self.spent
+        outstanding = self.outstanding
         if self.budget.hard:
-            held = self.held
-            after = min(held, self.outstanding + (max(self.free, 0) if keep else 0))
-            released = held - after
-            self.free = after - self.outstanding
+            after = min(self.given, outstanding + (max(self.free, 0) if keep else 0))
+            released = self.given - after
+            self.free, self.given = after - outstanding, after
         else:
             released = 0
             self.free += spent
@@ -141,8 +151,10 @@ class BudgetAccount:
     def restore(self, spending: Spending) -> None:
         """``spending`` could not be booked."""
         self.has_refused |= spending.refused
+        released = spending.released if self.budget.hard else 0
         self.spent += spending.spent
-        self.free += (spending.released if self.budget.hard else 0) - spending.spent
+        self.free += released - spending.spent
+        self.given += released
 
 
 _QUIET_ROUNDS = 2

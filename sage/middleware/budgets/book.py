@@ -82,7 +82,6 @@ class BudgetBook:
                     taken.settle(tokens if taken.counts_tokens else money, 0)
                 return None
             account.free -= need
-            account.outstanding += need
         return Reservation(accounts, money, tokens)
 
     def heard(self, at: float) -> None:

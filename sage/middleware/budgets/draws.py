@@ -153,7 +153,7 @@ class BudgetDraws:
         if drawn.was_alive is False:
             self._book.lose_all()
         account.known = drawn.before
-        account.free += drawn.granted
+        account.draw(drawn.granted)
         if drawn.was_alive is not None:
             self._book.heard(started)
         return drawn

@@ -60,10 +60,9 @@ class CallBudgets:
     ) -> Reservation | Awaitable[Reservation] | None:
         """Reserves what ``call`` may take at most, whichever of ``models`` answers; ``None`` where no budget applies.
 
-        Takes no time where this process holds enough. Else what it returns is awaited, which raises
-        :class:`RateLimited` (``budget_exceeded``) when a budget has not enough, and :class:`PermissionDenied`
-        (``unpriced_model``) for a model without a known price under a hard budget in dollars. A fallback that
-        may not be charged is taken out of ``models``.
+        Takes no time where this process holds enough; else it is awaited, and raises :class:`RateLimited`
+        (``budget_exceeded``), or :class:`PermissionDenied` (``unpriced_model``) for a model without a known price under
+        a hard budget in dollars. A fallback that may not be charged is taken out of ``models``.
         """
         operation = call.operation
         if operation is _TOKENIZE or operation is _DETOKENIZE:
@@ -80,10 +79,17 @@ class CallBudgets:
         accounts = known.accounts
         if not accounts:
             return None
-        tokens, answer = self._tokens(call)
+        if call.is_plain:
+            answer = call.answer_bound or call.token_bound or self._assumed_output
+            if answer > self._most_output:
+                answer = self._most_output
+            # a byte of text is a token at most
+            tokens = (call.text_size or 0) + _EACH_MESSAGE * (len(call.body["messages"]) + 1)
+        else:
+            tokens, answer = self._tokens(call)
         money = 0
         if known.counts_money:
-            rates = known.rates
+            rates = known.rates or self._rates(known, models)
             most = rates.most(tokens, answer) if rates is not None else self._cost(models, tokens, answer)
             if most is None:
                 return self._draw(call, accounts, models, tokens, answer)
@@ -96,18 +102,20 @@ class CallBudgets:
         deployments = list(models[0].deployments)
         known = _CallTerms(accounts, counts_money, None, self._book.edition, deployments, (principal, models[0]))
         if len(models) == 1:
-            known.rates = self._rates(deployments)
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             self._known[id(principal), id(models[0])] = known
         return known
 
-    def _rates(self, deployments: list[Deployment]) -> MostRates | None:
-        """What a call of the only deployment costs at most, where that is always the same."""
-        if len(deployments) != 1:
+    def _rates(self, known: _CallTerms, models: list[PublicModel]) -> MostRates | None:
+        """What a call of the only deployment costs at most, where its price is known and always the same."""
+        if len(models) > 1 or len(known.deployments) != 1:
             return None
-        _, price = self._prices.find(deployments[0])
-        return None if price is None else price.most_rates(deployments[0].timeouts.total)
+        deployment = known.deployments[0]
+        _, price = self._prices.find(deployment)
+        if price is not None:
+            known.rates = price.most_rates(deployment.timeouts.total)
+        return known.rates
 
     def _tokens(self, call: ModelCall) -> tuple[int, int]:
         """The most tokens of the prompt, and of all answers together."""
@@ -117,13 +125,13 @@ class CallBudgets:
             answer = call.answer_bound or call.token_bound or self._assumed_output
             if answer > self._most_output:
                 answer = self._most_output
-            if not (call.is_plain or _MULTIPLIES.isdisjoint(body)):
+            if not _MULTIPLIES.isdisjoint(body):
                 best = body.get("best_of")
                 answer *= max(call.answers, best * count_prompts(body)) if isinstance(best, int) else call.answers
         size = call.text_size
-        if size is None or not (call.is_plain or HARMLESS.issuperset(body)):
+        if size is None or not HARMLESS.issuperset(body):
             return upper_bound_prompt(body), answer
-        return size + _EACH_MESSAGE * (len(body["messages"]) + 1), answer  # a byte of text is a token at most
+        return size + _EACH_MESSAGE * (len(body["messages"]) + 1), answer
 
     def _cost(self, models: list[PublicModel], tokens: int, answer: int) -> int | None:
         """The most that it may cost; ``None`` where a price is not known."""

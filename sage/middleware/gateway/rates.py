@@ -127,7 +127,8 @@ class RateLimits:
     ) -> Admitted | Awaitable[Admitted]:
         answer = 0
         if limits.counts_tokens:
-            prompt = prompt or estimate_prompt(call.body, call.text_size)
+            if not prompt:
+                prompt = estimate_prompt(call.body, call.text_size)
             operation = call.operation
             if operation is _CHAT or operation is _COMPLETIONS:
                 answer = call.answer_bound or _UNBOUNDED_ANSWER

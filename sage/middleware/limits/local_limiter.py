@@ -19,7 +19,7 @@ from sage.middleware.limits.over_limit import (
     make_headers,
     refuse,
 )
-from sage.middleware.limits.subject_use import SLOT, SPAN, WINDOW, SubjectUse, seconds_until_out
+from sage.middleware.limits.subject_use import SLOT, WINDOW, SubjectUse, seconds_until_out
 from sage.middleware.settings.limits import SubjectLimits
 
 _CONCURRENT_WAIT = 1.0
@@ -132,44 +132,41 @@ class LocalLimiter:
         """As :meth:`Limiter.admit`, at once."""
         subjects = self._known.get(id(limits)) or self._look_up(limits)
         now = self._clock()
-        slot = int(now / SLOT)
-        first, tokens, least_tpm = slot - SPAN, prompt + answer, subjects.least_tpm
-        is_over = prompt > least_tpm
-        if tokens > least_tpm:
-            tokens = least_tpm
+        slot, tokens, is_over = int(now / SLOT), prompt + answer, False
+        if tokens > subjects.least_tpm:
+            tokens = subjects.least_tpm
+            is_over = prompt > tokens
         tightest_rpm = tightest_tpm = left_requests = left_tokens = UNBOUNDED
-        for use, rpm, tpm, concurrent in subjects.rows:
-            if use.oldest < first:
-                use.advance(slot)
-            left = rpm - use.requests
-            if left < left_requests:
-                tightest_rpm, left_requests = rpm, left
-            left = tpm - use.tokens
-            if left < left_tokens:
-                tightest_tpm, left_tokens = tpm, left
-            if use.running >= concurrent:
-                is_over = True
-        if is_over or left_requests < 1 or left_tokens < tokens:
-            raise _refusal(limits, subjects.uses, now, prompt, tokens)
-        for use in subjects.uses:
+        for use, rpm, tpm, concurrent in subjects.rows:  # taken first: that none is over is by far the most frequent
             if use.newest != slot:
-                use.open(slot)
-            use.running += 1
-            use.requests += 1
-            use.tokens += tokens
+                use.enter(slot)
+            use.running = number = use.running + 1
+            if number > concurrent:
+                is_over = True
+            use.requests = number = use.requests + 1
+            if rpm - number < left_requests:
+                tightest_rpm, left_requests = rpm, rpm - number
+            use.tokens = number = use.tokens + tokens
+            if tpm - number < left_tokens:
+                tightest_tpm, left_tokens = tpm, tpm - number
+        if is_over or left_requests < 0 or left_tokens < 0:
+            for use in subjects.uses:
+                use.running -= 1
+                use.requests -= 1
+                use.tokens -= tokens
+                use.leave_unused()
+            raise _refusal(limits, subjects.uses, now, prompt, tokens)
         if self._has_new:  # only now, since a new one is idle before
             self._sweep(slot)
-        left_after = tightest_rpm, left_requests - 1, tightest_tpm, left_tokens - tokens
-        return Admitted(self, subjects, slot, tokens, left_after)
+        return Admitted(self, subjects, slot, tokens, (tightest_rpm, left_requests, tightest_tpm, left_tokens))
 
     def take(self, limits: Sequence[SubjectLimits], tokens: int, left: Left) -> Admitted:
         """Counts a call that others have admitted, by whom so much is left."""
         slot = int(self._clock() / SLOT)
         subjects = self._known.get(id(limits)) or self._look_up(limits)
         for use in subjects.uses:
-            use.advance(slot)
             if use.newest != slot:
-                use.open(slot)
+                use.enter(slot)
             use.running += 1
             use.requests += 1
             use.tokens += tokens
@@ -186,9 +183,8 @@ class LocalLimiter:
         slot = int(self._clock() / SLOT)
         for use in uses:
             use.running -= 1
-            use.advance(slot)
             if use.newest != slot:
-                use.open(slot)
+                use.enter(slot)
             use.tokens += tokens
 
     def _look_up(self, limits: Sequence[SubjectLimits]) -> BoundedSubjects:

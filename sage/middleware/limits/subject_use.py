@@ -17,8 +17,8 @@ NEVER = 1 << 62
 class SubjectUse:
     """Requests and tokens of the last minute in slots of half a second, and the requests that run.
 
-    Slots without a use take no memory. Whoever reads calls :meth:`advance` before, where :attr:`oldest` is older than a
-    minute; whoever adds calls :meth:`open` before, where :attr:`newest` is not the slot of now.
+    Slots without a use take no memory. Whoever reads calls :meth:`advance` before, whoever adds :meth:`enter`, where
+    :attr:`newest` is not the slot of now.
     """
 
     __slots__ = ("_older", "_older_requests", "_older_tokens", "newest", "oldest", "requests", "running", "tokens")
@@ -69,6 +69,23 @@ class SubjectUse:
             self._older[self.newest] = [self.requests - self._older_requests, self.tokens - self._older_tokens]
             self._older_requests, self._older_tokens = self.requests, self.tokens
         self.newest = slot
+
+    def enter(self, slot: int) -> None:
+        """As :meth:`advance`, then :meth:`open`: what is added now is of ``slot``."""
+        self.advance(slot)
+        if self.newest != slot:
+            self.open(slot)
+
+    def leave_unused(self) -> None:
+        """The newest slot is as if it had never been entered, where nothing was added to it."""
+        if self.requests != self._older_requests or self.tokens != self._older_tokens:
+            return
+        if self._older:
+            self.newest, (requests, tokens) = self._older.popitem()
+            self._older_requests -= requests
+            self._older_tokens -= tokens
+        else:
+            self.newest, self.oldest = -1, NEVER
 
     def give_back(self, taken_in: int, requests: int, tokens: int) -> None:
         """A request that took in the slot ``taken_in`` took so many too many. Where that slot has left the window,

@@ -22,11 +22,6 @@ _TEXTS = frozenset(
 _MEDIA = frozenset({"image_url", "input_audio", "file", "video_url", "image", "audio_url", "source"})
 
 
-def estimate_chat(messages: int, text_size: int) -> int:
-    """About how many tokens so many messages have, which are a role and a text each."""
-    return _EACH_MESSAGE * messages - (-text_size // _BYTES)
-
-
 def estimate_prompt(body: Mapping[str, Any], text_size: int | None = None) -> int:
     """About how many tokens the request in ``body`` has, in OpenAI's shape; at least 1. ``text_size``: the bytes of its
     messages, where these are a role and a text each and were measured before."""
@@ -35,7 +30,7 @@ def estimate_prompt(body: Mapping[str, Any], text_size: int | None = None) -> in
         if text_size is None:
             text_size = _text_size(messages)
         if text_size is not None:
-            return estimate_chat(len(messages), text_size) or 1
+            return _EACH_MESSAGE * len(messages) - (-text_size // _BYTES) or 1
     size = tokens = 0
     for field, value in body.items():
         if field == "messages" and isinstance(value, list):
