@@ -1,6 +1,7 @@
-"""``sage`` commands as forks of a process that has loaded the program: most of what a short command takes is loading.
+"""``sage`` commands and programs that use ours, as forks of a process that has loaded the program: most of what a short
+one takes is loading.
 
-Each is a process of its own with its arguments, environment, directory and files, run by the command's ``main``. With
+Each is a process of its own with its arguments, environment, directory and files, and ends as any Python does. With
 ``SAGE_TEST_FULL=1``, on a terminal, where it would go on for ever, and where the environment changes how Python starts,
 it is ``python -m`` as ever.
 
@@ -24,6 +25,7 @@ _LATE = (
     "sage.middleware.app.server",
     "sage.middleware.auth.accounts",
     "sage.middleware.auth.tokens",
+    "sage.middleware.llm",
     "sage.middleware.providers.local.provider",
 )
 """What commands load only when they need it."""
@@ -35,12 +37,15 @@ def shapes_python(env: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.startswith(("PYTHON", "LC_", "LANG", "LD_"))}
 
 
-def ask(address: str, arguments: list[str], env: dict[str, str], cwd: str, files: list[int]) -> socket.socket:
-    """Starts a command on ``files`` (stdin, stdout, stderr). The connection has its id, then its end (:func:`told`)."""
+def ask(
+    address: str, arguments: list[str], env: dict[str, str], cwd: str, files: list[int], script: str | None = None
+) -> socket.socket:
+    """Starts a command on ``files`` (stdin, stdout, stderr), or the program of that path. The connection has its id,
+    then its end (:func:`told`)."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LARGEST)
     connection.connect(address)
-    message = json.dumps({"arguments": arguments, "env": env, "cwd": cwd})
+    message = json.dumps({"arguments": arguments, "env": env, "cwd": cwd, "script": script})
     socket.send_fds(connection, [message.encode("utf-8", "surrogateescape")], files)
     return connection
 
@@ -58,8 +63,8 @@ class _Server:
     def __init__(self, listening: socket.socket) -> None:
         self._listening = listening
 
-    def run(self) -> list[str]:
-        """Returns in each process that is to be a command, with its arguments."""
+    def run(self) -> tuple[str | None, list[str]]:
+        """Returns in each process that is to be a command or a program, with its path and its arguments."""
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that wait for a command leave no zombies
         while True:
             ready, _, _ = select.select([self._listening, 0], [], [])
@@ -72,11 +77,15 @@ class _Server:
                 return self._become_command(connection)
             connection.close()
 
-    def _become_command(self, connection: socket.socket) -> list[str]:
+    def _become_command(self, connection: socket.socket) -> tuple[str | None, list[str]]:
         message, files, _, _ = socket.recv_fds(connection, _LARGEST, 3)
         asked = json.loads(message.decode("utf-8", "surrogateescape"))
         if (pid := os.fork()) != 0:
-            connection.send(b"%d" % pid)
+            try:
+                connection.send(b"%d" % pid)
+            except BrokenPipeError:  # whoever asked has ended meanwhile
+                os.kill(pid, signal.SIGKILL)
+                os._exit(0)
             connection.send(b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
             os._exit(0)
         connection.close()
@@ -86,8 +95,7 @@ class _Server:
         os.chdir(asked["cwd"])
         os.environ.clear()
         os.environ.update(asked["env"])
-        arguments: list[str] = asked["arguments"]
-        return arguments
+        return asked["script"], asked["arguments"]
 
 
 def _serve(address: str) -> None:
@@ -107,18 +115,27 @@ def _serve(address: str) -> None:
         listening.listen(64)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
-        sys.argv = ["sage", *_Server(listening).run()]
-    main()
+        script, arguments = _Server(listening).run()
+    sys.argv = [script or "sage", *arguments]
+    if script is None:
+        main()
+    else:
+        sys.path[0] = os.path.dirname(os.path.abspath(script))
+        with open(script, "rb") as file:
+            exec(compile(file.read(), script, "exec"), sys.modules["__main__"].__dict__)
 
 
 def _ask_as_command(address: str, arguments: list[str]) -> None:
     env = dict(os.environ)
     if any(map(os.isatty, range(3))) or arguments[:1] in ([name] for name in _ENDLESS):
         os.execv(COMMAND[0], [*COMMAND, *arguments])
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # until there is a process that they can be sent on to
     connection = ask(address, arguments, env, os.getcwd(), [0, 1, 2])
     pid = told(connection)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in numbers:
         signal.signal(number, lambda received, _: os.kill(pid, received))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
     status = told(connection)
     if status < 0:
         signal.signal(-status, signal.SIG_DFL)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import os
 import select
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import loaded_sage
+from loaded_process import LoadedProcess, Process, loaded
 from project import ROOT
 
 SAGE = [sys.executable, "-m", "sage.middleware.cli.main"]
@@ -36,48 +34,20 @@ def environment(data_dir: Path, **extra: str) -> dict[str, str]:
 def with_command(directory: Path) -> dict[str, str]:
     """:func:`environment` on ``data`` in ``directory``, where shell scripts find the command ``sage``."""
     shim = directory / "sage"
-    loaded = _loaded()
-    command = SAGE if loaded is None else [sys.executable, "-IS", loaded_sage.__file__, loaded[0]]
+    env = environment(directory / "data")
+    address = loaded(env)
+    command = SAGE if address is None else [sys.executable, "-IS", loaded_sage.__file__, address]
     shim.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
     shim.chmod(0o755)
-    env = environment(directory / "data")
     return {**env, "PATH": f"{directory}:{env['PATH']}"}
-
-
-@functools.cache
-def _loaded() -> tuple[str, dict[str, str]] | None:
-    """Where commands can be asked for (``loaded_sage.py``) until this process ends, and what shaped that Python.
-
-    ``None`` with full counts: each command is then started as a user starts it.
-    """
-    if os.environ.get("SAGE_TEST_FULL"):
-        return None
-    directory = tempfile.mkdtemp(prefix="sage-loaded-")
-    address = f"{directory}/socket"
-    env = environment(Path(directory))
-    process = subprocess.Popen(
-        [sys.executable, loaded_sage.__file__, "--serve", address],
-        env=env,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with process.stdout:
-        assert process.stdout.readline() == b"ready\n"
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    atexit.register(process.wait, 10)
-    atexit.register(process.stdin.close)
-    return address, loaded_sage.shapes_python(env)
 
 
 def sage(
     arguments: Sequence[str], env: Mapping[str, str], *, cwd: Path, stdin: str = "", timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Runs ``sage ARGUMENTS…`` to its end."""
-    loaded = _loaded()
-    if loaded is None or loaded_sage.shapes_python(dict(env)) != loaded[1]:
+    address = loaded(env)
+    if address is None:
         return subprocess.run(
             [*SAGE, *arguments], env=dict(env), cwd=cwd, input=stdin, capture_output=True, text=True, timeout=timeout
         )
@@ -89,7 +59,7 @@ def sage(
         given.write(stdin)
         given.seek(0)
         files = [file.fileno() for file in (given, out, err)]
-        with loaded_sage.ask(loaded[0], list(arguments), dict(env), str(cwd), files) as connection:
+        with loaded_sage.ask(address, list(arguments), dict(env), str(cwd), files) as connection:
             pid = loaded_sage.told(connection)
             connection.settimeout(timeout)
             try:
@@ -116,7 +86,7 @@ def without(modules: Sequence[str], program: Path | None = None) -> list[str]:
 class Serving:
     """A `sage serve` that has said that it listens."""
 
-    def __init__(self, process: subprocess.Popen[str], welcome: list[str], log: Path) -> None:
+    def __init__(self, process: Process, welcome: list[str], log: Path) -> None:
         self.process = process
         self.welcome = welcome
         self.log = log
@@ -131,23 +101,29 @@ def serving(
     timeout: float = 30,
     *,
     files: int | None = None,
-    command: Sequence[str] = SAGE,
+    command: Sequence[str] | None = None,
 ) -> Iterator[Serving]:
     """``sage serve ARGUMENTS…`` from its first line to SIGTERM, after which it must be gone with status 0.
 
-    ``files`` is how many it may have open at most; ``command`` is another ``sage`` than this checkout's.
+    It is a fork of the loaded program where that makes no difference, unless ``command`` says how to start ``sage``.
+    ``files`` is how many it may have open at most.
     """
     limited = [] if files is None else ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"]
     log = cwd / "serve.log"
+    address = loaded(env) if command is None and files is None else None
+    process: Process
     with log.open("w") as errors:
-        process = subprocess.Popen(
-            [*limited, *command, "serve", *arguments],
-            env=dict(env),
-            cwd=cwd,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
+        if address is not None:
+            process = LoadedProcess(address, ["serve", *arguments], env, cwd, stderr=errors)
+        else:
+            process = subprocess.Popen(
+                [*limited, *(command or SAGE), "serve", *arguments],
+                env=dict(env),
+                cwd=cwd,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
     assert process.stdout is not None
     with process.stdout:
         try:
@@ -156,7 +132,7 @@ def serving(
             _end(process, log)
 
 
-def _end(process: subprocess.Popen[str], log: Path) -> None:
+def _end(process: Process, log: Path) -> None:
     if process.poll() is not None:
         return
     process.send_signal(signal.SIGTERM)
@@ -169,7 +145,7 @@ def _end(process: subprocess.Popen[str], log: Path) -> None:
     assert status == 0, f"status {status}: {log.read_text()}"
 
 
-def _welcome(process: subprocess.Popen[str], log: Path, timeout: float) -> list[str]:
+def _welcome(process: Process, log: Path, timeout: float) -> list[str]:
     """The lines that it says once it listens, all written at once."""
     assert process.stdout is not None
     deadline = time.monotonic() + timeout

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from loaded_process import LoadedProcess, Process, loaded
 from sage_process import environment
 from upstream import Upstream, chat_chunk
 
@@ -36,7 +37,7 @@ def serve(**options):
     print(service.url, flush=True)
 """
 
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., Process]
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +48,22 @@ def up() -> Iterator[Upstream]:
 
 @pytest.fixture
 def start(up: Upstream, tmp_path: Path) -> Iterator[Start]:
-    """``start(script)`` runs it as a file, with ``"-c"`` after ``python -c``, with other arguments on stdin."""
+    """``start(script)`` runs it as a file (by a Python that has loaded ours already, without full counts), with
+    ``"-c"`` after ``python -c``, with other arguments on stdin."""
     up.reset()
     env = environment(
         tmp_path, OPENAI_BASE_URL=up.url, OPENAI_API_KEY="sk-test", SAGE_API__ACCESS_LOG="false",
         SAGE_RETRIEVAL__DEFAULTS__EMBEDDER="none",
     )  # fmt: skip
-    processes: list[subprocess.Popen[str]] = []
+    processes: list[Process] = []
 
-    def start(script: str, *arguments: str) -> subprocess.Popen[str]:
+    def start(script: str, *arguments: str) -> Process:
         text = PREAMBLE + textwrap.dedent(script)
         (tmp_path / "script.py").write_text(text, encoding="utf-8")
+        address = loaded(env)
+        if not arguments and address is not None:
+            processes.append(LoadedProcess(address, [], env, tmp_path, script="script.py"))
+            return processes[-1]
         command = ["script.py"] if not arguments else ["-c", text] if arguments == ("-c",) else list(arguments)
         process = subprocess.Popen(
             [sys.executable, *command], env=env, cwd=tmp_path, text=True,
@@ -76,13 +82,13 @@ def start(up: Upstream, tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def finished(process: Process) -> tuple[int, str, str]:
     """Status, output and errors of a program that ends by itself."""
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
 
 
-def line_of(process: subprocess.Popen[str]) -> str:
+def line_of(process: Process) -> str:
     """The next line of output, which must come."""
     assert process.stdout is not None
     assert select.select([process.stdout], [], [], 60)[0], "it says nothing"

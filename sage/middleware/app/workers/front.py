@@ -1,7 +1,7 @@
 """One front: a process that takes connections at the gateway's address, and answers what it can without its owner.
 
-Run as a module by :mod:`sage.middleware.app.workers.front_process`, with the descriptors of its listening socket, of
-the connection to its owner and of the doorway for forwarded requests, and the owner's pid.
+:mod:`sage.middleware.app.workers.front_process` runs it with the descriptors of its listening socket, of the connection
+to its owner and of the doorway for forwarded requests, and the owner's pid.
 """
 
 from __future__ import annotations
@@ -139,7 +139,3 @@ def main(arguments: list[str]) -> None:
         front = Front(read_begin(link), link, socket.socket(fileno=doorway))
         link.setblocking(False)
         front.server.run(sockets=[sock])
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

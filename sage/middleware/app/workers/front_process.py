@@ -22,7 +22,7 @@ from sage.middleware.app.workers.passed_sockets import PassedSockets
 from sage.middleware.engines.process import describe_status
 
 _log = logging.getLogger("sage")
-_PROGRAM = ("-P", "-m", "sage.middleware.app.workers.front")
+_PROGRAM = ("-P", "-m", "sage.middleware.app.workers.front_program")
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 5.0
 _MOST_UNANSWERED = 80
