@@ -17,6 +17,7 @@ from sage.middleware.app.workers.messages import (
     DeploymentHealth,
     FrontCounts,
     FrontReady,
+    LastWord,
     LiveUse,
     Message,
     SettledCalls,
@@ -63,6 +64,7 @@ class FrontLink(FrameProtocol):
         self._counted: dict[int, asyncio.Future[None]] = {}
         """Questions for its counts."""
         self._verifying: set[asyncio.Task[None]] = set()
+        self._is_over = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -71,7 +73,10 @@ class FrontLink(FrameProtocol):
             _settle(answer)  # it knows nothing any more that could be wrong
 
     def tell(self, message: Message) -> None:
-        """Nothing happens where the front has ended."""
+        """Nothing happens where the front has ended, or is about to: a write that fails would close the connection
+        before it is read to its end."""
+        if self._is_over:
+            return
         if isinstance(message, SharedState) and self._taken:
             self.unanswered += 1
         with contextlib.suppress(PeerGone):
@@ -119,6 +124,9 @@ class FrontLink(FrameProtocol):
                 self._authenticator.note_uses(message.times)
         elif isinstance(message, FrontReady):
             self._ready()
+        elif isinstance(message, LastWord):
+            self.tell(message)
+            self._is_over = True
 
     async def _verify(self, message: VerifyCredential) -> None:
         assert self._authenticator is not None

@@ -143,6 +143,11 @@ class CredentialUses:
     times: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class LastWord:
+    """Front to owner, when it ends: it has told all. The owner answers with the same, and tells nothing more."""
+
+
 Message = (
     Begin
     | FrontReady
@@ -157,6 +162,7 @@ Message = (
     | DeploymentHealth
     | AnsweredConversations
     | CredentialUses
+    | LastWord
 )
 
 

@@ -23,6 +23,7 @@ from sage.middleware.app.workers.messages import (
     CredentialVerdict,
     DeploymentHealth,
     FrontCounts,
+    LastWord,
     Message,
     SharedState,
     StateTaken,
@@ -112,6 +113,8 @@ class OwnerLink(FrameProtocol):
             self.prefixes.heard(message.deployments)
         elif isinstance(message, DeploymentHealth) and self.on_health is not None:
             self.on_health(message)
+        elif isinstance(message, LastWord):
+            self.close()
 
     def _take(self, state: SharedState) -> None:
         if self.authenticator is not None and state.revision is not None:
@@ -157,9 +160,8 @@ class OwnerLink(FrameProtocol):
         with contextlib.suppress(PeerGone):
             self._tell_uses()
             self.tell_counts()
-        if self.transport is not None:
-            self.transport.close()  # once all is written
-            await self.closed()
+            self.tell(LastWord())
+        await self.closed()
 
     async def report(self) -> None:
         """Tells how busy this front is whenever that has changed, until it is cancelled."""

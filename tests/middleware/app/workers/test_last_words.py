@@ -106,6 +106,7 @@ def test_a_front_ends_only_once_its_owner_has_all_that_it_told() -> None:
 
 _LATE_FRONT = """
 import os, sys, time
+os.read(int(sys.argv[3]), 1 << 20)  # what its owner tells it first
 if os.fork():
     os._exit(0)  # its owner learns of this before the rest
 with open(sys.argv[1], "rb") as file:
