@@ -89,6 +89,10 @@ class ForwardedAnswer:
         if self.on_disconnect is not None:
             self.on_disconnect()
 
+    def take_body(self) -> bytes | None:
+        """``None``: :meth:`receive` has to be asked for the body."""
+        return None
+
     async def receive(self) -> Message:
         try:
             if self._asks_for_body and not self.is_complete:
