@@ -15,7 +15,8 @@ Usd = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=18, decimal_places
 
 class PriceSettings(SettingsSection):
     """What a model costs, in US dollars. What is left out costs nothing of its own: cached tokens then cost what
-    ``input`` says, and tokens of reasoning what ``output`` says."""
+    ``input`` says, as those of sounds and images do, and tokens of reasoning and of speech what ``output`` says.
+    """
 
     input: Usd | None = None
     """A million tokens of prompts."""
@@ -25,6 +26,12 @@ class PriceSettings(SettingsSection):
     """A million tokens of answers."""
     reasoning: Usd | None = None
     """A million tokens of reasoning."""
+    audio: Usd | None = None
+    """A million tokens of sound in prompts, as the upstream counts them."""
+    audio_output: Usd | None = None
+    """A million tokens of sound in answers."""
+    image: Usd | None = None
+    """A million tokens of images in prompts, as the upstream counts them."""
     per_request: Usd | None = None
     per_second: Usd | None = None
     """A second of a call, from its beginning to its end."""

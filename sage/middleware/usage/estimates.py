@@ -11,15 +11,14 @@ from typing import Any
 
 import orjson
 
+from sage.middleware.usage.media_tokens import MEDIA, media_tokens
+
 _BYTES = 4
 _EACH_MESSAGE = 4
 """Tokens for the role of a message and what separates it from the next."""
-_EACH_MEDIUM = 500
-"""Tokens for an image, a sound or a file: vendors take from 85 to some thousands."""
 _TEXTS = frozenset(
     {"prompt", "query", "text_1", "text_2", "input", "messages", "documents", "tools", "functions", "texts", "inputs"}
 )
-_MEDIA = frozenset({"image_url", "input_audio", "file", "video_url", "image", "audio_url", "source"})
 
 
 def estimate_prompt(body: Mapping[str, Any], text_size: int | None = None) -> int:
@@ -56,11 +55,11 @@ def _text_size(messages: Any) -> int | None:
 
 
 def upper_bound_prompt(body: Mapping[str, Any]) -> int:
-    """A number of tokens that the request surely does not exceed: a byte of text is a token at most. Media are as in
-    :func:`estimate_prompt`, which no rule bounds."""
+    """A number of tokens that the request surely does not exceed: a byte of text is a token at most. Of images and
+    sounds it is what :func:`~sage.middleware.usage.media_tokens.media_tokens` says; some models take more."""
     size = tokens = 0
     for value in body.values():
-        more, others = _measure(value)
+        more, others = _measure(value, most=True)
         size += more
         tokens += others
     return size + tokens + 16
@@ -110,8 +109,8 @@ def _size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def _measure(value: Any) -> tuple[int, int]:
-    """The bytes of text in ``value``, and the tokens of what is no text."""
+def _measure(value: Any, *, most: bool = False) -> tuple[int, int]:
+    """The bytes of text in ``value``, and the tokens of what is no text, or how many these are at ``most``."""
     size = tokens = 0
     waiting = [value]
     while waiting:
@@ -120,8 +119,8 @@ def _measure(value: Any) -> tuple[int, int]:
             size += _size(value)
         elif isinstance(value, dict):
             for field, inner in value.items():
-                if field in _MEDIA:
-                    tokens += _EACH_MEDIUM
+                if field in MEDIA:
+                    tokens += media_tokens(field, inner)[most]
                 elif field != "role" and field != "type":
                     waiting.append(inner)
         elif isinstance(value, list):

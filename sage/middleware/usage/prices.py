@@ -242,8 +242,11 @@ def configured_price(settings: PriceSettings) -> Price:
 
     add("cache_read_tokens", settings.cached, _MILLION)
     add("output_reasoning_tokens", settings.reasoning, _MILLION)
-    add("input_tokens", settings.input, _MILLION, "cache_read_tokens")
-    add("output_tokens", settings.output, _MILLION, "output_reasoning_tokens")
+    add("input_audio_tokens", settings.audio, _MILLION)
+    add("input_image_tokens", settings.image, _MILLION)
+    add("output_audio_tokens", settings.audio_output, _MILLION)
+    add("input_tokens", settings.input, _MILLION, "cache_read_tokens", "input_audio_tokens", "input_image_tokens")
+    add("output_tokens", settings.output, _MILLION, "output_reasoning_tokens", "output_audio_tokens")
     add("requests", settings.per_request, 1)
     add("milliseconds", settings.per_second, 1000)
     return Price.of(*parts)

@@ -151,7 +151,8 @@ model_list:
       output_cost_per_token: 1e-05, max_budget: 12.5, budget_duration: 30d}
     model_info: {cache_read_input_token_cost: 0.00000125}
   - {model_name: odd, litellm_params: {model: openai/b, rpm: 5, max_budget: 1, budget_duration: 5m}}
-  - {model_name: odd, litellm_params: {model: openai/c, input_cost_per_second: 0.0002}}
+  - model_name: odd
+    litellm_params: {model: openai/c, input_cost_per_second: 0.0002, input_cost_per_audio_token: 0.00004}
 """)
     assert conversion.models["chat"] == {
         "deployments": [{"provider": "openai", "model": "a", "price": {"input": 2.5, "cached": 1.25, "output": 10}}],
@@ -161,7 +162,7 @@ model_list:
     assert conversion.models["odd"] == {
         "deployments": [
             {"provider": "openai-2", "model": "b"},
-            {"provider": "openai-2", "model": "c", "price": {"per_second": 0.0002}},
+            {"provider": "openai-2", "model": "c", "price": {"audio": 40, "per_second": 0.0002}},
         ]
     }
     assert conversion.report.left_out == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -158,6 +159,23 @@ def test_a_refused_call_says_when_to_come_back(start: Callable[..., Running], up
 
 
 @pytest.mark.slow
+def test_images_are_reserved_for(start: Callable[..., Running], up: Upstream) -> None:
+    running = start(users={"root": {"tokens": 2500}})
+    head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (1024).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(head).decode()}"}}
+
+    def ask(images: int) -> int:
+        content = [{"type": "text", "text": "What is it?"}, *[part] * images]
+        body = {"model": "bench", "messages": [{"role": "user", "content": content}], "max_tokens": 5}
+        answer = running.post("/v1/chat/completions", body)
+        assert answer.status_code in (200, 429), answer.text
+        return answer.status_code
+
+    assert ask(2) == 429  # 1,399 tokens each at most
+    assert up.requests == []
+    assert ask(1) == 200
+
+
 def test_a_model_without_a_price_under_a_budget_in_dollars(start: Callable[..., Running]) -> None:
     running = start(users={"root": {"usd": 1}})
     refused = running.post("/v1/chat/completions", chat("unknown"))

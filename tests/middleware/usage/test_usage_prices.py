@@ -113,6 +113,16 @@ def test_without_a_price_of_their_own_cached_and_reasoning_tokens_cost_as_the_ot
     assert price.cost(counts, 0) == 10 * 1000 + 4 * 3000
 
 
+def test_sounds_and_images_cost_what_the_configuration_says_of_them() -> None:
+    price = configured_price(PriceSettings(input=1, output=2, audio=40, audio_output=80, image=10))  # type: ignore[arg-type]
+    units = {"input_audio_tokens": 100, "input_image_tokens": 10, "output_audio_tokens": 5}
+    cost = price.of_call(1000, 0, 50, 0, 1.0, units, 0.0)
+    assert cost == 1000 * (890 * 1 + 100 * 40 + 10 * 10 + 45 * 2 + 5 * 80)
+    assert price.most(1000, 50, 1.0, 0.0) >= cost
+    plain = configured_price(PriceSettings(input=1, output=2))  # type: ignore[arg-type]
+    assert plain.of_call(1000, 0, 50, 0, 1.0, units, 0.0) == 1000 * (1000 + 100)
+
+
 def test_more_cached_tokens_than_the_prompt_has_never_cost_less_than_nothing() -> None:
     price = configured_price(PriceSettings(input=1, cached=0, output=1))  # type: ignore[arg-type]
     assert price.cost({"input_tokens": 5, "cache_read_tokens": 9}, 0) == 0

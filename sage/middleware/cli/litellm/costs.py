@@ -11,6 +11,8 @@ _PRICES = {
     "cached": ("cache_read_input_token_cost", 10**6),
     "output": ("output_cost_per_token", 10**6),
     "reasoning": ("output_cost_per_reasoning_token", 10**6),
+    "audio": ("input_cost_per_audio_token", 10**6),
+    "audio_output": ("output_cost_per_audio_token", 10**6),
     "per_second": ("input_cost_per_second", 1),
 }
 """Ours, LiteLLM's, and how many of its units ours has."""
