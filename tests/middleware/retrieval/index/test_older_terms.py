@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def found(store: VectorStore) -> dict[str, list[str]]:
-    return {query: sorted(result.id for result in store.search(query, mode="bm25")) for query in FOUND}
+    return {query: sorted(result.id for result in store.search(query, mode="bm25", syntax="query")) for query in FOUND}
 
 
 def index_of(store: VectorStore) -> dict[str, Any]:
