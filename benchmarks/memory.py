@@ -313,10 +313,15 @@ def _goals(recall: Recall) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="conversations in LoCoMo's layout (JSON)")
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="conversations in LoCoMo's layout (JSON)")
+    parser.add_argument("--data", type=Path, action="append", default=[], metavar="FILE", help="the same")
     parser.add_argument("--without-captions", action="store_true", help="turns without the captions of their pictures")
     parser.add_argument("--json", action="store_true", help="the figures for a program")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.files += options.data
+    if not options.files:
+        parser.error("give a FILE: conversations in LoCoMo's layout")
+    return options
 
 
 if __name__ == "__main__":

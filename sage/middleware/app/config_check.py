@@ -85,7 +85,11 @@ def _named_models(settings: Settings, registry: Registry) -> Iterator[Finding]:
             if not _is_resolvable(name, settings, registry):
                 yield Finding(f"model '{model.name}' falls back on '{name}', which is not registered")
     memory = settings.services.memory
-    for key, asked in (("facts_model", memory.facts_model), ("summary_model", memory.summary_model)):
+    for key, asked in (
+        ("facts_model", memory.facts_model),
+        ("summary_model", memory.summary_model),
+        ("questions_model", memory.questions_model),
+    ):
         if asked is not None and not _is_resolvable(asked, settings, registry):
             yield Finding(f"services.memory.{key} is '{asked}', which is not registered")
 

@@ -60,7 +60,14 @@ class MemorySearchRequest(ScopedBody):
         json_schema_extra={
             "anyOf": [
                 {"required": ["query"], "properties": {"query": {"type": "string"}}},
-                {"required": ["vector"], "properties": {"vector": {"type": "array"}, "rerank": {"type": "null"}}},
+                {
+                    "required": ["vector"],
+                    "properties": {
+                        "vector": {"type": "array"},
+                        "rerank": {"type": "null"},
+                        "decompose": {"enum": [False]},
+                    },
+                },
             ]
         }
     )
@@ -80,6 +87,9 @@ class MemorySearchRequest(ScopedBody):
     importance: float = Field(0.0, ge=0)
     diversity: float = Field(0.0, ge=0, le=1)
     rerank: ModelName | None = None
+    decompose: bool = Field(
+        False, description="Search also for the simpler questions that `services.memory.questions_model` makes of it."
+    )
 
 
 class Remembered(BaseModel):

@@ -76,6 +76,9 @@ class MemorySettings(ServiceHosting):
     """A model that summarises old turns, in the background; ``None`` means that no model does."""
     summary_after: int = Field(50, ge=2)
     """The number of turns that are summarised together."""
+    questions_model: Text | None = None
+    """A model that parts questions into simpler ones, in searches with ``decompose``; ``None`` means that there is
+    none."""
     recall_tokens: int = Field(1000, ge=100)
     """How much of a model's context the memories of one answer may take."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sage.service.memory_orchestrator.clock import WriteClock
 from sage.service.memory_orchestrator.collection import MemoryCollection
+from sage.service.memory_orchestrator.decomposition import QuestionSplitter
 from sage.service.memory_orchestrator.duplicates import DuplicateFinder
 from sage.service.memory_orchestrator.embedder import MemoryEmbedders
 from sage.service.memory_orchestrator.expiry import ExpiryThread
@@ -14,7 +16,7 @@ from sage.service.memory_orchestrator.index.session_index import SessionIndex
 from sage.service.memory_orchestrator.locks import ScopeLocks
 from sage.service.memory_orchestrator.options import MemoryOptions
 from sage.service.memory_orchestrator.query import MemoryQuery
-from sage.service.memory_orchestrator.ranking import RecalledMemory
+from sage.service.memory_orchestrator.ranking import RecalledMemory, merged
 from sage.service.memory_orchestrator.reader import MemoryReader
 from sage.service.memory_orchestrator.recall import recall
 from sage.service.memory_orchestrator.recently_recalled import RecentlyRecalled
@@ -47,6 +49,7 @@ class MemoryEngine:
             self.reader, self.writer, options.facts_model, options.summary_model, options.summary_after,
             options.generate,
         )  # fmt: skip
+        self._splitter = QuestionSplitter(options.questions_model, options.generate)
         self.expiry = ExpiryThread(self.remover)
 
     def start(self) -> None:
@@ -58,7 +61,12 @@ class MemoryEngine:
 
     def search(self, query: MemoryQuery) -> list[RecalledMemory]:
         """Best first. The results count as recalled from then on."""
-        results = recall(self.collection, self._embedders, query, self.clock.now())
+        now = self.clock.now()
+        results = recall(self.collection, self._embedders, query, now)
+        if query.decompose and query.text is not None:
+            parts = [replace(query, text=part, vector=None) for part in self._splitter.parts(query.text)]
+            of_parts = [recall(self.collection, self._embedders, part, now) for part in parts]
+            results = merged([results, *of_parts], query.limit)
         self._recalled.add(query.scope, [result.record for result in results])
         return results
 

@@ -90,7 +90,7 @@ class FactExtractor:
 
     def submit(self, record: MemoryRecord) -> None:
         """Queues a new memory. Does not block: when the queue is full, the memory is skipped."""
-        if self._generate is None:
+        if self._facts_model is None and self._summary_model is None:
             return
         self._start_thread()
         try:

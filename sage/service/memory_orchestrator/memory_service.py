@@ -70,6 +70,7 @@ class MemoryOrchestratorService(OldMemoryMethods, BaseServiceTask):
         generate: Generate | None = None,
         clock: Callable[[], float] = time.time,
         max_search_results: int | None = None,
+        questions_model: str | None = None,
     ) -> None:
         """Memories go into the vector service ``vdb_service_name``, and what is derived from them into the key-value
         service ``kv_service_name``. ``None`` means the environment's ``vdb_service`` and ``kv_service`` where they are
@@ -80,12 +81,14 @@ class MemoryOrchestratorService(OldMemoryMethods, BaseServiceTask):
         scope, superseded ones included; beyond it superseded ones are removed for good, then the ``oldest`` or the
         least ``important`` (``evict``), a fiftieth of the bound at a time. A search returns
         ``max_search_results`` at most. ``facts_model`` and ``summary_model`` are
-        models that make facts of memories and a summary of each ``summary_after`` turns, in the background, by
+        models that make facts of memories and a summary of each ``summary_after`` turns, in the background;
+        ``questions_model`` parts questions of searches with ``decompose``. They are asked by
         ``generate(model, messages) -> str``. Raises :class:`InvalidRequest`.
         """
         self._options = MemoryOptions(
             kv_service_name, vdb_service_name, collection_name, dimension, persist_directory, embedder, ttl_seconds,
             max_size, evict, models, facts_model, summary_model, summary_after, generate, clock, max_search_results,
+            questions_model,
         )  # fmt: skip
         self._own_services: list[BaseServiceTask] = []
         self._engine: MemoryEngine | None = None
@@ -221,6 +224,7 @@ class MemoryOrchestratorService(OldMemoryMethods, BaseServiceTask):
         importance: float = 0.0,
         diversity: float = 0.0,
         rerank: str | None = None,
+        decompose: bool = False,
         user: str | None = None,
         agent: str | None = None,
         tenant: str = DEFAULT_TENANT,
@@ -234,7 +238,8 @@ class MemoryOrchestratorService(OldMemoryMethods, BaseServiceTask):
         ``filter`` is on the memories' own metadata, in the filter language of collections, and acts before the best
         are chosen. ``as_of`` (Unix seconds) searches the memories that were current then. ``recency``, ``importance``
         (``importance`` of the metadata, 0 to 1) and ``diversity`` are weights from 0 (off) to 1. ``rerank`` names a
-        model. ``explain`` adds the parts of each score.
+        model. ``explain`` adds the parts of each score. ``decompose`` has the service's ``questions_model`` part the
+        question into simpler ones, which are searched for, too: one call of that model, and up to four more searches.
         """
         if query is not None and not isinstance(query, str) and vector is None:
             warn_of_old_name("search_memories(query_vector) is upstream SAGE's; write search_memories(vector=…)", 3)
@@ -244,7 +249,7 @@ class MemoryOrchestratorService(OldMemoryMethods, BaseServiceTask):
         question = MemoryQuery(
             MemoryScope.of(tenant, user, agent), query,  # type: ignore[arg-type]  # its check refuses other types
              vector, session_id, memory_type, limit, score_threshold,
-            filter, as_of, explain, recency, importance, diversity, rerank,
+            filter, as_of, explain, recency, importance, diversity, rerank, decompose,
         )  # fmt: skip
         results = self._running_for(tenant).search(question)
         return [result.to_dict(explain=explain) for result in results]

@@ -31,6 +31,7 @@ class MemoryOptions:
     generate: Generate | None
     clock: Callable[[], float]
     max_search_results: int | None
+    questions_model: str | None
 
     def __post_init__(self) -> None:
         check_name(self.collection_name, "collection_name")
@@ -47,8 +48,8 @@ class MemoryOptions:
         if self.evict not in ("oldest", "important"):
             raise InvalidRequest("'evict' must be 'oldest' or 'important'", param="evict")
         _check_whole_number(self.summary_after, "summary_after", 2)
-        if (self.facts_model or self.summary_model) and self.generate is None:
-            raise InvalidRequest("a model makes facts and summaries: give 'generate', too", param="generate")
+        if (self.facts_model or self.summary_model or self.questions_model) and self.generate is None:
+            raise InvalidRequest("a model is asked by 'generate': give that, too", param="generate")
 
 
 def _check_whole_number(value: Any, param: str, least: int) -> None:

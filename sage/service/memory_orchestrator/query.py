@@ -33,6 +33,7 @@ class MemoryQuery:
     importance: float = 0.0
     diversity: float = 0.0
     rerank: str | None = None
+    decompose: bool = False
 
     def check(self) -> None:
         """Raises :class:`InvalidRequest` that names the field at fault, by the name that callers use."""
@@ -50,6 +51,8 @@ class MemoryQuery:
         check_vector(self.vector)
         if self.rerank is not None and (not isinstance(self.rerank, str) or self.text is None):
             raise InvalidRequest("'rerank' names a model and needs a 'query'", param="rerank")
+        if not isinstance(self.decompose, bool) or (self.decompose and self.text is None):
+            raise InvalidRequest("'decompose' is true or false, and needs a 'query'", param="decompose")
         check_filter(self.filter)
 
     def _check_target(self) -> None:

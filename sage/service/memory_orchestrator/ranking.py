@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,19 @@ class RecalledMemory:
             **self.record.to_dict(), "score": self.score, "relevance": self.relevance, "similarity_score": self.score,
         }  # fmt: skip
         return {**fields, "explanation": self.parts} if explain else fields
+
+
+def merged(searches: Sequence[Sequence[RecalledMemory]], limit: int) -> list[RecalledMemory]:
+    """The results of several searches in turn, each memory once: the best of each, then the second of each, and so on.
+    No score is above one before it."""
+    found: dict[str, RecalledMemory] = {}
+    for rank in range(max(map(len, searches), default=0)):
+        for result in sorted((each[rank] for each in searches if rank < len(each)), key=lambda one: -one.score):
+            found.setdefault(result.record.id, result)
+    results = list(found.values())[:limit]
+    for before, result in pairwise(results):
+        result.score = min(before.score, result.score)
+    return results
 
 
 def rerank(results: list[RecalledMemory], text: str, reranker: Reranker) -> None:

@@ -130,6 +130,7 @@ def _memory_options(directory: Path, settings: ServicesSettings, dependencies: S
         "facts_model": memory.facts_model,
         "summary_model": memory.summary_model,
         "summary_after": memory.summary_after,
+        "questions_model": memory.questions_model,
         "generate": _generate(settings, dependencies),
         "persist_directory": str(directory),
         "models": _models(settings, "memory", memory.embedder, dependencies),
@@ -140,13 +141,14 @@ _OPTIONS = {KV: _kv_options, VDB: _vdb_options, MEMORY: _memory_options}
 
 
 def _generate(settings: ServicesSettings, dependencies: ServiceDependencies) -> Generate | None:
-    model = settings.memory.facts_model or settings.memory.summary_model
+    memory = settings.memory
+    model = memory.facts_model or memory.summary_model or memory.questions_model
     if model is None:
         return None
     if settings.runtime == "ray":
         raise ConfigError(
             f"services.memory: under 'services.runtime: ray' the service cannot reach the gateway's model '{model}'; "
-            "leave facts_model and summary_model out, or use 'runtime: local'"
+            "leave facts_model, summary_model and questions_model out, or use 'runtime: local'"
         )
     return dependencies.generate
 
