@@ -99,12 +99,21 @@ def ingest(
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete the documents of files that are no longer in the directories.")
     ] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Go on: put in what changes, and delete the documents of files that go, until Ctrl-C."
+        ),
+    ] = False,
+    no_ignore: Annotated[
+        bool, typer.Option("--no-ignore", help="Take files of directories that .gitignore leaves out, too.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Parse the files, say what would be sent, and send nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put files into a collection: text, Markdown, HTML, PDF and JSON lines, cut into chunks.
+    """Put files into a collection, cut into chunks: text, Markdown, HTML, PDF, Office files, books, tables, code.
 
     Run it again to replace files that have changed and to continue after an interruption; unchanged files are skipped.
     """
@@ -114,23 +123,27 @@ def ingest(
         raise typer.BadParameter(f"{overlap} is not below --chunk-size {chunk_size}", param_hint="--overlap")
     if alias is not None and (len(files) != 1 or not alias.strip("/")):
         raise typer.BadParameter("it goes with one FILE or directory", param_hint="--as")
+    if watch and dry_run:
+        raise typer.BadParameter("it goes without --dry-run", param_hint="--watch")
     added, memory = dict(_metadata(text) for text in metadata or ()), _size(max_memory)
     from sage.middleware.cli.ingest import command
 
-    command.ingest(
-        command.IngestOptions(
-            collection=collection,
-            recipe=command.Recipe(chunk_size, shared, encoding, added),
-            limits=command.ParsingLimits(memory, timeout),
-            walk=command.Walk(include or (), exclude or (), alias.strip("/") if alias else None, kind),
-            reingest=reingest,
-            prune=prune,
-            dry_run=dry_run,
-        ),
-        files,
-        connect,
-        as_json=as_json,
+    name = alias.strip("/") if alias else None
+    options = command.IngestOptions(
+        collection=collection,
+        recipe=command.Recipe(chunk_size, shared, encoding, added),
+        limits=command.ParsingLimits(memory, timeout),
+        walk=command.Walk(include or (), exclude or (), name, kind, not no_ignore),
+        reingest=reingest,
+        prune=prune,
+        dry_run=dry_run,
     )
+    if watch:
+        from sage.middleware.cli.ingest.watch import DirectoryWatch
+
+        DirectoryWatch(options, files, connect, as_json).run()
+    else:
+        command.ingest(options, files, connect, as_json=as_json)
 
 
 def _metadata(text: str) -> tuple[str, Any]:

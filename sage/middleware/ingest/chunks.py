@@ -14,6 +14,7 @@ from typing import Protocol
 
 from sage.errors import MissingExtra
 from sage.middleware.ingest.document import OVERLAP, SIZE, ParsedDocument, TextSection
+from sage.middleware.ingest.tables import table_parts
 
 _CHINESE_SIZE = 3
 _CHINESE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
@@ -50,7 +51,7 @@ def chunks(document: ParsedDocument, size: int = SIZE, overlap: int = OVERLAP) -
         available = max(size - measure(line), size // 2, 1)
         if available not in splitters:
             splitters[available] = _splitter(document.markdown, available, min(overlap, available - 1))
-        yield from _of_section(section, line, splitters[available])
+        yield from _of_section(section, line, splitters[available], available)
 
 
 def heading_line(heading: tuple[str, ...]) -> str:
@@ -59,15 +60,24 @@ def heading_line(heading: tuple[str, ...]) -> str:
     return line if len(line) <= _LONGEST_LINE else f"…{line[-_LONGEST_LINE:]}"
 
 
-def _of_section(section: TextSection, line: str, splitter: _Splitter) -> Iterator[Chunk]:
+def _of_section(section: TextSection, line: str, splitter: _Splitter, size: int) -> Iterator[Chunk]:
     if not section.text.strip():
         yield Chunk(line, section.heading, None)
         return
     starts = [offset for offset, _ in section.pages]
-    for offset, text in splitter.chunk_indices(section.text):
+    for offset, text in _texts(section.text, splitter, size):
         index = bisect.bisect_right(starts, offset) - 1
         page = section.pages[index][1] if index >= 0 else None
         yield Chunk(f"{line}\n\n{text}" if line else text, section.heading, page)
+
+
+def _texts(text: str, splitter: _Splitter, size: int) -> Iterator[tuple[int, str]]:
+    """The chunks of ``text``, each with its offset. Every chunk of a long table begins with the table's header."""
+    for start, part, is_table in table_parts(text, size, measure):
+        if is_table:
+            yield start, part
+        else:
+            yield from ((start + offset, chunk) for offset, chunk in splitter.chunk_indices(part))
 
 
 def _splitter(markdown: bool, size: int, overlap: int) -> _Splitter:

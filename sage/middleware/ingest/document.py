@@ -22,6 +22,13 @@ class FileKind(StrEnum):
     MARKDOWN = "markdown"
     HTML = "html"
     PDF = "pdf"
+    DOCX = "docx"
+    PPTX = "pptx"
+    SHEET = "xlsx"
+    EPUB = "epub"
+    CSV = "csv"
+    NOTEBOOK = "ipynb"
+    CODE = "code"
     JSONL = "jsonl"
 
 
@@ -75,6 +82,12 @@ def gather(texts: Iterable[tuple[tuple[str, ...], str]], tidy: Callable[[str], s
         if text or (heading and following[: len(heading)] != heading):
             sections.append(TextSection(heading, text))
     return sections
+
+
+def picture(alt: str) -> str:
+    """What stands for a picture in a text, by its alternative text; ``""`` if it has none."""
+    alt = one_line(alt, 1000)
+    return f"![{alt}]" if alt else ""
 
 
 def one_line(text: str, max_length: int = 200) -> str:

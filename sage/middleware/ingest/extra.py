@@ -13,6 +13,13 @@ _PACKAGES = {
     FileKind.MARKDOWN: ("semantic_text_splitter", "chardet", "markdown_it"),
     FileKind.HTML: ("semantic_text_splitter", "chardet", "selectolax"),
     FileKind.PDF: ("semantic_text_splitter", "pypdf"),
+    FileKind.DOCX: ("semantic_text_splitter",),
+    FileKind.PPTX: ("semantic_text_splitter",),
+    FileKind.SHEET: ("semantic_text_splitter", "python_calamine"),
+    FileKind.EPUB: ("semantic_text_splitter", "chardet", "selectolax"),
+    FileKind.CSV: ("semantic_text_splitter", "chardet"),
+    FileKind.NOTEBOOK: ("semantic_text_splitter", "chardet", "markdown_it"),
+    FileKind.CODE: ("semantic_text_splitter", "chardet"),
     FileKind.JSONL: (),  # its texts are stored as they are
 }
 """The import names of the packages that files of a kind need."""

@@ -17,7 +17,7 @@ from yarl import URL
 from sage.addresses import AddressRefused, AllowedHosts, Destination
 from sage.middleware.ingest.document import FileKind, Unreadable
 from sage.middleware.ingest.files import kind_of_stdin
-from sage.middleware.ingest.html import browsers_name
+from sage.middleware.ingest.formats.html import browsers_name
 from sage.pinned_resolver import pinned_session
 
 _KINDS = {
@@ -27,6 +27,15 @@ _KINDS = {
     "application/x-pdf": FileKind.PDF,
     "text/markdown": FileKind.MARKDOWN,
     "text/x-markdown": FileKind.MARKDOWN,
+    "text/csv": FileKind.CSV,
+    "text/tab-separated-values": FileKind.CSV,
+    "application/epub+zip": FileKind.EPUB,
+    "application/x-ipynb+json": FileKind.NOTEBOOK,
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": FileKind.DOCX,
+    "application/vnd.openxmlformats-officedocument.presentationml.presentation": FileKind.PPTX,
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": FileKind.SHEET,
+    "application/vnd.ms-excel": FileKind.SHEET,
+    "application/vnd.oasis.opendocument.spreadsheet": FileKind.SHEET,
     "application/x-ndjson": FileKind.JSONL,
     "application/ndjson": FileKind.JSONL,
     "application/jsonl": FileKind.JSONL,

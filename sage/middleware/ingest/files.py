@@ -13,15 +13,33 @@ from pathlib import Path
 from sage.errors import InvalidRequest
 from sage.middleware.ingest.decoding import is_binary
 from sage.middleware.ingest.document import FileKind, Unreadable
+from sage.middleware.ingest.formats.code import LANGUAGES
+from sage.middleware.ingest.ignoring import IgnoreRules
 
 _KINDS = {
     FileKind.MARKDOWN: (".md", ".markdown", ".mdown", ".mkd", ".mdx"),
     FileKind.HTML: (".html", ".htm", ".xhtml"),
     FileKind.PDF: (".pdf",),
+    FileKind.DOCX: (".docx", ".docm"),
+    FileKind.PPTX: (".pptx", ".pptm"),
+    FileKind.SHEET: (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"),
+    FileKind.EPUB: (".epub",),
+    FileKind.CSV: (".csv", ".tsv"),
+    FileKind.NOTEBOOK: (".ipynb",),
+    FileKind.CODE: tuple(LANGUAGES),
     FileKind.JSONL: (".jsonl", ".ndjson", ".jsonlines"),
 }
 _KIND_OF = {ending: kind for kind, endings in _KINDS.items() for ending in endings}
 _HEAD = 8192  # bytes that decide the kind of a file
+_ARCHIVES = {
+    b"mimetypeapplication/epub+zip": FileKind.EPUB,
+    b"mimetypeapplication/vnd.oasis.opendocument.spreadsheet": FileKind.SHEET,
+    b"word/": FileKind.DOCX,
+    b"ppt/": FileKind.PPTX,
+    b"xl/": FileKind.SHEET,
+}
+"""What stands near the beginning of a ZIP archive that is a document."""
+_IN_ARCHIVES = frozenset(_ARCHIVES.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +70,8 @@ class Walk:
     exclude: Sequence[str] = ()
     alias: str | None = None
     kind: FileKind | None = None
+    ignore_rules: bool = True
+    """Whether ``.gitignore`` files of the directories count."""
     skipped: Counter[str] = field(default_factory=Counter)
     failed: list[tuple[str, str]] = field(default_factory=list)
     roots: dict[str, Path] = field(default_factory=dict)
@@ -87,30 +107,35 @@ class Walk:
         def record_failure(error: OSError) -> None:
             self._fail(Path(error.filename), f"cannot be read: {error.strerror}")
 
+        rules = IgnoreRules(root) if self.ignore_rules else None
         for directory, names, files in os.walk(root, onerror=record_failure):
-            self._prune_directories(Path(directory), names)
+            self._prune_directories(Path(directory), names, root, rules)
             for name in sorted(files):
                 path = Path(directory, name)
                 relative = printable(path.relative_to(root))
-                if self._is_selected(path, relative):
+                if self._is_selected(path, relative, rules):
                     file = self._entry(path, f"{base}/{relative}", relative, named=False)
                     if file is not None:
                         yield _with_obstacle(file, above / path.relative_to(root))
 
-    def _prune_directories(self, directory: Path, names: list[str]) -> None:
-        """Removes hidden directories and links from those that :func:`os.walk` will enter."""
+    def _prune_directories(self, directory: Path, names: list[str], root: Path, rules: IgnoreRules | None) -> None:
+        """Removes hidden and ignored directories and links from those that :func:`os.walk` will enter."""
         entered = []
         for name in sorted(names):
             if name.startswith("."):
                 self._skip("hidden")
             elif (directory / name).is_symlink():
                 self._skip("link")
+            elif rules is not None and rules.ignores(str((directory / name).relative_to(root)), is_directory=True):
+                self._skip("ignored")
             else:
                 entered.append(name)
         names[:] = entered
 
-    def _is_selected(self, path: Path, relative: str) -> bool:
+    def _is_selected(self, path: Path, relative: str, rules: IgnoreRules | None) -> bool:
         reason = unselected(relative, self.include, self.exclude, is_link=path.is_symlink(), is_file=path.is_file())
+        if reason is None and rules is not None and rules.ignores(relative):
+            reason = "ignored"
         if reason is not None:
             self._skip(reason)
         return reason is None
@@ -132,7 +157,7 @@ class Walk:
         kind = self.kind or kind_of(path.name, head)
         if kind is None:
             if named:
-                self._fail(path, "is neither text nor PDF")
+                self._fail(path, "is neither text nor a document of a known kind")
             else:
                 self._skip("binary")
             return None
@@ -159,9 +184,17 @@ def kind_of(name: str, head: bytes) -> FileKind | None:
     kind = _KIND_OF.get(os.path.splitext(name)[1].lower())
     if kind is FileKind.PDF or head.startswith(b"%PDF-"):
         return FileKind.PDF
+    if kind in _IN_ARCHIVES:
+        return kind
+    if head.startswith(b"PK\x03\x04"):
+        return _kind_of_archive(head)
     if is_binary(head):
         return None
     return kind or FileKind.TEXT
+
+
+def _kind_of_archive(head: bytes) -> FileKind | None:
+    return next((kind for mark, kind in _ARCHIVES.items() if mark in head), None)
 
 
 def kind_of_stdin(head: bytes) -> FileKind:
@@ -169,6 +202,8 @@ def kind_of_stdin(head: bytes) -> FileKind:
     begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
     if begin.startswith(b"%pdf-"):
         return FileKind.PDF
+    if begin.startswith(b"pk\x03\x04"):
+        return _kind_of_archive(head) or FileKind.TEXT
     if begin.startswith((b"<!doctype html", b"<html")):
         return FileKind.HTML
     return FileKind.JSONL if begin.startswith(b"{") else FileKind.TEXT

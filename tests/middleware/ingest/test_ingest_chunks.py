@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sage.middleware.ingest.chunks import Chunk, chunks, heading_line, measure
 from sage.middleware.ingest.document import SIZE, ParsedDocument, TextSection
-from sage.middleware.ingest.markdown import parse_markdown
+from sage.middleware.ingest.formats.markdown import parse_markdown
 
 
 def of_text(text: str, size: int = SIZE, overlap: int = 100, *, markdown: bool = False) -> list[Chunk]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_a_directory_gives_its_readable_files_and_counts_the_rest(tree: Path) ->
     assert [(file.relative, file.kind) for file in files] == [
         ("a.md", FileKind.MARKDOWN),
         ("b.TXT", FileKind.TEXT),
-        ("code.py", FileKind.TEXT),
+        ("code.py", FileKind.CODE),
         ("lines.jsonl", FileKind.JSONL),
         ("page.htm", FileKind.HTML),
         ("paper", FileKind.PDF),
@@ -85,7 +86,7 @@ def test_what_is_named_and_cannot_be_read_is_a_failure(tree: Path) -> None:
     walk = Walk()
     assert walk.find([tree / "sub/data.bin", tree / "pipe"]) == []
     assert walk.failed == [
-        (str(tree / "sub/data.bin"), "is neither text nor PDF"),
+        (str(tree / "sub/data.bin"), "is neither text nor a document of a known kind"),
         (str(tree / "pipe"), "is not a regular file; pipe it in: sage ingest COLLECTION -"),
     ]
     with pytest.raises(InvalidRequest, match=r"nope: there is no such file"):
@@ -150,3 +151,35 @@ def test_the_digest_is_of_bytes_and_recipe(tmp_path: Path) -> None:
     assert digest_of(path, "s") != first
     path.write_bytes(b"2")
     assert digest_of(path, "r") != first
+
+
+def test_gitignore_files_are_honoured_as_git_reads_them(tmp_path: Path) -> None:
+    """Checked against git itself."""
+    repository = tmp_path / "repo"
+    for name, content in {
+        ".gitignore": "*.log\n!keep.log\n/build/\ntop.txt\n# comment\n!\n",
+        "docs/.gitignore": "secret*\n!*.log\ndeep/**/x.md\n",
+        "docs/a.md": "a",
+        "docs/b.log": "b",
+        "docs/secret.md": "s",
+        "docs/top.txt": "t",
+        "docs/deep/one/two/x.md": "x",
+        "docs/deep/y.md": "y",
+        "docs/build/c.md": "c",
+        "build/d.md": "d",
+        "e.log": "e",
+        "keep.log": "k",
+    }.items():
+        path = repository / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    subprocess.run(["git", "init", "-q", str(repository)], check=True)
+    listing = ["git", "-C", str(repository), "ls-files", "--others", "--exclude-standard"]
+    known = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split()
+    visible = {name for name in known if not name.endswith(".gitignore")}
+    walk = Walk()
+    assert {file.relative for file in walk.find([repository])} == visible
+    assert walk.skipped["ignored"] == 5
+    below = {name.removeprefix("docs/") for name in visible if name.startswith("docs/")}
+    assert {file.relative for file in Walk().find([repository / "docs"])} == below, "rules above it count"
+    assert "secret.md" in {file.relative for file in Walk(ignore_rules=False).find([repository / "docs"])}

@@ -171,7 +171,7 @@ def test_what_all_kinds_of_sources_say_is_found_and_what_fails_is_told(jobs: Job
         ),
         **{"empty.txt": "empty", "data.bin": "skipped"},
     }, errors
-    assert errors["bomb.docx"] == "is neither text nor PDF"
+    assert errors["bomb.docx"].startswith("is not a Word document (.docx)")
     assert errors["bomb.pdf"].startswith("cannot be read as PDF: Limit reached while decompressing")
     assert errors["broken.pdf"].startswith("cannot be read as PDF")
     assert errors["lines.jsonl"].startswith("line 2: ")

@@ -48,22 +48,31 @@ class IngestOptions:
 
 def ingest(options: IngestOptions, arguments: Sequence[Path], connect: Connect, *, as_json: bool = False) -> None:
     """Ingests the files and prints a summary. Raises :class:`SageError` if any file failed."""
-    summary = Summary(options.collection, options.dry_run, skipped=options.walk.skipped)
     with _files_and_stdin(arguments, options.walk) as files:
-        for file, reason in options.walk.failed:
-            summary.fail(file, reason)
+        summary = new_summary(options)
         try:
-            _run(options, files, summary, connect)
+            run(options, files, summary, connect)
         except KeyboardInterrupt:
             typer.echo(f"sage: {_('interrupted')}; {_continue_hint(summary)}", err=True)
             raise
         except CallFailed as exc:
             hint = f"; {_continue_hint(summary)}" if summary.sent else ""
             raise SageError(f"{translated(exc.message)}{hint}") from exc
-    _report(summary, as_json)
+    report(summary, as_json)
+    if summary.failures:
+        raise SageError(f"{len(summary.failed_files)} of the files failed")
 
 
-def _run(options: IngestOptions, files: Sequence[FileEntry], summary: Summary, connect: Connect) -> None:
+def new_summary(options: IngestOptions) -> Summary:
+    """One that has what the walk has skipped and could not read."""
+    summary = Summary(options.collection, options.dry_run, skipped=options.walk.skipped)
+    for file, reason in options.walk.failed:
+        summary.fail(file, reason)
+    return summary
+
+
+def run(options: IngestOptions, files: Sequence[FileEntry], summary: Summary, connect: Connect) -> None:
+    """Raises :class:`CallFailed` when the gateway refuses everything or cannot be reached."""
     total = sum(file.size for file in files)
     check_extra(file.kind for file in files)
     with Parser(options.limits) as parser:
@@ -156,7 +165,8 @@ def _continue_hint(summary: Summary) -> str:
     return message.format(count=summary.sent)
 
 
-def _report(summary: Summary, as_json: bool) -> None:
+def report(summary: Summary, as_json: bool) -> None:
+    """Prints the summary, its failures and what the gateway said."""
     summary.close()
     if as_json:
         print_json(summary.as_json())
@@ -168,5 +178,3 @@ def _report(summary: Summary, as_json: bool) -> None:
         for line in empty_lines(summary):
             typer.echo(line, err=True)
         typer.echo("\n".join(summary_lines(summary)))
-    if summary.failures:
-        raise SageError(f"{len(summary.failed_files)} of the files failed")

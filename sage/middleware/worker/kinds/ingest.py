@@ -183,7 +183,7 @@ def _entry(item: JobItem, path: Path, kind: FileKind | None) -> FileEntry | None
         head = file.read(_HEAD)
     kind = kind or kind_of(source.partition("?")[0] if "url" in item.body else source, head)
     if kind is None and item.body.get("named"):
-        raise Unreadable("is neither text nor PDF")
+        raise Unreadable("is neither text nor a document of a known kind")
     if kind is None:
         return None
     return FileEntry(path, source, str(item.body["path"]), kind, path.stat().st_size, source)

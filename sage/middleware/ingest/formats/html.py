@@ -10,7 +10,15 @@ from typing import Any
 
 from sage.errors import MissingExtra
 from sage.middleware.ingest.decoding import decode, unicode_encoding
-from sage.middleware.ingest.document import HeadingPath, ParsedDocument, TextSection, Unreadable, gather, one_line
+from sage.middleware.ingest.document import (
+    HeadingPath,
+    ParsedDocument,
+    TextSection,
+    Unreadable,
+    gather,
+    one_line,
+    picture,
+)
 
 _NOT_TEXT = "script,style,noscript,template,button,select,datalist,iframe,object,svg,canvas,video,audio"
 _HIDDEN = "[hidden],[style],dialog"  # those of them that a browser does not show
@@ -146,9 +154,11 @@ class _Reader:
                 self._headings.enter(int(tag[1]), node.text())
             elif tag == "pre":
                 self._end_block()
-                self._blocks.append(_fenced(node.text()))
+                self._blocks.append(fenced(node.text()))
             elif tag == "br":
                 self._inline.append(_LINE_END)
+            elif tag == "img":
+                self._inline.append(f" {picture(node.attributes.get('alt') or '')} ")
             elif tag is not None and not tag.startswith(("-", "!")):
                 self._enter(tag)
                 stack.append((node, True))
@@ -222,7 +232,7 @@ def _collapsed(text: str) -> str:
     return "\n".join(line for part in text.split(_LINE_END) if (line := " ".join(part.split())))
 
 
-def _fenced(code: str) -> str:
+def fenced(code: str) -> str:
     ticks = max((len(run) for run in re.findall(r"`+", code)), default=0)
     fence = "`" * max(3, ticks + 1)
     body = code.strip("\n")
