@@ -1,6 +1,7 @@
 """Search: quality on judged queries, speed and size on made documents, beside other engines in the same run.
 
-Times are CPU time on one core. Exit status 1 if any answer was wrong, never because of speed.
+Times are CPU time on one core; rates over HTTP and of writers are of wall time, with their ratios. Exit status 1 if any
+answer was wrong, never because of speed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_threads, "1")  # read when the libraries are loaded, hence before them
 
 import numpy as np  # noqa: E402
+import retrieval_crowd  # noqa: E402
 import retrieval_peers  # noqa: E402
 import retrieval_quality  # noqa: E402
 import retrieval_speed  # noqa: E402
@@ -43,12 +45,16 @@ _AT_MOST = {
         "open and first search s": 2.0,
     },
 }
-_ALWAYS_AT_MOST = {"bytes a document beyond text and vectors": 800.0}
+_ALWAYS_AT_MOST = {
+    "bytes a document beyond text and vectors": 800.0,
+    "new hybrid query, 1 client, CPU ms each": 9.0,
+}
 _ALWAYS_AT_LEAST = {
     "recall@10": 0.98,
     "ingest docs/s of wall time": 4000.0,
-    "durable batches of 10 a second": 300.0,
+    "durable batches of 10 a second, 8 writers": 300.0,
 }
+_OF_TWO_WORKERS_AT_LEAST = {"hybrid, vectors kept, 8 clients to 1, ×": 1.8}
 
 
 def main() -> int:
@@ -81,8 +87,12 @@ def _speed(made: Made, options: argparse.Namespace) -> Any:
     queries = options.queries or 300
     yield retrieval_speed.keyword_leg(made, queries)
     with tempfile.TemporaryDirectory(dir=options.directory) as scratch:
-        yield retrieval_speed.store(made, queries, Path(scratch) / "store")
-        yield retrieval_speed.acknowledgements(made, options.seconds, Path(scratch) / "acknowledged")
+        store = Path(scratch) / "store"
+        yield retrieval_speed.store(made, queries, store, retrieval_crowd.embedder(made))
+        yield retrieval_crowd.writers(made, options.writers, options.seconds, Path(scratch) / "written")
+        yield from retrieval_crowd.searches(
+            made, store, options.clients, options.workers, options.seconds / 3, Path(scratch)
+        )
     if made.size <= options.peers_up_to:
         yield from retrieval_peers.peers(made, queries)
 
@@ -99,15 +109,19 @@ def _print_figures(figures: Figures, all_so_far: list[dict[str, Any]]) -> None:
     own = {
         name: value
         for other in all_so_far
-        if other["size"] == figures.size and other["subject"] in ("SAGE", "keyword leg")
+        if other["size"] == figures.size and _is_own(other["subject"])
         for name, value in other["values"].items()
     }
-    peer = figures.subject not in ("SAGE", "keyword leg")
+    peer = not _is_own(figures.subject)
     for name, value in figures.values.items():
         remark = (
             f"   {value / own[name]:.1f} × SAGE's" if peer and own.get(name) else "" if peer else _goal(figures, name)
         )
         print(f"  {name:<46} {value:>14,.3f}{remark}")
+
+
+def _is_own(subject: str) -> bool:
+    return subject == "keyword leg" or subject.startswith("SAGE")
 
 
 def _goal(figures: Figures, name: str) -> str:
@@ -116,6 +130,8 @@ def _goal(figures: Figures, name: str) -> str:
     if most is not None:
         return f"   goal ≤ {most:g} {_mark(value <= most)}"
     least = _ALWAYS_AT_LEAST.get(name)
+    if figures.subject.endswith("2 workers"):
+        least = _OF_TWO_WORKERS_AT_LEAST.get(name)
     return "" if least is None else f"   goal ≥ {least:g} {_mark(value >= least)}"
 
 
@@ -130,7 +146,12 @@ def _options() -> argparse.Namespace:
         "--size", type=int, nargs="*", default=[10_000, 100_000], help="made documents, such as 1000000"
     )
     parser.add_argument("--queries", type=int, default=None, help="of each; default: all judged, 300 made")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of durable batches")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of durable batches, and of each load over HTTP")
+    parser.add_argument("--writers", type=int, nargs="+", default=[1, 8], help="of durable batches, at once")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8], help="over HTTP, at once")
+    parser.add_argument(
+        "--workers", type=int, nargs="*", default=[1, 2], help="processes that answer them; none: no HTTP"
+    )
     parser.add_argument("--peers-up-to", type=int, default=100_000, help="documents; 0: without other engines")
     parser.add_argument("--directory", type=Path, default=None, help="where the made collections are put for a while")
     parser.add_argument("--json", action="store_true", help="the figures for a program")

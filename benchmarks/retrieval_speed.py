@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from retrieval_made import Asked, Chunk, Made, Nearest
+from retrieval_made import Asked, Made, Nearest
 
 from sage.middleware.retrieval import VectorStore
 from sage.middleware.retrieval.keywords.compiled import kernel_of_process
@@ -20,8 +20,6 @@ from sage.middleware.retrieval.text.query_syntax import KeywordQuery
 from sage.middleware.settings.retrieval import KeywordOptions
 
 TOP = 10
-_ACKNOWLEDGED = 10
-"""Documents of a batch whose durable acknowledgement is waited for."""
 
 
 @dataclass(slots=True)
@@ -75,12 +73,13 @@ def keyword_leg(made: Made, queries: int) -> Figures:
     return figures
 
 
-def store(made: Made, queries: int, directory: Path) -> Figures:
-    """Whole searches by the public door, texts and metadata fetched."""
+def store(made: Made, queries: int, directory: Path, embedder: str | None = None) -> Figures:
+    """Whole searches by the public door, texts and metadata fetched. ``embedder`` is kept with the collection; every
+    document brings its vector."""
     figures = Figures("SAGE", made.size)
     asked = made.asked(queries)
     nearest = Nearest(asked, TOP)
-    with VectorStore(directory, embedder=None, dimension=made.dimension) as opened:
+    with VectorStore(directory, embedder=embedder, dimension=made.dimension) as opened:
         raw = _fill(opened, made, nearest, figures)
         start = time.process_time()
         opened.optimize()
@@ -91,7 +90,7 @@ def store(made: Made, queries: int, directory: Path) -> Figures:
     figures.values["bytes a document beyond text and vectors"] = (
         sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) - raw
     ) / made.size
-    _open(directory, asked, made.size, figures)
+    _open(directory, asked, made.size, embedder, figures)
     return figures
 
 
@@ -152,29 +151,12 @@ def _hybrid(opened: VectorStore, asked: Sequence[Asked], figures: Figures) -> No
         figures.check(len(results) == TOP and _ordered(results), f"hybrid {each.words}: no order")
 
 
-def _open(directory: Path, asked: Sequence[Asked], size: int, figures: Figures) -> None:
+def _open(directory: Path, asked: Sequence[Asked], size: int, embedder: str | None, figures: Figures) -> None:
     start = time.perf_counter()
-    with VectorStore(directory, embedder=None) as opened:
+    with VectorStore(directory, embedder=embedder) as opened:
         results = opened.search(" ".join(asked[0].words), vector=asked[0].vector)
         figures.values["open and first search s"] = time.perf_counter() - start
         figures.check(bool(results) and len(opened) == size, "opened with other documents")
-
-
-def acknowledgements(made: Made, seconds: float, directory: Path) -> Figures:
-    """Batches of ten documents, each waited for until it is durable and found."""
-    figures = Figures("SAGE", made.size)
-    chunk: Chunk = next(made.chunks())
-    batches, start = 0, time.perf_counter()
-    with VectorStore(directory, embedder=None, dimension=made.dimension) as opened:
-        while time.perf_counter() - start < seconds:
-            place = batches * _ACKNOWLEDGED % (len(chunk.words) - _ACKNOWLEDGED)
-            part = slice(place, place + _ACKNOWLEDGED)
-            ids = [f"{batches}-{number}" for number in range(_ACKNOWLEDGED)]
-            opened.add_documents(chunk.texts[part], ids=ids, vectors=chunk.vectors[part])
-            batches += 1
-        figures.values["durable batches of 10 a second"] = batches / (time.perf_counter() - start)
-        figures.check(len(opened) == batches * _ACKNOWLEDGED, "acknowledged documents are missing")
-    return figures
 
 
 def _ordered(results: Sequence[Any]) -> bool:

@@ -43,16 +43,34 @@ def judged(folder: Path) -> Path:
 @pytest.mark.slow
 def test_a_small_run_measures_everything_and_finds_nothing_wrong(tmp_path: Path) -> None:
     status, report = run(
-        "--data", str(judged(tmp_path / "small")), "--size", "1500", "--queries", "15", "--seconds", "0.5"
+        "--data",
+        str(judged(tmp_path / "small")),
+        "--size",
+        "1500",
+        "--queries",
+        "15",
+        "--seconds",
+        "0.6",
+        "--clients",
+        "1",
+        "2",
+        "--workers",
+        "2",
+        "--writers",
+        "1",
+        "2",
     )
     assert status == 0
     (quality,) = report["quality"]
     assert quality["failures"] == []
     assert quality["ndcg"]["bm25"] == pytest.approx(0.8)  # four of five: the first query's judgement is another's
-    leg, store, acknowledged = report["speed"]
-    assert [figures["failures"] for figures in report["speed"]] == [[], [], []]
-    assert (leg["checked"], store["checked"] > 60, acknowledged["checked"]) == (45, True, 1)
+    leg, store, written, served = report["speed"]
+    assert [figures["failures"] for figures in report["speed"]] == [[], [], [], []]
+    assert (leg["checked"], store["checked"] > 60, written["checked"]) == (45, True, 6)
     assert 0 < leg["values"]["keywords p50 ms"] <= leg["values"]["keywords p99 ms"]
     assert store["values"]["recall@10"] >= 0.98
     assert {"hybrid p50 ms", "vectors, filter keeps 1 % p50 ms", "open and first search s"} <= set(store["values"])
-    assert acknowledged["values"]["durable batches of 10 a second"] > 0
+    assert written["values"]["durable batches of 10 a second, 2 writers"] > 0
+    assert served["subject"] == "SAGE over HTTP, 2 workers"
+    assert served["values"]["hybrid, vectors kept, 2 clients, a second"] > 0
+    assert served["values"]["hybrid, vectors kept, 2 clients to 1, ×"] > 0
