@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from postgresql_server import PostgresqlServer
 from running_gateway import LOW_COST, PASSWORD
 from sage_process import environment, serving
 from upstream import Upstream
+from waiting import wait_until
 
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.grants import KeyRequest
@@ -65,15 +65,6 @@ def two_gateways(directory: Path, url: DatabaseUrl, upstream: Upstream) -> Itera
         yield Gateway(a.url, key), Gateway(b.url, key)
 
 
-def until(holds: Callable[[], bool], seconds: float) -> float:
-    """How long it took."""
-    start = time.monotonic()
-    while not holds():
-        assert time.monotonic() - start < seconds
-        time.sleep(0.02)
-    return time.monotonic() - start
-
-
 def test_what_one_gateway_is_told_the_other_knows(tmp_path: Path, postgresql: PostgresqlServer) -> None:
     with postgresql.database() as url, Upstream() as upstream, two_gateways(tmp_path, url, upstream) as (a, b):
         assert a.ask("GET", "/.well-known/jwks.json").json() == b.ask("GET", "/.well-known/jwks.json").json()
@@ -93,22 +84,22 @@ def _revoked_keys_are_refused_everywhere(a: Gateway, b: Gateway) -> None:
     assert b.chat("bench", made["key"]) == a.chat("bench", made["key"]) == 200
     assert a.ask("DELETE", f"/auth/keys/{made['id']}").status_code == 200
     assert a.chat("bench", made["key"]) == 401
-    assert until(lambda: b.chat("bench", made["key"]) == 401, 5) < 1.0
+    assert wait_until(lambda: b.chat("bench", made["key"]) == 401, 5) < 1.0
 
 
 def _logins_hold_everywhere(a: Gateway, b: Gateway) -> None:
     tokens = requests.post(f"{a.url}/auth/token", data={"username": "root", "password": PASSWORD}, timeout=30).json()
     assert b.ask("GET", "/auth/me", key=tokens["access_token"]).status_code == 200
     assert b.ask("POST", "/auth/logout", key=tokens["access_token"]).status_code in (200, 204)
-    until(lambda: a.ask("GET", "/auth/me", key=tokens["access_token"]).status_code == 401, 1.5)
+    wait_until(lambda: a.ask("GET", "/auth/me", key=tokens["access_token"]).status_code == 401, 1.5)
 
 
 def _models_are_served_everywhere(a: Gateway, b: Gateway) -> None:
     body = {"deployments": [{"provider": "up", "model": "m2"}]}
     assert a.ask("POST", "/models/made-at-run-time", body).status_code in (200, 201)
-    until(lambda: b.chat("made-at-run-time") == 200, 3)
+    wait_until(lambda: b.chat("made-at-run-time") == 200, 3)
     assert b.ask("DELETE", "/models/made-at-run-time").status_code in (200, 204)
-    until(lambda: a.chat("made-at-run-time") == 404, 3)
+    wait_until(lambda: a.chat("made-at-run-time") == 404, 3)
 
 
 def _jobs_are_done_once(a: Gateway, b: Gateway, upstream: Upstream) -> None:
@@ -119,12 +110,12 @@ def _jobs_are_done_once(a: Gateway, b: Gateway, upstream: Upstream) -> None:
         return str(gateway.ask("POST", "/tasks/generate", body).json()["id"])
 
     jobs = [submit(a, number) for number in range(4)]
-    until(lambda: len(upstream.requests) - before == len(jobs), 60)  # though nobody has asked b about jobs
+    wait_until(lambda: len(upstream.requests) - before == len(jobs), 60)  # though nobody has asked b about jobs
     jobs += [submit((a, b)[number % 2], number) for number in range(4, 8)]
 
     def states(gateway: Gateway) -> set[str]:
         return {gateway.ask("GET", f"/tasks/{job}").json()["state"] for job in jobs}
 
-    until(lambda: states(b) == {"succeeded"}, 60)
+    wait_until(lambda: states(b) == {"succeeded"}, 60)
     assert states(a) == {"succeeded"}
     assert len(upstream.requests) - before == len(jobs)

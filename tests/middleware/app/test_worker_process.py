@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 from worker_gateway import KEY, WorkerGateway
 
 from sage.middleware.app.worker_process import WorkerProcess
@@ -25,13 +26,6 @@ def alive(pid: int) -> bool:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
-
-
-async def until(condition: object, seconds: float = 15.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, "it does not happen"
-        await asyncio.sleep(0.01)
 
 
 def test_it_starts_when_needed_comes_back_and_ends_with_its_family(tmp_path: Path) -> None:

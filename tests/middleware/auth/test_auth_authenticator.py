@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from sage.errors import AuthenticationFailed
 from sage.middleware.auth.accounts import Accounts
@@ -22,15 +22,6 @@ pytestmark = pytest.mark.both_databases
 
 def bearer(secret: str) -> bytes:
     return f"Bearer {secret}".encode()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> float:
-    """Waits for the condition; the seconds it took."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < seconds, "it did not happen in time"
-        await asyncio.sleep(0.005)
-    return time.monotonic() - started
 
 
 def following(accounts: Accounts, main: Callable[[Authenticator], Awaitable[None]], **options: int) -> None:

@@ -14,6 +14,7 @@ import orjson
 import pytest
 from project import SCRIPTED
 from upstream import chat_chunk
+from waiting import until
 
 from sage.errors import SageError
 from sage.middleware.app.main import make_gateway
@@ -90,12 +91,6 @@ def chat(model: str, stream: bool = False, models: tuple[str, ...] = ()) -> Mode
 
 def at(*providers: str, **more: Any) -> dict[str, Any]:
     return {"deployments": [{"provider": name, "model": "m"} for name in providers], **more}
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:

@@ -16,6 +16,7 @@ import pytest
 import requests
 from running_gateway import Running, run_gateway
 from tiny_gguf import write_llama
+from waiting import wait_until
 
 from sage.middleware.engines.managed_model import ManagedModel
 from sage.middleware.settings.settings import Settings
@@ -53,13 +54,6 @@ def shown(running: Running, name: str) -> dict[str, Any]:
     return running.get(f"/models/{name}").json()
 
 
-def until(condition: Callable[[], bool], within: float = 60) -> None:
-    ends = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < ends, "it never came to be"
-        time.sleep(0.02)
-
-
 def loads(caplog: pytest.LogCaptureFixture) -> list[str]:
     said = [record.getMessage() for record in caplog.records]
     return [line.split("'")[1] for line in said if " is ready after " in line]
@@ -81,7 +75,7 @@ def test_two_models_that_do_not_fit_together_take_turns(
 
         clients = {name: [pool.submit(client, name) for _ in range(2)] for name in "ab"}
         try:
-            until(lambda: min(loads(caplog).count(name) for name in "ab") == 2, within=120)
+            wait_until(lambda: min(loads(caplog).count(name) for name in "ab") == 2, seconds=120)
         finally:
             enough.set()
         for name, theirs in clients.items():
@@ -135,12 +129,12 @@ def test_what_was_preloaded_comes_back_after_a_restart(settings: Callable[..., S
     with run_gateway(settings()) as running:
         mine = {"deployments": [{"provider": "local", "model": "b"}], "preload": True, "keep_alive": "1h"}
         assert running.post("/models/mine", mine).status_code == 201
-        until(lambda: shown(running, "mine")["state"] == "ready")
+        wait_until(lambda: shown(running, "mine")["state"] == "ready")
         assert shown(running, "a")["state"] == "unloaded"
     theirs = {"deployments": [{"provider": "local", "model": "a"}], "preload": True}
     with run_gateway(settings(models={"theirs": theirs})) as running:
         assert running.get("/health").status_code == 200
-        until(lambda: shown(running, "mine")["state"] == shown(running, "theirs")["state"] == "ready")
+        wait_until(lambda: shown(running, "mine")["state"] == shown(running, "theirs")["state"] == "ready")
         assert shown(running, "mine")["preload"] is True
 
 
@@ -155,7 +149,7 @@ def test_a_preload_that_fails_is_shown_and_keeps_nobody_waiting(
     local["broken"] = {**local["a"], "path": str(broken)}
     made["data_dir"] = tmp_path / "data"
     with run_gateway(Settings.model_validate(made)) as running:
-        until(lambda: shown(running, "bad")["state"] == "failed")
+        wait_until(lambda: shown(running, "bad")["state"] == "failed")
         told = shown(running, "bad")["error"]
         assert "cannot load the file 'broken.gguf'" in told["message"]
         assert told["log"]
@@ -172,14 +166,14 @@ def test_a_killed_engines_requests_get_a_clear_503_and_it_comes_back(settings: C
         outer, _, engine, *_ = model.engine.pids
         os.kill(engine, signal.SIGSTOP)
         waiting = pool.submit(running.chat, "one")
-        until(lambda: shown(running, "one")["in_flight"] == 1)
+        wait_until(lambda: shown(running, "one")["in_flight"] == 1)
         os.kill(engine, signal.SIGKILL)
         answer = waiting.result(60)
         assert answer.status_code == 503, answer.text
         assert answer.json()["error"]["code"] == "engine_failed"
         assert "the engine of model 'a' was ended by SIGKILL while it served" in answer.json()["error"]["message"]
         assert "retry-after" in answer.headers
-        until(lambda: shown(running, "one")["state"] == "ready")
+        wait_until(lambda: shown(running, "one")["state"] == "ready")
         assert model.engine.pids[0] != outer
         assert running.chat("one").status_code == 200
 

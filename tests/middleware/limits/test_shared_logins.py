@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import pytest
 from running_gateway import PASSWORD, Running
 from valkey_server import Valkey
+from waiting import until
 
 from sage.errors import AuthenticationFailed, RateLimited, Unavailable
 from sage.middleware.auth.login_throttle import BOUNDS, LoginThrottle
@@ -45,11 +46,6 @@ def run(server: Valkey, test: Callable[[Start], Awaitable[None]]) -> None:
             await test(start)
 
     asyncio.run(asyncio.wait_for(main(), 60))
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    while not holds():
-        await asyncio.sleep(0.005)
 
 
 async def guess(throttle: LoginThrottle, name: str = "root", address: str = "10.0.0.1") -> float:

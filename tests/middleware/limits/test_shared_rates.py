@@ -23,6 +23,7 @@ from running_gateway import Running
 from shared_gateway import one_model
 from upstream import Upstream, chat_chunk
 from valkey_server import Valkey
+from waiting import until
 from worker_family import worker_family
 
 from sage.middleware.limits import scripts
@@ -57,11 +58,6 @@ def run(server: Valkey, test: Callable[[Start], Awaitable[None]]) -> None:
             await test(start)
 
     asyncio.run(asyncio.wait_for(main(), 60))
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    while not holds():
-        await asyncio.sleep(0.005)
 
 
 async def admit(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from running_gateway import Running
 from upstream import Received, Script, Upstream, reply
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
 
@@ -61,13 +62,6 @@ def state(running: Running) -> str:
     return running.get("/models/small").json()["state"]
 
 
-def until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < ends, "it never came to be"
-        time.sleep(0.02)
-
-
 @pytest.mark.proves("ollama", "load and unload")
 def test_load_and_unload_go_to_the_server_and_are_shown(ollama: Ollama, start: Callable[..., Running]) -> None:
     running = start()
@@ -86,7 +80,7 @@ def test_a_load_need_not_be_waited_for(ollama: Ollama, start: Callable[..., Runn
     running = start()
     answer = running.post("/models/small/load?wait=false")
     assert (answer.status_code, answer.json()["state"]) in ((202, "loading"), (200, "ready"))
-    until(lambda: state(running) == "ready")
+    wait_until(lambda: state(running) == "ready")
 
 
 def test_a_server_that_does_not_answer_leaves_the_state_unknown(ollama: Ollama, start: Callable[..., Running]) -> None:
@@ -130,11 +124,11 @@ def test_a_preloaded_and_pinned_model_is_loaded_at_start_as_soon_as_its_server_i
     ollama.down = True
     running = start(preload=True, pin=True)
     assert running.get("/health").status_code == 200
-    until(lambda: any("'house/llama3:1b' could not be loaded" in r.getMessage() for r in caplog.records))
+    wait_until(lambda: any("'house/llama3:1b' could not be loaded" in r.getMessage() for r in caplog.records))
     assert "out of order" in running.get("/models/small").json()["error"]["message"]
     ollama.down = False
-    until(lambda: ollama.held == {"llama3:1b": -1})
-    until(lambda: state(running) == "ready")
+    wait_until(lambda: ollama.held == {"llama3:1b": -1})
+    wait_until(lambda: state(running) == "ready")
 
 
 def test_only_models_of_one_host_can_be_pulled(ollama: Ollama, start: Callable[..., Running]) -> None:

@@ -52,14 +52,22 @@ class House:
         return answer.status_code, answer.json()
 
 
+BUDGETS = {
+    "tenants": {"acme": {"usd": 100}},
+    "tags": {"night": {"usd": 5, "window": "day"}},
+    "defaults": {"user": {"tokens": 1000, "window": "total"}},
+}
+
+
 @pytest.fixture
 def house(gateway: Callable[..., Running]) -> House:
-    budgets = {
-        "tenants": {"acme": {"usd": 100}},
-        "tags": {"night": {"usd": 5, "window": "day"}},
-        "defaults": {"user": {"tokens": 1000, "window": "total"}},
-    }
-    return House(gateway(budgets=budgets))
+    return House(gateway(budgets=BUDGETS))
+
+
+@pytest.fixture(scope="module")
+def shared_house(module_gateway: Callable[..., Running]) -> House:
+    """For tests that leave it as it was."""
+    return House(module_gateway(budgets=BUDGETS))
 
 
 def test_callers_see_what_they_meet_owners_their_tenants_and_admins_all(house: House) -> None:
@@ -106,7 +114,8 @@ def test_callers_see_what_they_meet_owners_their_tenants_and_admins_all(house: H
         ("vic", "user/vic", 403),
     ],
 )
-def test_who_may_change_whose(house: House, by: str, path: str, status: int) -> None:
+def test_who_may_change_whose(shared_house: House, by: str, path: str, status: int) -> None:
+    house = shared_house
     changed, answer = house.put(by, path, usd="2.50", window="week", hard=False)
     assert changed == status, answer
     if status != 200:
@@ -140,7 +149,8 @@ def test_owners_reach_the_keys_of_their_tenant_only(house: House) -> None:
         {"usd": 1, "extra": 1},
     ],
 )
-def test_amounts_that_make_no_sense(house: House, body: dict[str, Any]) -> None:
+def test_amounts_that_make_no_sense(shared_house: House, body: dict[str, Any]) -> None:
+    house = shared_house
     status, answer = house.put("root", "user/ann", **body)
     assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
     assert house.seen_by("ann")["user:ann"]["source"] == "default"

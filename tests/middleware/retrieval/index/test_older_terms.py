@@ -7,13 +7,12 @@ in one merged segment. Each document has a unit vector of its own.
 from __future__ import annotations
 
 import tarfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from waiting import wait_until
 
 from sage.middleware.retrieval import VectorStore
 
@@ -46,13 +45,6 @@ def index_of(store: VectorStore) -> dict[str, Any]:
     return dict(store.collection.describe()["index"])
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
 @pytest.mark.parametrize("deleted", [[], ["gone"]])
 def test_older_terms_are_made_anew_and_vectors_stay(path: Path, deleted: list[str]) -> None:
     with VectorStore(path, embedder=None) as older:
@@ -64,7 +56,7 @@ def test_older_terms_are_made_anew_and_vectors_stay(path: Path, deleted: list[st
         assert [(result.id, round(result.score, 3)) for result in nearest] == [("code", 1.0)]
         (first,) = older.search("user", highlight=True, mode="bm25")
         assert first.highlights == ["call get<em>User</em>ById(1) with RTX4090"]
-        until(lambda: not index_of(older)["rebuilding"])
+        wait_until(lambda: not index_of(older)["rebuilding"])
         assert found(older) == FOUND
         older.add_documents(["v1.2.3 in memory"], ids=["new"])
         assert found(older)["1.2.3"] == ["new", "version"]
