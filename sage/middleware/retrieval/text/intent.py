@@ -22,7 +22,9 @@ _NUMBER = re.compile(
     r"(?:%|‰|°?[CF]?|[kKMGmµn]?(?:V|A|W|Hz|Pa|g|m|s|B)|dBm?|cm|mm|hr?|min|pp|pts?|bps?|th|st|nd|rd|ve)",
 )
 """With a unit; a year alone is no such number: ``olympics -2020`` is meant."""
-_NO_WORD = re.compile(r"[A-Za-z]|[A-Za-z]\d+|ve|(?:rc|alpha|beta|pre|dev)[.-]?\d+|SNAPSHOT|Xm[xsn]\d+\w*")
+_NO_WORD = re.compile(
+    r"[A-Za-z]|[A-Za-z]\d+|ve|(?:rc|alpha|beta|pre|dev)[.-]?\d+|SNAPSHOT|Xm[xsn]\d+\w*|W(?:all|error|extra|no-\S+)"
+)
 """An option such as ``-m`` or ``-O2``, ``+ve``, and the end of a version."""
 _ENDING = re.compile(r"[.,;:!?)\]}。，；：！？）]+$")
 _COMMAND_NAMES = """
@@ -41,6 +43,10 @@ _CODE = re.compile(
     r"(?<!\S)--\w|[{}]|=>|==|</|/>|&&|\$\(|\w\([\"']|=\s?[\"“]|[\"”]\s?:\s|\[\s?\"|;\s*$|^\s*[$>#]\s|```"
     r"|^(?:cat|find|head|make|tail)\s[./~]|(?i:error|exception|warning|fatal|traceback[^:]*|错误|报错|異常|异常)\s?[:：]"
 )
+_QUOTES_ERROR = re.compile(
+    '(?:提示|显示|顯示|报错|報錯|出现|弹出|点击|[他她我们人]说)[:：]?\\s?[“"「『＂]|(?i:\\b(?:says|said|message|prompt)):?\\s["“]'
+)
+"""What a program or a person said is quoted."""
 _IN_SIGNED_CODE = re.compile(r"[\^=(){}\[\]<>|*$\\;]")
 _EITHER = re.compile(r"(?<!\S)(?:OR|\|\|?)(?!\S)")
 
@@ -69,8 +75,10 @@ def _is_writing(query: str, part: SignedPart) -> bool:
 
 
 def _is_code(query: str, parts: Sequence[SignedPart]) -> bool:
-    """Whether the query is, or holds, a command, a statement or data."""
-    if _CODE.search(query) is not None or query.split(maxsplit=1)[0].lower() in _COMMANDS:
+    """Whether the query is, or holds, a command, a statement, data, or what a program said."""
+    if _CODE.search(query) is not None or _QUOTES_ERROR.search(query) is not None:
+        return True
+    if query.split(maxsplit=1)[0].lower() in _COMMANDS:
         return True
     return any(
         part.sign

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from sage.middleware.retrieval.text import languages, scripts
 from sage.middleware.retrieval.text.tokens import STOP_WORDS
 
-_LONG = 12
+_LONG = 10
 """Words; nobody writes so many keywords."""
-_FUNCTION_SHARE = 0.4
+_FUNCTION_SHARE = 0.34
 _CHARACTERS_A_WORD = 1.6  # of Chinese
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _HAN = re.compile(f"[{scripts.HAN}]")
@@ -65,9 +65,7 @@ def _is_spoken(words: Sequence[str]) -> bool:
     lists = _word_lists()
     if words[0] in lists.questions or (len(words) >= 3 and words[0] in lists.beginnings):
         return True
-    if len(words) < 4:
-        return False
-    if any(word in lists.of_sentences for word in words):
+    if len(words) >= 3 and any(word in lists.of_sentences for word in words):
         return True
     return len(words) >= 5 and sum(map(is_function_word, words)) >= _FUNCTION_SHARE * len(words)
 

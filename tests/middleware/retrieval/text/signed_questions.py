@@ -118,7 +118,14 @@ QUESTIONS: tuple[tuple[str, str], ...] = (
         "Bold words have asterisks in markdown.",
     ),
     ('how can I tell ":-)" and ";-)" apart :-/ in text', "Emoticons in text: eyes tell winks apart."),
+    ('button "Save as" is disabled', "While nothing is changed, the button is disabled: nothing to save."),
+    (
+        "Remove -Wall from linker options",
+        "Options of the compiler, such as -Wall, say nothing to a linker: remove them.",
+    ),
     # Chinese
+    ("运行时报错“index out of range”", "数组下标越界时，运行会报错。"),
+    ("点击“另存为”按钮无效", "按钮无效时，请检查权限，再点击保存。"),
     ("《红楼梦》的作者是谁？", "曹雪芹写了红楼梦，他是作者。"),
     ("“不忘初心”出自哪里？", "初心二字出自华严经，不可忘。"),
     ("「唐音」的「唐」指的是什么", "唐在这里指的是中国。"),
@@ -176,6 +183,8 @@ MEANT: tuple[str, ...] = (
     "what is the best pizza in naples -tripadvisor -yelp",
     '-"red planet" mars',
     "+👍 emoji",
+    '北京景点 "故宫"',
+    '小说 "三体" -电影',
     "“绿茶”",
     "「绿茶」",
     "“北京大学” 招生 -清华",
