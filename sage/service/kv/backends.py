@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from sage.errors import Conflict, InvalidRequest
@@ -27,6 +28,9 @@ class KeyValueBackend(Protocol):
     def get(self, tenant: str, key: str) -> Any: ...
 
     def put(self, tenant: str, key: str, value: Any, ttl: float | None) -> None: ...
+
+    def put_many(self, tenant: str, entries: Mapping[str, Any], ttl: float | None) -> None:
+        """All of them, or none."""
 
     def delete(self, tenant: str, key: str) -> bool: ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,15 @@ class KVService(BaseServiceTask):
         """Sets the value, which expires after ``ttl`` seconds; ``True``, since it raises what it fails with."""
         self._open().put(tenant, _checked(key, tenant), value, self._lifetime(ttl))
         return True
+
+    def put_many(self, entries: Mapping[str, Any], ttl: float | None = None, *, tenant: str = DEFAULT_TENANT) -> int:
+        """Sets all of these values, or none, in one write; how many they are."""
+        if not isinstance(entries, Mapping):
+            raise InvalidRequest("'entries' must be an object of values by their keys", param="entries")
+        checked = {_checked(key, tenant): value for key, value in entries.items()}
+        if checked:
+            self._open().put_many(_checked_tenant(tenant), checked, self._lifetime(ttl))
+        return len(checked)
 
     def delete(self, key: str, *, tenant: str = DEFAULT_TENANT) -> bool:
         """Deletes the entry; returns whether it existed."""

@@ -6,7 +6,7 @@ import heapq
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sage.service.kv.backends import MISSING, add, page
@@ -55,6 +55,12 @@ class MemoryBackend:
     def put(self, tenant: str, key: str, value: Any, ttl: float | None) -> None:
         with self._lock:
             self._put(tenant, key, value, None if ttl is None else self._clock() + ttl)
+
+    def put_many(self, tenant: str, entries: Mapping[str, Any], ttl: float | None) -> None:
+        with self._lock:
+            expires_at = None if ttl is None else self._clock() + ttl
+            for key, value in entries.items():
+                self._put(tenant, key, value, expires_at)
 
     def _put(self, tenant: str, key: str, value: Any, expires_at: float | None) -> None:
         entries = self._tenants.get(tenant)

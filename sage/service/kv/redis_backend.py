@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
@@ -84,6 +84,13 @@ class RedisBackend:
         stored = encode(value)
         with self._unavailable_on_failure():
             self._client.set(self._key(tenant, key), stored, px=_milliseconds(ttl))
+
+    def put_many(self, tenant: str, entries: Mapping[str, Any], ttl: float | None) -> None:
+        stored = {self._key(tenant, key): encode(value) for key, value in entries.items()}
+        with self._unavailable_on_failure(), self._client.pipeline(transaction=True) as pipeline:
+            for key, value in stored.items():
+                pipeline.set(key, value, px=_milliseconds(ttl))
+            pipeline.execute()
 
     def delete(self, tenant: str, key: str) -> bool:
         with self._unavailable_on_failure():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,15 @@ class SqliteBackend:
     def put(self, tenant: str, key: str, value: Any, ttl: float | None) -> None:
         stored, expires_at = encode(value), self._expiry(ttl)
         self._write(lambda connection: self._set(connection, tenant, key, stored, expires_at))
+
+    def put_many(self, tenant: str, entries: Mapping[str, Any], ttl: float | None) -> None:
+        stored, expires_at = {key: encode(value) for key, value in entries.items()}, self._expiry(ttl)
+
+        def work(connection: sqlite3.Connection) -> None:
+            for key, value in stored.items():
+                self._set(connection, tenant, key, value, expires_at)
+
+        self._write(work)
 
     def delete(self, tenant: str, key: str) -> bool:
         def work(connection: sqlite3.Connection) -> bool:

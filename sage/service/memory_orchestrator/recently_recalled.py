@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Any
 
 from sage.errors import SageError
-from sage.kernels.runtime.services.callers import ServiceProxy
 from sage.service.memory_orchestrator.records import MemoryRecord, MemoryScope, fingerprint
 
 _TTL = 86400.0
@@ -23,23 +22,22 @@ class RecentlyRecalled:
 
     def __init__(self, kv: Any, collection: str) -> None:
         self._kv = kv
+        self._takes_many = hasattr(kv, "put_many")
         self._collection = collection
 
     def add(self, scope: MemoryScope, records: Sequence[MemoryRecord]) -> None:
         prefix = self._prefix(scope)
-        entries = [
-            (prefix + fingerprint(record.content), record.id, _TTL)
-            for record in records
-            if len(record.content) >= _MIN_LENGTH
-        ]
+        entries = {
+            prefix + fingerprint(record.content): record.id for record in records if len(record.content) >= _MIN_LENGTH
+        }
         if not entries:
             return
         with suppress(SageError):
-            if isinstance(self._kv, ServiceProxy):
-                self._kv.put.starmap(entries, tenant=scope.tenant)  # one crossing of the service's queue for all
+            if self._takes_many:  # one write, and one crossing of the service's queue
+                self._kv.put_many(entries, _TTL, tenant=scope.tenant)
                 return
-            for entry in entries:
-                self._kv.put(*entry, tenant=scope.tenant)
+            for key, id in entries.items():
+                self._kv.put(key, id, _TTL, tenant=scope.tenant)
 
     def id_of(self, scope: MemoryScope, content: str) -> str | None:
         """The id of the memory that was recalled with this text."""

@@ -54,6 +54,34 @@ def open_kv(tmp_path: Path, server: Valkey) -> Iterator[Open]:
         yield start
 
 
+def test_many_values_are_put_in_one_write_or_none(open_kv: Open, backend: str) -> None:
+    kv = open_kv(backend)
+    kv.put("a", "old", tenant="t")
+    assert kv.put_many({"a": 1, "b": [2], "c": {"d": None}}, 100.0, tenant="t") == 3
+    assert [kv.get(key, tenant="t") for key in "abc"] == [1, [2], {"d": None}]
+    assert kv.get("b") is None  # of another tenant
+    if backend != "memory":  # which keeps any object
+        with pytest.raises(InvalidRequest):
+            kv.put_many({"a": 5, "x": object()}, tenant="t")
+    with pytest.raises(InvalidRequest):
+        kv.put_many({"a": 5, "": 6}, tenant="t")
+    with pytest.raises(InvalidRequest, match="'entries' must be an object"):
+        kv.put_many([("a", 5)])  # type: ignore[arg-type]
+    assert kv.get("a", tenant="t") == 1
+    assert kv.put_many({}) == 0
+
+
+def test_values_of_one_write_expire_together(open_kv: Open, backend: str) -> None:
+    kv = open_kv(backend)
+    kv.put_many({"a": 1, "b": 2}, 0.05)
+    kv.put_many({"b": 3})
+    deadline = time.monotonic() + 10
+    while kv.get("a") is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert kv.get("b") == 3
+
+
 def test_values_come_back_as_they_were_put(open_kv: Open, backend: str) -> None:
     kv = open_kv(backend)
     for key, value in {
