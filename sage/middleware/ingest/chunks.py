@@ -51,7 +51,7 @@ def chunks(document: ParsedDocument, size: int = SIZE, overlap: int = OVERLAP) -
         available = max(size - measure(line), size // 2, 1)
         if available not in splitters:
             splitters[available] = _splitter(document.markdown, available, min(overlap, available - 1))
-        yield from _of_section(section, line, splitters[available], available)
+        yield from _of_section(section, line, splitters[available], available, document.markdown)
 
 
 def heading_line(heading: tuple[str, ...]) -> str:
@@ -60,20 +60,21 @@ def heading_line(heading: tuple[str, ...]) -> str:
     return line if len(line) <= _LONGEST_LINE else f"…{line[-_LONGEST_LINE:]}"
 
 
-def _of_section(section: TextSection, line: str, splitter: _Splitter, size: int) -> Iterator[Chunk]:
+def _of_section(section: TextSection, line: str, splitter: _Splitter, size: int, markdown: bool) -> Iterator[Chunk]:
     if not section.text.strip():
         yield Chunk(line, section.heading, None)
         return
     starts = [offset for offset, _ in section.pages]
-    for offset, text in _texts(section.text, splitter, size):
+    for offset, text in _texts(section.text, splitter, size, markdown):
         index = bisect.bisect_right(starts, offset) - 1
         page = section.pages[index][1] if index >= 0 else None
         yield Chunk(f"{line}\n\n{text}" if line else text, section.heading, page)
 
 
-def _texts(text: str, splitter: _Splitter, size: int) -> Iterator[tuple[int, str]]:
-    """The chunks of ``text``, each with its offset. Every chunk of a long table begins with the table's header."""
-    for start, part, is_table in table_parts(text, size, measure):
+def _texts(text: str, splitter: _Splitter, size: int, markdown: bool) -> Iterator[tuple[int, str]]:
+    """The chunks of ``text``, each with its offset. Every chunk of a long table begins with the table's header. Only a
+    splitter of Markdown keeps short tables together, so in other texts they are chunks of their own."""
+    for start, part, is_table in table_parts(text, size, measure, apart=not markdown):
         if is_table:
             yield start, part
         else:

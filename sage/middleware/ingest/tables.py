@@ -22,13 +22,16 @@ def markdown_table(rows: Iterable[Row]) -> str:
     return "\n".join([lines[0], f"|{_RULE * len(used)}", *lines[1:]]) if lines else ""
 
 
-def table_parts(text: str, size: int, measure: Callable[[str], int]) -> Iterator[tuple[int, str, bool]]:
+def table_parts(
+    text: str, size: int, measure: Callable[[str], int], *, apart: bool = False
+) -> Iterator[tuple[int, str, bool]]:
     """``text`` as ``(offset in characters, part, is_table)``. What is not a table, and tables that fit into ``size``,
-    stay in one part with what is around them; of a larger one each part is a table with the header, of at most
-    ``size`` but for a row that is larger alone, which becomes a line ``header: cell`` for each cell."""
+    stay in one part with what is around them (``apart``: each table is a part); of a larger one each part is a table
+    with the header, of at most ``size`` but for a row that is larger alone, which becomes a line ``header: cell`` for
+    each cell."""
     start = 0
     for table in _TABLE.finditer(text):
-        if measure(table[0]) <= size:
+        if measure(table[0]) <= size and not apart:
             continue
         if text[start : table.start()].strip():
             yield start, text[start : table.start()], False
@@ -41,7 +44,13 @@ def table_parts(text: str, size: int, measure: Callable[[str], int]) -> Iterator
 
 
 def _parts(table: str, size: int, measure: Callable[[str], int]) -> Iterator[tuple[int, str, bool]]:
+    if measure(table) <= size:
+        yield 0, table, True
+        return
     header, rule, *rows = table.split("\n")
+    if not rows:
+        yield 0, " ".join(_cells(header)), False
+        return
     head = f"{header}\n{rule}"
     of_head = measure(head)
     offset = len(head) + 1
@@ -58,7 +67,7 @@ def _parts(table: str, size: int, measure: Callable[[str], int]) -> Iterator[tup
             lines.append(row)
             used += more
         offset += len(row) + 1
-    if len(lines) > 1 or not rows:
+    if len(lines) > 1:
         yield begin, "\n".join(lines), True
 
 

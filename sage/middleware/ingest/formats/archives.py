@@ -85,14 +85,21 @@ class Archive:
         return (title.text or "").strip() or None if title is not None else None
 
 
+def check_password(path: Path) -> bool:
+    """Whether it is an Office file of the older kind. Raises :class:`Unreadable` for one of either that has a password:
+    it is in a file of the older kind."""
+    with path.open("rb") as file:
+        if not file.read(len(_OLE)).startswith(_OLE):
+            return False
+    if _ENCRYPTED in path.read_bytes():
+        raise Unreadable("is encrypted: it opens with a password only")
+    return True
+
+
 @contextmanager
 def open_archive(path: Path, what: str) -> Iterator[Archive]:
     """``what`` names the kind of file in errors. Raises :class:`Unreadable`."""
-    with path.open("rb") as file:
-        head = file.read(65536)
-    if head.startswith(_OLE):
-        if _ENCRYPTED in path.read_bytes():
-            raise Unreadable("is encrypted: it opens with a password only")
+    if check_password(path):
         raise Unreadable(f"is an older kind of file, not a {what}; save it as one")
     try:
         opened = zipfile.ZipFile(path)

@@ -9,6 +9,7 @@ from typing import Any
 
 from sage.errors import MissingExtra
 from sage.middleware.ingest.document import HeadingPath, ParsedDocument, TextSection, Unreadable, one_line
+from sage.middleware.ingest.formats.pdf_tables import TablePages, load_pdfplumber, may_have_tables
 
 _HYPHEN = re.compile(r"(?<=[a-zà-ÿ]{2})-\n(?=[a-zà-ÿ]{2})")
 _DEEPEST = 6
@@ -22,6 +23,7 @@ def load_pypdf() -> tuple[type[Any], type[Exception]]:
         from pypdf.errors import PyPdfError
     except ImportError as exc:
         raise MissingExtra("sage ingest of PDF", "ingest") from exc
+    load_pdfplumber()
     return PdfReader, PyPdfError
 
 
@@ -36,7 +38,8 @@ def parse_pdf(path: Path) -> ParsedDocument:
         reader = reader_of(path)
         if reader.is_encrypted and not reader.decrypt(""):
             raise Unreadable("is encrypted: it opens with a password only")
-        pages = [_tidy(page.extract_text()) for page in reader.pages]
+        tables = TablePages(path)
+        pages = [_text(page, number, tables) for number, page in enumerate(reader.pages)]
         title, headings_by_page = _title(reader), _outline(reader)
     except error as exc:
         raise Unreadable(f"cannot be read as PDF: {one_line(str(exc))}") from None
@@ -67,6 +70,11 @@ def _sections(pages: list[str], headings_by_page: dict[int, tuple[str, ...]]) ->
             length += len(text) + 2
     close()
     return sections
+
+
+def _text(page: Any, number: int, tables: TablePages) -> str:
+    text = tables.text(number, _tidy) if may_have_tables(page) else None
+    return _tidy(page.extract_text()) if text is None else text
 
 
 def _tidy(text: str) -> str:

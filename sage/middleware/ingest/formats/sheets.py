@@ -14,7 +14,7 @@ from typing import Any
 
 from sage.errors import MissingExtra
 from sage.middleware.ingest.document import ParsedDocument, TextSection, Unreadable, one_line
-from sage.middleware.ingest.formats.archives import open_archive
+from sage.middleware.ingest.formats.archives import check_password, open_archive
 from sage.middleware.ingest.tables import markdown_table
 
 _SAMPLE = 65_536
@@ -34,6 +34,7 @@ def load_calamine() -> Any:
 def parse_sheets(path: Path) -> ParsedDocument:
     """One section a sheet that is shown, whose first row is its header. Raises :class:`Unreadable`."""
     calamine = load_calamine()
+    check_password(path)
     with path.open("rb") as file:
         is_zip = file.read(2) == b"PK"
     if is_zip:
