@@ -117,9 +117,12 @@ def set_budget(
 
 
 @budget_app.command("delete")
-def delete_budget(kind: Kind, name: Name) -> None:
+def delete_budget(kind: Kind, name: Name, as_json: AsJson = False) -> None:
     """Take a budget away; one of the configuration holds again then."""
     connect().delete(_path(kind, name))
+    if as_json:
+        print_json({"deleted": True})
+        return
     typer.echo(_("the budget of the {kind} '{name}' is deleted").format(kind=kind.value, name=plain(name)), err=True)
 
 

@@ -1,4 +1,4 @@
-"""``sage db …``: moves an installation from SQLite to PostgreSQL."""
+"""``sage db …``: moves an installation from SQLite to PostgreSQL, and back."""
 
 from __future__ import annotations
 
@@ -69,6 +69,44 @@ def db_copy(
         _("copied to {place}; the files in {directory} are as they were").format(
             place=settings.database.shown, directory=data_dir
         )
+    )
+
+
+@db_app.command("export")
+def db_export(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIRECTORY", help="The new data directory; not there yet, or empty.")
+    ],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="URL",
+            help="The PostgreSQL database: postgresql://user:password@host:5432/name. Without it, the one that the "
+            "setting 'database' names, where nobody sees its password.",
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy all that a PostgreSQL database holds into SQLite files of a new data directory: everything, or nothing.
+
+    End the gateways first. The database stays as it is.
+    """
+    named = {} if source is None else {"database": source}
+    settings = load_settings(find_config(config, os.environ), os.environ, named, sections=CLIENT_SECTIONS)
+    if settings.database is None:
+        raise ConfigError("which database? name it with the setting 'database', or with --from postgresql://…")
+    from sage.middleware.database.copying_back import copy_back
+
+    with showing_steps("rows") as show:
+        counts = copy_back(_rooms(directory), directory, settings.database, show)
+    if as_json:
+        print_json({"tables": counts})
+        return
+    print_table(("TABLE", "ROWS"), counts.items())
+    typer.echo(
+        _("copied into {directory}; {place} is as it was").format(directory=directory, place=settings.database.shown)
     )
 
 

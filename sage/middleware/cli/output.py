@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Annotated, Any
 
@@ -55,12 +55,15 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints aligned columns that fit the terminal; each cell is made :func:`plain`, and ``head`` is translated.
+def print_table(head: Sequence[str], rows: Iterable[Sequence[object]], *, optional: Collection[str] = ()) -> None:
+    """Prints aligned columns that fit the terminal; each cell is made :func:`plain`, and ``head`` is translated. The
+    ``optional`` columns are there where a row has something in them.
 
     What a program reads from a pipe has one line a row, unless ``COLUMNS`` says how many cells there are.
     """
-    cells = [[_(title) for title in head], *([plain(cell) for cell in row] for row in rows)]
+    rows = list(rows)
+    shown = [index for index, title in enumerate(head) if title not in optional or any(row[index] for row in rows)]
+    cells = [[_(head[index]) for index in shown], *([plain(row[index]) for index in shown] for row in rows)]
     is_bounded = sys.stdout.isatty() or bool(os.environ.get("COLUMNS"))
     for line in table(cells, shutil.get_terminal_size().columns if is_bounded else None):
         typer.echo(line)

@@ -59,7 +59,7 @@ def copy_rooms(rooms: Sequence[RoomFile], data_dir: Path, url: DatabaseUrl, show
                 for room, source in sources:
                     room.schema.create(connection)
                     for table in room.schema.metadata.sorted_tables:
-                        counts[table.name] = _copy_table(table, source, connection, show)
+                        counts[table.name] = copy_table(table, source, connection, show)
                 SHARED_FILES.create(connection)
                 counts[FILES.name] = _copy_files(data_dir, connection)
     except DatabaseError as exc:
@@ -77,7 +77,7 @@ def _opened(rooms: Sequence[RoomFile], stack: ExitStack) -> Iterator[tuple[RoomF
             pass
         for room in beside:
             Database(path, room.schema).close()  # migrates it
-        source = stack.enter_context(_connected(stack.enter_context(_refusing_others(path))))
+        source = stack.enter_context(connected(stack.enter_context(_refusing_others(path))))
         for room in beside:
             yield room, source
 
@@ -98,7 +98,8 @@ def _refusing_others(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def _connected(raw: sqlite3.Connection) -> Iterator[Connection]:
+def connected(raw: sqlite3.Connection) -> Iterator[Connection]:
+    """SQLAlchemy's connection over ``raw``, whose transactions are begun by hand."""
     engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
     with engine.connect() as connection:
         yield connection
@@ -114,19 +115,21 @@ def _refuse_tables(connection: Connection, schema: Schema, url: DatabaseUrl) -> 
         )
 
 
-def _copy_table(table: Table, source: Connection, target: Connection, show: Show) -> int:
+def copy_table(table: Table, source: Connection, target: Connection, show: Show) -> int:
+    """Copies all rows, and takes away what the creation of the table brought; returns how many there are. Raises
+    :class:`Conflict` for a row that the other database cannot hold."""
     total = source.scalar(select(func.count()).select_from(table)) or 0
     if target.scalar(select(func.count()).select_from(table)):
         target.execute(delete(table))  # what the creation of the tables brings
     copied = 0
-    found = source.execution_options(yield_per=_ROWS_AT_ONCE).execute(select(table).order_by(_order_of(table)))
+    found = source.execution_options(yield_per=_ROWS_AT_ONCE).execute(select(table).order_by(_order_of(table, source)))
     for rows in found.mappings().partitions():
         try:
             target.execute(insert(table), [dict(row) for row in rows])
         except (DataError, IntegrityError) as exc:
             raise Conflict(
-                f"a row of '{table.name}' does not fit into PostgreSQL: {str(exc.orig).splitlines()[0]}; nothing was "
-                "copied",
+                f"a row of '{table.name}' does not fit into the other database: {str(exc.orig).splitlines()[0]}; "
+                "nothing was copied",
                 code="row_refused",
             ) from exc
         copied += len(rows)
@@ -136,9 +139,9 @@ def _copy_table(table: Table, source: Connection, target: Connection, show: Show
     return total
 
 
-def _order_of(table: Table) -> Any:
-    """The order in which rows were made: those that others refer to come first."""
-    if table.dialect_options["sqlite"]["with_rowid"]:
+def _order_of(table: Table, source: Connection) -> Any:
+    """The order in which rows were made, where the source knows it: those that others refer to come first."""
+    if source.dialect.name == "sqlite" and table.dialect_options["sqlite"]["with_rowid"]:
         return text("rowid")
     return text(", ".join(f'"{column.name}"' for column in table.primary_key))
 
@@ -152,7 +155,7 @@ def _check_count(table: Table, total: int, target: Connection) -> None:
 def _go_on_counting(table: Table, target: Connection) -> None:
     """The next row gets the number after the highest."""
     column = table.autoincrement_column
-    if column is None:
+    if column is None or target.dialect.name == "sqlite":
         return
     sequence = target.scalar(select(func.pg_get_serial_sequence(f'"{table.name}"', column.name)))
     highest = target.scalar(select(func.max(column)))

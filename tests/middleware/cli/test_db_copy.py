@@ -204,6 +204,36 @@ def test_audit_budgets_and_usage_go_along_and_the_chain_verifies(
         connection.execute("DELETE FROM audit_events")
 
 
+def test_an_installation_comes_back_out_of_postgresql(
+    data: Path, secret: str, busy: dict[str, int], empty: DatabaseUrl
+) -> None:
+    assert copy(data, "--to", empty.conninfo)[0] == 0
+    back, env = data.parent / "back", environment(data)
+    accounts = Accounts(data.parent / "other", hash_cost=LOW_COST, url=empty)
+    accounts.users.add("later", PASSWORD)
+    busy_now = sage(["db", "export", str(back), "--from", empty.conninfo], env, cwd=data.parent)
+    accounts.close()
+    assert (busy_now.returncode, back.exists()) == (1, False)
+    assert "is in use; end the gateways" in busy_now.stderr
+    done = sage(["db", "export", str(back), "--from", empty.conninfo, "--json"], env, cwd=data.parent)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)["tables"]
+    assert (counts["users"], counts["usage_requests"], counts["shared_files"]) == (3, busy["usage_requests"], 3)
+    assert sums(back, None) == sums(data, None)
+    with closing(Accounts(back, hash_cost=LOW_COST)) as again:
+        assert again.verifier.verify(secret).principal.user == "root"
+        assert again.users.get("later").name == "later"
+        assert again.users.add("next", PASSWORD).name == "next"
+    assert (back / "keys" / "0001.pem").read_bytes() == (data / "keys" / "0001.pem").read_bytes()
+    assert (back / "sage.db").stat().st_mode & 0o077 == 0
+    assert asyncio.run(add_jobs(back / "queue", None, 1)) == [4]
+    verified = sage(["audit", "verify"], environment(back), cwd=data.parent)
+    assert verified.returncode == 0, verified.stderr
+    twice = sage(["db", "export", str(back), "--from", empty.conninfo], env, cwd=data.parent)
+    assert (twice.returncode, "is not empty" in twice.stderr) == (1, True)
+    assert sorted(path.name for path in data.parent.iterdir() if path.name.startswith(".")) == []
+
+
 def test_a_copy_that_is_killed_leaves_nothing_behind(data: Path, busy: dict[str, int], empty: DatabaseUrl) -> None:
     with closing(sqlite3.connect(data / "usage.db")) as raw:  # enough to be killed in the midst of
         names = [name for (_, name, *_) in raw.execute("PRAGMA table_info(usage_requests)") if name != "id"]
@@ -259,7 +289,7 @@ def test_a_row_that_does_not_fit_leaves_nothing_behind(data: Path, secret: str, 
         raw.commit()
     status, _, err = copy(data, "--to", empty.conninfo)
     assert status == 1
-    assert "a row of 'api_keys' does not fit into PostgreSQL" in err
+    assert "a row of 'api_keys' does not fit into the other database" in err
     assert tables(empty) == set()
 
 

@@ -186,6 +186,8 @@ def test_the_command_line(house: House, monkeypatch: pytest.MonkeyPatch) -> None
     shown = json.loads(sage("show", "user", "ann", "--json")[1])
     assert (shown["usd"], shown["source"]) == (12.5, "api")
     assert json.loads(sage("list", "--json")[1])["budgets"] == list(house.seen_by("root").values())
+    assert sage("set", "tag", "day", "--tokens", "5")[0] == 0
+    assert json.loads(sage("delete", "tag", "day", "--json")[1]) == {"deleted": True}
     assert sage("delete", "user", "ann") == (0, "the budget of the user 'ann' is deleted\n")
     assert sage("show", "user", "ann")[0] == 0  # the default
     assert sage("show", "user", "nobody") == (1, "sage: there is no budget of the user 'nobody' that you may see\n")

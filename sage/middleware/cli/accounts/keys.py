@@ -131,7 +131,9 @@ def key_list(
         for key in keys
     ]
     print_table(
-        ("ID", "USER", "NAME", "ENDS", "SCOPES", "MODELS", "LIMITS", "BUDGET", "USED", "EXPIRES", "STATE"), rows
+        ("ID", "USER", "NAME", "ENDS", "SCOPES", "MODELS", "LIMITS", "BUDGET", "USED", "EXPIRES", "STATE"),
+        rows,
+        optional=("LIMITS", "BUDGET"),
     )
 
 

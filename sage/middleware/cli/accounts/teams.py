@@ -110,7 +110,9 @@ def team_list(as_json: AsJson = False, config: Config = None) -> None:
         )
         for team in teams
     ]
-    print_table(("NAME", "MEMBERS", "KEYS", "MODELS", "LIMITS", "BUDGET", "OF EACH MEMBER", "NOTE"), rows)
+    print_table(
+        ("NAME", "MEMBERS", "KEYS", "MODELS", "LIMITS", "BUDGET", "OF EACH MEMBER", "NOTE"), rows, optional=("BUDGET",)
+    )
 
 
 @team_app.command("show")

@@ -82,7 +82,9 @@ def user_list(as_json: AsJson = False, config: Config = None) -> None:
         )
         for user in users
     ]
-    print_table(("NAME", "ROLE", "TENANT", "STATE", "LIMITS", "BUDGET", "CREATED", "LAST LOGIN"), rows)
+    print_table(
+        ("NAME", "ROLE", "TENANT", "STATE", "LIMITS", "BUDGET", "CREATED", "LAST LOGIN"), rows, optional=("BUDGET",)
+    )
 
 
 @user_app.command("show")
