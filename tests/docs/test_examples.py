@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from loaded_process import loaded_python
 from sage_process import ROOT, environment, without
 
 pytestmark = pytest.mark.slow
@@ -17,7 +18,9 @@ pytestmark = pytest.mark.slow
 def run(name: str, place: Path, *arguments: str) -> str:
     env = {**environment(place), "PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
     command = (
-        [str(ROOT / "examples" / name)] if name.endswith(".sh") else [sys.executable, str(ROOT / "examples" / name)]
+        [str(ROOT / "examples" / name)]
+        if name.endswith(".sh")
+        else [*loaded_python(env), str(ROOT / "examples" / name)]
     )
     done = subprocess.run([*command, *arguments], env=env, cwd=place, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,8 +8,8 @@ import hmac
 import json
 import os
 import re
+import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from loaded_process import loaded_python
 from sage_process import ROOT, sage, serving, with_command
 
 from sage.middleware.settings.settings import Settings
@@ -27,7 +28,7 @@ BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MUL
 MARK = "=====\n"
 
 
-def _script(url: str) -> str:
+def _script(url: str, python: str) -> str:
     """All blocks of shell and Python as one script, in their order; what each printed ends with a mark.
 
     A program with a service of its own has a data directory of its own: that of the gateway has its gateway.
@@ -38,7 +39,7 @@ def _script(url: str) -> str:
         code = code.replace("ask() { curl -sS", "ask() { curl -sS --fail-with-body -w '\\n'")  # a line an answer
         if language == "python":
             place = 'SAGE_DATA_DIR="$PWD/own" ' if "LLMService" in code else ""
-            code = f"{place}{sys.executable} - <<'PROGRAM'\n{code}PROGRAM\n"
+            code = f"cat > program.py <<'PROGRAM'\n{code}PROGRAM\n{place}{python} program.py\n"
         if language in ("sh", "python"):
             parts.append(f"{code}printf '\\n{MARK}'")
     return "\n".join(parts)
@@ -53,7 +54,12 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         made = sage(["user", "add", "me", "--password-stdin"], env, cwd=place, stdin="a long password\n")
         assert made.returncode == 0, made.stderr
         done = subprocess.run(
-            ["bash", "-c", _script(running.url)], env=env, cwd=place, capture_output=True, text=True, timeout=240
+            ["bash", "-c", _script(running.url, shlex.join(loaded_python(env)))],
+            env=env,
+            cwd=place,
+            capture_output=True,
+            text=True,
+            timeout=240,
         )
     assert done.returncode == 0, done.stdout + done.stderr
     heads = [code.splitlines()[0] for language, code in BLOCKS if language in ("sh", "python")]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from loaded_process import loaded_python
 from sage_process import ROOT, environment
 
 TEXT = (ROOT / "docs" / "MICROSERVICES_GUIDE.md").read_text(encoding="utf-8")
@@ -25,6 +25,6 @@ def test_every_python_block_of_the_guide_runs(number: int, tmp_path: Path) -> No
     code = BLOCKS[number].replace("env.from_kafka_source(...)", BATCH)
     env = {**environment(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=180
+        [*loaded_python(env), "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0, done.stdout + done.stderr

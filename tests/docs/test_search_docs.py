@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loaded_process import loaded_python
 from sage_process import ROOT, Serving, sage, serving, with_command
 
 pytestmark = pytest.mark.slow
@@ -87,7 +87,7 @@ def test_every_python_block_runs(answers: list[list[Any]], server: Serving, plac
     other = {**env, "SAGE_DATA_DIR": str(place / "own")}
     for code, said in ((sdk, "Selene"), (store, "tea "), (service, "Selene")):
         done = subprocess.run(
-            [sys.executable, "-c", code], env=other, cwd=place, capture_output=True, text=True, timeout=120
+            [*loaded_python(other), "-c", code], env=other, cwd=place, capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, done.stderr
         assert said in done.stdout

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from loaded_process import loaded_python
 from sage_process import ROOT, environment
 
 PROGRAMS = ROOT / "examples" / "upstream"
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 def run(name: str, place: Path) -> list[str]:
     env = {**environment(place), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(PROGRAMS / f"{name}.py")]
+    command = [*loaded_python(env), str(PROGRAMS / f"{name}.py")]
     done = subprocess.run(command, env=env, cwd=place, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "is a name of upstream SAGE; write here: " in done.stderr

@@ -61,6 +61,15 @@ def loaded(env: Mapping[str, str]) -> str | None:
     return _server()
 
 
+def loaded_python(env: Mapping[str, str]) -> list[str]:
+    """A command that runs a program, or ``-c`` and its code, in a Python that has loaded ours where that makes no
+    difference."""
+    address = loaded(env)
+    if address is None:
+        return [sys.executable]
+    return [sys.executable, "-IS", loaded_sage.__file__, "--program", address]
+
+
 class LoadedProcess:
     """A fork that runs ``sage ARGUMENTS…``, or with ``script`` a program of that path, with pipes for what it says, but
     for ``stderr`` if that is a file, and nothing to read. It has what tests use of a

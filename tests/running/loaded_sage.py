@@ -5,7 +5,8 @@ Each is a process of its own with its arguments, environment, directory and file
 ``SAGE_TEST_FULL=1``, on a terminal, where it would go on for ever, and where the environment changes how Python starts,
 it is ``python -m`` as ever.
 
-    python -IS loaded_sage.py SOCKET ARGUMENTS…     asks for a command there, and has its files and its status
+    python -IS loaded_sage.py SOCKET ARGUMENTS…             asks for a command there, and has its files and its status
+    python -IS loaded_sage.py --program SOCKET FILE …       the same for a program, or for ``-c CODE``
 """
 
 from __future__ import annotations
@@ -120,18 +121,30 @@ def _serve(address: str) -> None:
     if script is None:
         main()
     else:
+        _run_program(script)
+
+
+def _run_program(script: str) -> None:
+    """As Python runs it: in the module ``__main__``, whose end is the end of the process."""
+    names = sys.modules["__main__"].__dict__
+    if script == "-c":
+        sys.path[0] = ""
+        code = compile(sys.argv.pop(1), "<string>", "exec", dont_inherit=True)
+    else:
         sys.path[0] = os.path.dirname(os.path.abspath(script))
+        names["__file__"] = os.path.abspath(script)
         with open(script, "rb") as file:
-            exec(compile(file.read(), script, "exec"), sys.modules["__main__"].__dict__)
+            code = compile(file.read(), script, "exec", dont_inherit=True)
+    exec(code, names)
 
 
-def _ask_as_command(address: str, arguments: list[str]) -> None:
+def _ask_as_command(address: str, arguments: list[str], script: str | None = None) -> None:
     env = dict(os.environ)
-    if any(map(os.isatty, range(3))) or arguments[:1] in ([name] for name in _ENDLESS):
+    if script is None and (any(map(os.isatty, range(3))) or arguments[:1] in ([name] for name in _ENDLESS)):
         os.execv(COMMAND[0], [*COMMAND, *arguments])
     numbers = (signal.SIGINT, signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # until there is a process that they can be sent on to
-    connection = ask(address, arguments, env, os.getcwd(), [0, 1, 2])
+    connection = ask(address, arguments, env, os.getcwd(), [0, 1, 2], script)
     pid = told(connection)
     for number in numbers:
         signal.signal(number, lambda received, _: os.kill(pid, received))
@@ -146,5 +159,7 @@ def _ask_as_command(address: str, arguments: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "--serve":
         _serve(sys.argv[2])
+    elif sys.argv[1] == "--program":
+        _ask_as_command(sys.argv[2], sys.argv[4:], sys.argv[3])
     else:
         _ask_as_command(sys.argv[1], sys.argv[2:])
