@@ -5,18 +5,12 @@ Times are Unix seconds with fractions. Rows stay small: large parameters, inputs
 
 from __future__ import annotations
 
-from typing import Any
+from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
 
-from sqlalchemy import JSON, Boolean, Column, ColumnElement, Float, Index, Integer, LargeBinary, MetaData, String, Table
-
+from sage.middleware.database.schema import of_rows
 from sage.middleware.database.types import Whole
 
 metadata = MetaData()
-
-
-def _where(condition: ColumnElement[bool]) -> dict[str, Any]:
-    """The rows that an index has."""
-    return {"sqlite_where": condition, "postgresql_where": condition}
 
 
 jobs = Table(
@@ -78,15 +72,15 @@ Index(
     jobs.c.user,
     jobs.c.idempotency_key,
     unique=True,
-    **_where(jobs.c.idempotency_key.is_not(None)),
+    **of_rows(jobs.c.idempotency_key.is_not(None)),
 )
 Index("ix_jobs_tenant", jobs.c.tenant, jobs.c.sequence)
 Index("ix_jobs_tenant_state", jobs.c.tenant, jobs.c.state)
 Index("ix_jobs_state", jobs.c.state, jobs.c.queue, jobs.c.priority, jobs.c.tenant, jobs.c.sequence)
-Index("ix_jobs_deadline", jobs.c.state, jobs.c.deadline, **_where(jobs.c.deadline.is_not(None)))
-Index("ix_jobs_input_file_id", jobs.c.input_file_id, **_where(jobs.c.input_file_id.is_not(None)))
-Index("ix_jobs_expires_at", jobs.c.expires_at, **_where(jobs.c.expires_at.is_not(None)))
-Index("ix_jobs_webhook_at", jobs.c.webhook_at, **_where(jobs.c.webhook_at.is_not(None)))
+Index("ix_jobs_deadline", jobs.c.state, jobs.c.deadline, **of_rows(jobs.c.deadline.is_not(None)))
+Index("ix_jobs_input_file_id", jobs.c.input_file_id, **of_rows(jobs.c.input_file_id.is_not(None)))
+Index("ix_jobs_expires_at", jobs.c.expires_at, **of_rows(jobs.c.expires_at.is_not(None)))
+Index("ix_jobs_webhook_at", jobs.c.webhook_at, **of_rows(jobs.c.webhook_at.is_not(None)))
 
 job_items = Table(
     "job_items",

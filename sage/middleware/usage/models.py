@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from sqlalchemy import Boolean, Column, Float, Index, MetaData, Table, Text, text
 
+from sage.middleware.database.schema import of_rows
 from sage.middleware.database.types import Whole
 
 metadata = MetaData()
@@ -65,8 +66,7 @@ requests = Table(
         "ix_usage_requests_failed",
         "status",
         "id",
-        sqlite_where=text("status >= 400"),
-        postgresql_where=text("status >= 400"),
+        **of_rows(text("status >= 400")),
     ),
 )
 
