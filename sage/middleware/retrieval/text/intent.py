@@ -26,7 +26,7 @@ _NO_WORD = re.compile(
     r"[A-Za-z]|[A-Za-z]\d+|ve|(?:rc|alpha|beta|pre|dev)[.-]?\d+|SNAPSHOT|Xm[xsn]\d+\w*|W(?:all|error|extra|no-\S+)"
 )
 """An option such as ``-m`` or ``-O2``, ``+ve``, and the end of a version."""
-_ENDING = re.compile(r"[.,;:!?)\]}。，；：！？）]+$")
+_ENDING = ".,;:!?)]}。，；：！？）"
 _COMMAND_NAMES = """
 apt apt-get awk bash cargo chmod chown cmake conda cp curl df docker du ffmpeg g++ gcc git grep gzip journalctl kubectl
 ln ls mkdir mvn mv netstat nmap npm npx pip pip3 ps pytest rm rsync scp sed sh ssh sudo systemctl tar tcpdump unzip wget
@@ -41,7 +41,7 @@ _SPEAKS_OF_SIGNS = re.compile(
 )
 _CODE = re.compile(
     r"(?<!\S)--\w|[{}]|=>|==|</|/>|&&|\$\(|\w\([\"']|=\s?[\"“]|[\"”]\s?:\s|\[\s?\"|;\s*$|^\s*[$>#]\s|```"
-    r"|^(?:cat|find|head|make|tail)\s[./~]|(?i:error|exception|warning|fatal|traceback[^:]*|错误|报错|異常|异常)\s?[:：]"
+    r"|^(?:cat|find|head|make|tail)\s[./~]|(?i:error|exception|warning|fatal|traceback[^:\n]{0,40}|错误|报错|異常|异常)\s?[:：]"
 )
 _QUOTES_ERROR = re.compile(
     '(?:提示|显示|顯示|报错|報錯|出现|弹出|点击|[他她我们人]说)[:：]?\\s?[“"「『＂]|(?i:\\b(?:says|said|message|prompt)):?\\s["“]'
@@ -68,7 +68,7 @@ def _is_writing(query: str, part: SignedPart) -> bool:
     """Whether the sign belongs to its word: a number, an option, a suffix."""
     if not part.sign or part.phrase:
         return False
-    word = _ENDING.sub("", part.text)
+    word = part.text.rstrip(_ENDING)
     if _NUMBER.fullmatch(word) is not None or _NO_WORD.fullmatch(word) is not None:
         return True
     return _SPEAKS_OF_SIGNS.search(query[: part.start].rstrip()) is not None
@@ -84,7 +84,7 @@ def _is_code(query: str, parts: Sequence[SignedPart]) -> bool:
         part.sign
         and not part.phrase
         and (
-            _IN_SIGNED_CODE.search(_ENDING.sub("", part.text)) is not None
+            _IN_SIGNED_CODE.search(part.text.rstrip(_ENDING)) is not None
             or (part.sign == "-" and len(part.text) == 1 and part.text.isascii() and part.text.isalpha())
             or _last_word(query[: part.start].rstrip()) in _COMMANDS
         )
@@ -125,7 +125,7 @@ def _is_plain_word(part: SignedPart) -> bool:
     """Whether it is a word or phrase that can be excluded, not the end of a question or something like ``-xzf``."""
     if part.phrase:
         return True
-    if _ENDING.search(part.text) is not None:
+    if part.text[-1] in _ENDING:
         return False
     if not part.text.isascii():
         return True
