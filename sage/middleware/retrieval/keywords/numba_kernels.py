@@ -1,7 +1,7 @@
-"""The compiled keyword kernel: the best documents of one segment for the words of a query.
+"""The compiled keyword kernels: the best documents of one segment for the words of a query, and the scores of some.
 
-The functions below are plain Python; :func:`compile_top` has numba compile them. They are written in the way that numba
-compiles best: they loop over arrays, and take them out of their tuples before a loop, as that costs much inside of it.
+The functions below are plain Python; :func:`compile_kernels` has numba compile them. They are written in the way that
+numba compiles best: they loop over arrays, and take them out of their tuples before a loop, as that costs much inside.
 Where there are many postings, no branch hangs on a single one, for the processor could not predict it.
 
 :func:`_top` goes one of two ways. Where the words have few postings, it merges them document by document. Otherwise it
@@ -17,12 +17,12 @@ order of the query, so that its score is the same to the last digit whichever wa
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sage.errors import MissingExtra
+from sage.middleware.retrieval.machine_code.compilation import compiled, load_numba
+from sage.middleware.retrieval.machine_code.top_heap import HEAP, offer, sort_heap
 
 SPARSE = 32
 """Words with fewer postings in all than one for so many documents are merged document by document."""
@@ -32,8 +32,8 @@ STEP = 8
 """Documents that are compared with the worst of the best at once. It divides the size of a block."""
 ROUNDING = 1e-9
 """Sums in another order differ by less than this share of them."""
-START, END, WEIGHT, BASE = range(4)
-"""The columns of ``words``: from where to where its postings stand, its weight and its base."""
+START, END, WEIGHT, BASE, SHARE = range(5)
+"""The columns of ``words``: from where to where its postings stand, its weight and its base, and its share."""
 NO_DOCUMENT = 1 << 40
 
 
@@ -70,45 +70,26 @@ class TopHeap(NamedTuple):
     scores: Any
 
 
-def compile_top(frequency: str) -> Callable[..., Any]:
-    """:func:`_top` as machine code, for an index whose frequencies have this type.
+def compile_kernels(frequency: str) -> list[Callable[..., Any]]:
+    """:func:`_top` and :func:`_score_rows` as machine code, for an index whose frequencies have this type.
 
-    Takes some seconds. Nothing is written to disk, because what is read back from there would be unpickled. Raises
-    :class:`sage.errors.MissingExtra`.
+    Takes some seconds. Raises :class:`sage.errors.MissingExtra`.
     """
-    try:
-        import numba
-    except ImportError as exc:
-        raise MissingExtra("the compiled keyword kernel", "numba") from exc
-    namespace = dict(globals())
-    for function in _CALLED:  # compiled functions can call only compiled ones: each gets those before it
-        copied = FunctionType(function.__code__, namespace, function.__name__)
-        namespace[function.__name__] = numba.njit(nogil=True)(copied)
-    top = FunctionType(_top.__code__, namespace, _top.__name__)
-    return numba.njit([_signature(numba.types, frequency)], nogil=True)(top)
+    types = load_numba().types
 
-
-def _signature(types: Any, frequency: str) -> Any:
     def read(kind: Any, dimensions: int = 1) -> Any:
         return types.Array(kind, dimensions, "C", readonly=True)
 
     def written(kind: Any) -> Any:
         return types.Array(kind, 1, "C")
 
+    index = (read(types.uint32), read(getattr(types, frequency)), read(types.uint32))
+    query = (read(types.float64, 2), read(types.float64), read(types.float64, 2))
+    numbers, sums = written(types.int64), written(types.float64)
     result: Any = types.UniTuple(types.int64, 2)
-    return result(
-        read(types.uint32),
-        read(getattr(types, frequency)),
-        read(types.uint32),
-        read(types.float64, 2),
-        read(types.float64),
-        read(types.float64, 2),
-        read(types.boolean),
-        written(types.float64),
-        written(types.uint8),
-        written(types.int64),
-        written(types.float64),
-    )
+    top = result(*index, *query, read(types.boolean), sums, written(types.uint8), numbers, sums)
+    score_rows = types.void(*index, *query, read(types.int64), sums, sums)
+    return compiled([(_top, top), (_score_rows, score_rows)], _CALLED, globals())
 
 
 def _top(
@@ -127,7 +108,7 @@ def _top(
     """``(how many are filled in, how many documents match)``.
 
     Fills ``rows`` and ``scores``, ``(k,)`` each, with the best documents, best first, equal ones by row. ``words`` is
-    ``(n, 4)``, see :data:`START`. ``allowed`` is a mask of the documents that may be returned; an empty one allows all.
+    ``(n, 5)``, see :data:`START`. ``allowed`` is a mask of the documents that may be returned; an empty one allows all.
     ``block_scores`` and ``block_matches`` are zeros before and after.
     """
     postings, gains, best = PostingArrays(ordinals, frequencies, lengths), Gains(curve, table), TopHeap(rows, scores)
@@ -135,8 +116,46 @@ def _top(
         count, total = _by_document(postings, words, gains, allowed, best)
     else:
         count, total = _by_block(postings, words, gains, allowed, block_scores, block_matches, best)
-    _sort(best, count)
+    sort_heap(rows, scores, count)
     return count, total
+
+
+def _score_rows(
+    ordinals: Any,
+    frequencies: Any,
+    lengths: Any,
+    words: Any,
+    curve: Any,
+    table: Any,
+    rows: Any,
+    scores: Any,
+    shares: Any,
+) -> None:
+    """Fills ``scores``, NaN where a document of ``rows`` holds no word, and ``shares``, the sum of those of the words
+    that it holds."""
+    for place in range(len(rows)):
+        document, score, share, matches = rows[place], 0.0, 0.0, False
+        for number in range(len(words)):
+            end = np.int64(words[number, END])
+            found = _find(ordinals, np.int64(words[number, START]), end, document)
+            if found < end and np.int64(ordinals[found]) == document:
+                gain = _gain(frequencies[found], lengths[document], curve, table)
+                score += words[number, BASE] + words[number, WEIGHT] * gain
+                share += words[number, SHARE]
+                matches = True
+        scores[place] = score if matches else np.nan
+        shares[place] = share
+
+
+def _find(ordinals: Any, low: Any, high: Any, document: Any) -> Any:
+    """Where the first posting between ``low`` and ``high`` is that is of ``document`` or of a later one."""
+    while low < high:
+        middle = (low + high) // 2
+        if np.int64(ordinals[middle]) < document:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 # What a posting is worth
@@ -173,7 +192,7 @@ def _by_document(postings: Any, words: Any, gains: Any, allowed: Any, best: Any)
                 cursors[number] += 1
         if len(allowed) == 0 or allowed[document]:
             total += 1
-            count = _offer(rows, scores, count, document, score)
+            count = offer(rows, scores, count, document, score)
 
 
 def _next_document(ordinals: Any, words: Any, cursors: Any) -> Any:
@@ -346,7 +365,7 @@ def _offer_block(
                 if score <= lowest:
                     continue
                 score = _score(postings, words, gains, cursors, document)
-            count = _offer(rows, best_scores, count, document, score)
+            count = offer(rows, best_scores, count, document, score)
     return count
 
 
@@ -357,73 +376,17 @@ def _score(postings: Any, words: Any, gains: Any, cursors: Any, document: Any) -
     starts, ends = cursors
     score = 0.0
     for number in range(len(words)):
-        low, high = starts[number], ends[number]
-        while low < high:
-            middle = (low + high) // 2
-            if np.int64(ordinals[middle]) < document:
-                low = middle + 1
-            else:
-                high = middle
+        low = _find(ordinals, starts[number], ends[number], document)
         if low < ends[number] and np.int64(ordinals[low]) == document:
             gain = _gain(frequencies[low], lengths[document], curve, table)
             score += words[number, BASE] + words[number, WEIGHT] * gain
     return score
 
 
-# The heap of the best
-
-
-def _offer(rows: Any, scores: Any, count: Any, row: Any, score: Any) -> Any:
-    """Puts a document into the heap if it is among the best; returns how many are in it. Called for single documents,
-    so it gets arrays, not tuples of them."""
-    if count < len(rows):
-        hole = count
-        while hole > 0:
-            above = (hole - 1) // 2
-            if scores[above] < score or (scores[above] == score and rows[above] > row):
-                break
-            rows[hole], scores[hole] = rows[above], scores[above]
-            hole = above
-        rows[hole], scores[hole] = row, score
-        return count + 1
-    if count > 0 and (score > scores[0] or (score == scores[0] and row < rows[0])):
-        _replace_worst(rows, scores, count, row, score)
-    return count
-
-
-def _replace_worst(rows: Any, scores: Any, count: Any, row: Any, score: Any) -> None:
-    """Takes the worst from the top of the heap and puts a document in."""
-    hole = 0
-    while True:
-        child = 2 * hole + 1
-        if child >= count:
-            break
-        other = child + 1
-        if other < count and (
-            scores[other] < scores[child] or (scores[other] == scores[child] and rows[other] > rows[child])
-        ):
-            child = other
-        if scores[child] > score or (scores[child] == score and rows[child] < row):
-            break
-        rows[hole], scores[hole] = rows[child], scores[child]
-        hole = child
-    rows[hole], scores[hole] = row, score
-
-
-def _sort(best: Any, count: Any) -> None:
-    """From a heap to the order best first: takes the worst out and puts it at the end, one after the other."""
-    rows, scores = best
-    for last in range(count - 1, 0, -1):
-        row, score = rows[last], scores[last]
-        rows[last], scores[last] = rows[0], scores[0]
-        _replace_worst(rows, scores, last, row, score)
-
-
 _CALLED = (
     _gain,
-    _replace_worst,
-    _offer,
-    _sort,
+    _find,
+    *HEAP,
     _next_document,
     _by_document,
     _is_full,
@@ -436,4 +399,4 @@ _CALLED = (
     _offer_block,
     _by_block,
 )
-"""All that :func:`_top` calls, in such an order that each calls only those before it."""
+"""All that both call, in such an order that each calls only those before it."""

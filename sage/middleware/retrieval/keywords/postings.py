@@ -70,6 +70,7 @@ class KeywordIndex:
     ) -> None:
         self.vocabulary, self.starts, self.ranks = vocabulary, starts, ranks
         self.ordinals, self.frequencies, self._lengths = ordinals, frequencies, lengths
+        self.frequency_type = str(frequencies.dtype.name)
         self.length = int(lengths.sum(dtype=np.int64))
         """Of all documents together, in terms."""
         self.live_statistics: object = None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sage.middleware.retrieval.keywords import bm25
 from sage.middleware.retrieval.keywords.bm25 import Floats
-from sage.middleware.retrieval.keywords.compiled import compiled_kernel
+from sage.middleware.retrieval.keywords.compiled import compiled_kernels
 from sage.middleware.retrieval.keywords.kernels import Best, Slice, best, slice_scores, top_by_numpy
 from sage.middleware.retrieval.keywords.live_statistics import LiveStatistics, live_statistics
 from sage.middleware.retrieval.keywords.phrases import clause_masks
@@ -45,6 +45,29 @@ class _WeightedWord:
     base: float
     df: int
     share: float
+    spans: tuple[tuple[int, int] | None, ...]
+    """From where to where its postings stand in each segment; ``None`` for one that still grows."""
+
+
+class _QueryWords:
+    """The words of a query in its order, each once."""
+
+    def __init__(self, terms: tuple[str, ...], words: Sequence[_WeightedWord]) -> None:
+        self.terms, self.words = terms, words
+        self.share = sum(word.share for word in words)
+        self._located: dict[int, Floats] = {}
+
+    def located(self, segment: int) -> Floats:
+        """The words that have postings in a segment, as the compiled kernels take them."""
+        located = self._located.get(segment)
+        if located is None:
+            columns = [
+                (*span, word.weight, word.base, word.share)
+                for word in self.words
+                if (span := word.spans[segment]) is not None and span[1] > span[0]
+            ]
+            located = self._located[segment] = np.array(columns, np.float64).reshape(len(columns), 5)
+        return located
 
 
 class KeywordLeg:
@@ -63,7 +86,7 @@ class KeywordLeg:
         self._options = options
         self._query_statistics = query_statistics
         self._starts = [0, *accumulate(postings.size for postings, _ in self._segments)]
-        self._words: tuple[tuple[str, ...], list[_WeightedWord]] = ((), [])
+        self._words = _QueryWords((), [])
 
     def top(self, query: KeywordQuery, k: int, allowed: Sequence[Mask | None]) -> Hits:
         """The ``k`` best. ``allowed`` has a mask for each segment of the documents that may be returned, only live
@@ -85,40 +108,55 @@ class KeywordLeg:
 
     def _top_of(self, query: KeywordQuery, rows: Rows, k: int) -> Hits:
         """The ``k`` best of ``rows``, which ascend."""
-        scores = self.scores(query, rows)
+        scores = self.scored(query, rows)[0]
         matches = np.flatnonzero(~np.isnan(scores))
         return Hits(*best(rows[matches], scores[matches], k), len(matches))
 
-    def _best(
-        self, segment: int, query: KeywordQuery, words: Sequence[_WeightedWord], mask: Mask | None, k: int
-    ) -> Best:
+    def _best(self, segment: int, query: KeywordQuery, words: _QueryWords, mask: Mask | None, k: int) -> Best:
         if self._reference is not None:
             return self._reference.top(segment, query.terms, mask, k)
         postings = self._segments[segment][0]
-        if isinstance(postings, KeywordIndex) and (kernel := compiled_kernel(postings)) is not None:
-            located = [(*postings.locate(encode(word.term)), word.weight, word.base) for word in words]
-            located = [entry for entry in located if entry[1] > entry[0]]  # from start to end
-            if not located:
+        if isinstance(postings, KeywordIndex) and (kernels := compiled_kernels(postings)) is not None:
+            located = words.located(segment)
+            if not len(located):
                 return np.empty(0, np.int64), np.empty(0), 0
-            return kernel.top(postings, located, self._curve, mask, k)
-        return top_by_numpy(_slices(postings, words), postings.lengths, self._curve, mask, k)
+            return kernels.top(postings, located, self._curve, mask, k)
+        return top_by_numpy(_slices(postings, words.words), postings.lengths, self._curve, mask, k)
 
-    def scores(self, query: KeywordQuery, rows: Rows) -> Floats:
-        """The score of each row; NaN where it holds no word of the query. The same numbers as :meth:`top` gives."""
+    def scored(self, query: KeywordQuery, rows: Rows) -> tuple[Floats, Floats]:
+        """``(scores, coverage)`` of each row. A score is the same number as :meth:`top` gives, and NaN where the row
+        holds no word of the query. Coverage is the sum of the shares of the words that it holds, 0 to 1: see
+        :meth:`matched`."""
         rows = np.asarray(rows, np.int64)
-        scores, matches = np.zeros(len(rows)), np.zeros(len(rows), np.bool_)
+        scores, shares = np.full(len(rows), np.nan), np.zeros(len(rows))
         words = self._weighted(query)
         for segment, indices, ordinals in self._rows_by_segment(rows):
-            postings, _ = self._segments[segment]
-            for each in _slices(postings, words):
-                postings_here, has_posting = _postings_among(each, ordinals)
-                matches[indices[has_posting]] = True
-                if self._reference is None:
-                    scores[indices[has_posting]] += slice_scores(postings_here, postings.lengths, self._curve)
+            some = self._scored(segment, words, ordinals)
+            if indices is None:
+                scores, shares = some
+            else:
+                scores[indices], shares[indices] = some
             if self._reference is not None:
-                scores[indices] = self._reference.scores(segment, query.terms, ordinals)
+                reference = self._reference.scores(segment, query.terms, ordinals)
+                scores[slice(None) if indices is None else indices] = np.where(np.isnan(some[0]), np.nan, reference)
+        return scores, np.minimum(shares / words.share, 1.0) if words.share else shares
+
+    def _scored(self, segment: int, words: _QueryWords, ordinals: Rows) -> tuple[Floats, Floats]:
+        """The scores and the sums of shares of documents of one segment."""
+        postings = self._segments[segment][0]
+        if isinstance(postings, KeywordIndex) and (kernels := compiled_kernels(postings)) is not None:
+            return kernels.score_rows(postings, words.located(segment), self._curve, ordinals)
+        scores, shares, matches = np.zeros(len(ordinals)), np.zeros(len(ordinals)), np.zeros(len(ordinals), np.bool_)
+        for word in words.words:
+            each = Slice(*postings.postings(word.term), word.weight, word.base)
+            if not len(each.ordinals):
+                continue
+            postings_here, has_posting = _postings_among(each, ordinals)
+            matches |= has_posting
+            shares[has_posting] += word.share
+            scores[has_posting] += slice_scores(postings_here, postings.lengths, self._curve)
         scores[~matches] = np.nan
-        return scores
+        return scores, shares
 
     def matched(self, query: KeywordQuery, rows: Rows) -> list[dict[str, float]]:
         """For each row the words of the query that it holds, with their shares. The share of a word is its part of the
@@ -126,24 +164,13 @@ class KeywordLeg:
         rows = np.asarray(rows, np.int64)
         shares: list[dict[str, float]] = [{} for _ in range(len(rows))]
         words = self._weighted(query)
-        total = sum(word.share for word in words)
         for segment, indices, ordinals in self._rows_by_segment(rows):
-            for word in words:
+            places = np.arange(len(rows)) if indices is None else indices
+            for word in words.words:
                 has_word = _contains(self._segments[segment][0].postings(word.term)[0], ordinals)
-                for row in indices[has_word].tolist():
-                    shares[row][word.term] = word.share / total
+                for row in places[has_word].tolist():
+                    shares[row][word.term] = word.share / words.share
         return shares
-
-    def coverage(self, query: KeywordQuery, rows: Rows) -> Floats:
-        """For each row the sum of the shares of the words that it holds, 0 to 1: see :meth:`matched`."""
-        rows = np.asarray(rows, np.int64)
-        result = np.zeros(len(rows))
-        words = self._weighted(query)
-        total = sum(word.share for word in words)
-        for segment, indices, ordinals in self._rows_by_segment(rows):
-            for word in words:
-                result[indices[_contains(self._segments[segment][0].postings(word.term)[0], ordinals)]] += word.share
-        return np.minimum(result / total, 1.0) if total else result
 
     def of_groups(self, query: KeywordQuery, members: Sequence[NDArray[np.int64]], groups: int) -> Floats:
         """``(groups,)``: the score of each group of documents, taken as one document. ``members`` says for each segment
@@ -154,7 +181,7 @@ class KeywordLeg:
             lengths += np.bincount(group_of[inside], postings.lengths[inside], groups)
         curve = bm25.curve(self._options, bm25.CorpusStatistics(groups, int(lengths.sum())))
         scores = np.zeros(groups)
-        for word in self._weighted(query):
+        for word in self._weighted(query).words:
             frequencies = np.zeros(groups)
             for (postings, _), group_of in zip(self._segments, members, strict=True):
                 ordinals, counts = postings.postings(word.term)
@@ -168,8 +195,7 @@ class KeywordLeg:
     def known(self, query: KeywordQuery) -> float:
         """The sum of the shares of the words that any live document holds, 0 to 1: see :meth:`matched`."""
         words = self._weighted(query)
-        total = sum(word.share for word in words)
-        return sum(word.share for word in words if word.df) / total if total else 1.0
+        return sum(word.share for word in words.words if word.df) / words.share if words.share else 1.0
 
     def constraint(
         self,
@@ -215,39 +241,48 @@ class KeywordLeg:
     def _reference(self) -> RankBM25 | None:
         return RankBM25(self._segments, self._options) if self._options.engine == "rank-bm25" else None
 
-    def _weighted(self, query: KeywordQuery) -> list[_WeightedWord]:
-        """The words of the query in its order, each once."""
-        cached_terms, words = self._words
-        if cached_terms != query.terms:
-            words = [self._weighted_word(term, count) for term, count in Counter(query.terms).items()]
-            self._words = query.terms, words
+    def _weighted(self, query: KeywordQuery) -> _QueryWords:
+        words = self._words
+        if words.terms != query.terms:
+            weighted = [self._weighted_word(term, count) for term, count in Counter(query.terms).items()]
+            self._words = words = _QueryWords(query.terms, weighted)
         return words
 
     def query_statistics(self, terms: Iterable[str]) -> bm25.QueryStatistics:
         """The statistics of these documents, which a leg over more documents adds up."""
-        return bm25.QueryStatistics(self.corpus, {term: self._df(term) for term in terms})
+        return bm25.QueryStatistics(self.corpus, {term: self._df(term, self._spans(term)) for term in terms})
 
-    def _df(self, term: str) -> int:
+    def _spans(self, term: str) -> tuple[tuple[int, int] | None, ...]:
+        encoded = encode(term)
+        return tuple(
+            postings.locate(encoded) if isinstance(postings, KeywordIndex) else None for postings, _ in self._segments
+        )
+
+    def _df(self, term: str, spans: Sequence[tuple[int, int] | None]) -> int:
         if self._query_statistics is not None:
             return self._query_statistics.df.get(term, 0)
         return sum(
-            each.df(postings, term) for each, (postings, _) in zip(self._live_statistics, self._segments, strict=True)
+            span[1] - span[0] if span is not None and each.live is None else each.df(postings, term)
+            for each, (postings, _), span in zip(self._live_statistics, self._segments, spans, strict=True)
         )
 
     def _weighted_word(self, term: str, count: int) -> _WeightedWord:
-        df = self._df(term)
+        spans = self._spans(term)
+        df = self._df(term, spans)
         documents = self.corpus.documents
         share = bm25.share(documents, df)
         if not df:
-            return _WeightedWord(term, 0.0, 0.0, 0, share)
+            return _WeightedWord(term, 0.0, 0.0, 0, share, spans)
         idf = bm25.idf(self._options.variant, documents, df)
         if idf < 0 and self._options.variant is Variant.OKAPI:
             idf = self._floor
         weight, base = bm25.weight(self._options, idf)
-        return _WeightedWord(term, count * weight, count * base, df, share)
+        return _WeightedWord(term, count * weight, count * base, df, share, spans)
 
-    def _rows_by_segment(self, rows: Rows) -> list[tuple[int, NDArray[np.int64], Rows]]:
-        """``(segment, indices of its rows in ``rows``, their ordinals)``."""
+    def _rows_by_segment(self, rows: Rows) -> list[tuple[int, NDArray[np.int64] | None, Rows]]:
+        """``(segment, indices of its rows in ``rows``, their ordinals)``; ``None`` stands for the indices of all."""
+        if len(self._segments) == 1:
+            return [(0, None, rows)]
         segments = np.searchsorted(self._starts, rows, side="right") - 1
         return [
             (segment, indices, rows[indices] - self._starts[segment])

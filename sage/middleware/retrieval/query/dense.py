@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
 
 from sage.middleware.retrieval.index.view import Segment
 from sage.middleware.retrieval.keywords.postings import Mask, few_rows
+from sage.middleware.retrieval.query.estimates import Estimates
 from sage.middleware.retrieval.store.store import DocumentStore, Reading
 from sage.middleware.retrieval.vectors.exact import Matrix, Ordinals, Scores, best, exact_scores
 from sage.middleware.retrieval.vectors.flat import float32_safe
@@ -97,6 +99,40 @@ class DenseLeg:
         present = np.flatnonzero(~np.isnan(scores))
         return *_best((rows[present], scores[present]), k), len(present), other_scores
 
+    def estimates(self, others: Ordinals, vector: Matrix, k: int, allowed: Sequence[Mask | None]) -> Estimates | None:
+        """The candidates that :meth:`top_and` would read the vectors of, and ``others``, by what is in memory. ``None``
+        means that there are no bounds: for this metric or vector, or for the codes of a segment."""
+        if self._metric is Metric.EUCLIDEAN or not vector.any() or not float32_safe(vector):
+            return None
+        indexes: list[_SegmentIndex] = []
+        for number, (segment, mask) in enumerate(zip(self._segments, allowed, strict=True)):
+            if segment.vectors is None or not segment.vectors.has_errors:
+                return None
+            indexes.append((number, segment.vectors, _masked(segment.live, mask)))
+        near = self._candidates(vector, k, indexes)
+        rows = np.union1d(near, others)
+        scores, errors = np.full(len(rows), np.nan), np.zeros(len(rows))
+        for number, indices in self._rows_by_segment(rows):
+            index, ordinals = indexes[number][1], rows[indices] - self._starts[number]
+            raw = index.raw_vectors(ordinals)
+            if raw is None:
+                scores[indices] = index.scores(vector, ordinals)
+                errors[indices] = index.errors(vector, ordinals)
+            else:
+                scores[indices[raw[1]]] = exact_scores(vector, raw[0][raw[1]], self._metric)
+        is_near = np.zeros(len(rows), np.bool_)
+        is_near[np.searchsorted(rows, near)] = True
+        total = sum(index.count(mask) for _, index, mask in indexes)
+        return Estimates(rows, scores, errors, is_near, total, partial(self.scores, vector))
+
+    def _candidates(self, vector: Matrix, k: int, indexes: Sequence[_SegmentIndex]) -> Ordinals:
+        """The best of all indexes by their codes, so many that the ``k`` nearest by exact score are among them."""
+        candidates = _NONE
+        for number, index, mask in indexes:
+            ordinals, scores = index.candidates(vector, k, mask)
+            candidates = _joined([candidates, (ordinals + self._starts[number], scores.astype(np.float64))])
+        return candidates[0][best(candidates[1], pool_of(k))]
+
     def scores(self, vector: Matrix, rows: Ordinals) -> Scores:
         """``(n,)``: the score of each row, NaN where there is no vector; the same numbers as :meth:`top` gives."""
         scores = np.full(len(rows), np.nan)
@@ -143,11 +179,7 @@ class DenseLeg:
     ) -> tuple[Scored, Scores]:
         """The ``k`` nearest by exact score of what the indexes find and what was compared already; and the scores of
         ``others``."""
-        candidates = _NONE
-        for number, index, mask in indexes:
-            ordinals, scores = index.candidates(vector, k, mask)
-            candidates = _joined([candidates, (ordinals + self._starts[number], scores.astype(np.float64))])
-        rows = candidates[0][best(candidates[1], pool_of(k))]
+        rows = self._candidates(vector, k, indexes)
         needed, inverse = np.unique(np.concatenate([rows, others]), return_inverse=True)
         exact = self.scores(vector, needed)[inverse]
         return _best(_joined([compared, (rows, exact[: len(rows)])]), k), exact[len(rows) :]
@@ -182,6 +214,9 @@ class DenseLeg:
 
     def _rows_by_segment(self, rows: Ordinals) -> Iterator[tuple[int, Ordinals]]:
         """For each segment with rows: its number, and the indices of its rows in ``rows``."""
+        if len(self._segments) == 1:
+            yield 0, np.arange(len(rows))
+            return
         owners = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(owners):
             yield int(number), np.flatnonzero(owners == number)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sage.middleware.retrieval.keywords.postings import Mask
 from sage.middleware.retrieval.keywords.search import Hits
+from sage.middleware.retrieval.query.estimates import Estimates, leaders
 from sage.middleware.retrieval.query.fusion import Scale, fit, reciprocal_ranks, weights
 from sage.middleware.retrieval.text.query_syntax import KeywordQuery
 from sage.middleware.retrieval.types.search import Fusion, Search
@@ -49,11 +50,9 @@ class KeywordSource(Protocol):
 
     def top(self, query: KeywordQuery, k: int, allowed: Sequence[Mask | None]) -> Hits: ...
 
-    def scores(self, query: KeywordQuery, rows: Rows) -> Floats: ...
+    def scored(self, query: KeywordQuery, rows: Rows) -> tuple[Floats, Floats]: ...
 
     def matched(self, query: KeywordQuery, rows: Rows) -> list[dict[str, float]]: ...
-
-    def coverage(self, query: KeywordQuery, rows: Rows) -> Floats: ...
 
     def known(self, query: KeywordQuery) -> float: ...
 
@@ -68,6 +67,8 @@ class DenseSource(Protocol):
     def top_and(
         self, others: Rows, vector: Vector, k: int, allowed: Sequence[Mask | None], exact: bool = False
     ) -> tuple[Rows, Floats, int, Floats]: ...
+
+    def estimates(self, others: Rows, vector: Vector, k: int, allowed: Sequence[Mask | None]) -> Estimates | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,20 +135,13 @@ Unvectored = Callable[[], list[Mask | None] | None]
 
 def fused(legs: Legs, search: Search, dense_weight: float, unvectored: Unvectored) -> RankedPage:
     """A page by both legs."""
-    end, depth = search.offset + search.top_k, FIRST
-    scales: _Scales | None = None
-    tiers: list[_Tier] = []
-    placed = 0
-    while True:
-        tier, totals, scales = _tier(legs, search, depth, tiers, scales, dense_weight)
-        tiers.append(tier)
-        placed += len(tier.rows)
-        if placed >= end or depth >= max(totals):
-            break
-        depth *= _DEEPER if depth > FIRST else 2
-    page = _concatenated(tiers).take(slice(search.offset, end))
-    dense_total, keywords_total = totals
-    total = dense_total
+    assert legs.vector is not None
+    end = search.offset + search.top_k
+    hits = legs.keywords.top(legs.query, FIRST, legs.allowed)
+    found = _bounded(legs, search, hits, end, dense_weight) or _by_tiers(legs, search, hits, end, dense_weight)
+    page = found.page.take(slice(search.offset, end))
+    total, scales = found.dense_total, found.scales
+    keywords_total = found.keywords_total
     if keywords_total and (unvectored_masks := unvectored()) is not None:
         total += legs.keywords.top(legs.query, 1, unvectored_masks).total
     return RankedPage(
@@ -160,12 +154,65 @@ def fused(legs: Legs, search: Search, dense_weight: float, unvectored: Unvectore
     )
 
 
-def _tier(
-    legs: Legs, search: Search, depth: int, before: Sequence[_Tier], scales: _Scales | None, dense_weight: float
-) -> tuple[_Tier, tuple[int, int], _Scales]:
-    """What the best ``depth`` of each leg add, in order; how many documents each leg has in all; and the scales."""
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    """The best results in order, and how many documents each leg has in all."""
+
+    page: _Tier
+    dense_total: int
+    keywords_total: int
+    scales: _Scales
+
+
+def _bounded(legs: Legs, search: Search, hits: Hits, end: int, dense_weight: float) -> _Ranking | None:
+    """The best ``end`` of the first tier, with only those vectors read that decide about them. ``None`` means that all
+    have to be read."""
     assert legs.vector is not None
-    hits = legs.keywords.top(legs.query, depth, legs.allowed)
+    if search.fusion is not Fusion.MINMAX or legs.exact or end > FIRST:
+        return None
+    estimates = legs.dense.estimates(hits.rows, legs.vector, FIRST, legs.allowed)
+    if estimates is None:
+        return None
+    rows = estimates.rows
+    is_hit = np.zeros(len(rows), np.bool_)
+    is_hit[np.searchsorted(rows, hits.rows)] = True
+    keywords, coverage = legs.keywords.scored(legs.query, rows)
+    coverage_of_best = float(coverage[is_hit].max(initial=0.0))
+    both = weights(search.alpha, dense_weight, coverage_of_best, legs.keywords.known(legs.query))
+    best = leaders(estimates, keywords, is_hit, FIRST, end, both)
+    if best is None:
+        return None
+    scales = _Scales(search.fusion, best.dense, best.keywords, *both)
+    tier = _scored(rows[best.places], estimates.scores[best.places], keywords[best.places], scales, ())
+    return _Ranking(tier, estimates.total, hits.total, scales)
+
+
+def _by_tiers(legs: Legs, search: Search, hits: Hits, end: int, dense_weight: float) -> _Ranking:
+    """At least the best ``end``, if there are as many. ``hits`` are those of the first tier."""
+    scales: _Scales | None = None
+    tiers: list[_Tier] = []
+    placed, depth = 0, FIRST
+    while True:
+        tier, dense_total, scales = _tier(legs, search, hits, depth, tiers, scales, dense_weight)
+        tiers.append(tier)
+        placed += len(tier.rows)
+        if placed >= end or depth >= max(dense_total, hits.total):
+            return _Ranking(_concatenated(tiers), dense_total, hits.total, scales)
+        depth *= _DEEPER if depth > FIRST else 2
+        hits = legs.keywords.top(legs.query, depth, legs.allowed)
+
+
+def _tier(
+    legs: Legs,
+    search: Search,
+    hits: Hits,
+    depth: int,
+    before: Sequence[_Tier],
+    scales: _Scales | None,
+    dense_weight: float,
+) -> tuple[_Tier, int, _Scales]:
+    """What the best ``depth`` of each leg add, in order; how many documents have a vector; and the scales."""
+    assert legs.vector is not None
     dense_rows, dense_scores, dense_total, others = legs.dense.top_and(
         hits.rows, legs.vector, depth, legs.allowed, legs.exact
     )
@@ -173,18 +220,16 @@ def _tier(
     for tier in before:
         rows = rows[~np.isin(rows, tier.rows)]
     dense = complete(rows, np.concatenate([dense_rows, hits.rows]), np.concatenate([dense_scores, others]))
-    keywords = complete(rows, hits.rows, hits.scores, lambda missing: legs.keywords.scores(legs.query, missing))
+    keywords, coverage = legs.keywords.scored(legs.query, rows)
     if scales is None:
-        coverage = legs.keywords.coverage(legs.query, hits.rows[:FIRST])
-        best = float(coverage.max()) if coverage.size else 0.0
+        best = float(coverage[np.isin(rows, hits.rows)].max(initial=0.0))
         scales = _Scales(
             search.fusion,
             fit(search.fusion, dense),
             fit(search.fusion, keywords, floor=0.0),
             *weights(search.alpha, dense_weight, best, legs.keywords.known(legs.query)),
         )
-    tier = _scored(rows, dense, keywords, scales, before)
-    return tier, (dense_total, hits.total), scales
+    return _scored(rows, dense, keywords, scales, before), dense_total, scales
 
 
 def _scored(rows: Rows, dense: Floats, keywords: Floats, scales: _Scales, before: Sequence[_Tier]) -> _Tier:
@@ -201,16 +246,14 @@ def _scored(rows: Rows, dense: Floats, keywords: Floats, scales: _Scales, before
     return _Tier(rows, scores, dense, keywords, dense_scaled, keywords_scaled).take(order)
 
 
-def complete(rows: Rows, scored: Rows, scores: Floats, score_of: Callable[[Rows], Floats] | None = None) -> Floats:
-    """The score of each row: of those in ``scored`` it is in ``scores``, the others are computed by ``score_of``."""
+def complete(rows: Rows, scored: Rows, scores: Floats) -> Floats:
+    """The score of each row, which is in ``scores`` for those in ``scored``; NaN for the others."""
     result = np.full(len(rows), np.nan)
     order = np.argsort(scored)
     indices = np.searchsorted(scored, rows, sorter=order)
     is_scored = indices < len(scored)
     is_scored[is_scored] = scored[order[indices[is_scored]]] == rows[is_scored]
     result[is_scored] = scores[order[indices[is_scored]]]
-    if score_of is not None and not is_scored.all():
-        result[~is_scored] = score_of(rows[~is_scored])
     return result
 
 

@@ -95,7 +95,7 @@ def _relevant_page(
         depth *= 2
     while True:
         page = page_of(replace(search, offset=0, top_k=depth))
-        coverage = None if mode is Mode.DENSE else legs.keywords.coverage(legs.query, page.rows)
+        coverage = None if mode is Mode.DENSE else legs.keywords.scored(legs.query, page.rows)[1]
         relevance = scale.relevance(None if mode is Mode.BM25 else page.dense, coverage, weight)
         passing, is_all = _passing(relevance >= threshold)
         if is_all or len(passing) >= end or len(page.rows) < depth:

@@ -109,10 +109,7 @@ def candidates(legs: Legs, request: CandidateRequest, unvectored: Unvectored) ->
         total = with_vector
         if hits.total and (without := unvectored()) is not None:
             total += legs.keywords.top(legs.query, 1, without).total
-    keywords = complete(rows, hits.rows, hits.scores, lambda missing: legs.keywords.scores(legs.query, missing))
-    # Other modes weigh nothing against the keywords; a threshold asks how many of them a document has.
-    with_coverage = request.mode is Mode.HYBRID or request.search.score_threshold is not None
-    coverage = legs.keywords.coverage(legs.query, rows) if with_coverage else np.zeros(len(rows))
+    keywords, coverage = legs.keywords.scored(legs.query, rows)
     matched = legs.keywords.matched(legs.query, rows) if request.search.explain else None
     known = legs.keywords.known(legs.query) if request.mode is Mode.HYBRID else 1.0
     return Candidates(rows, dense, keywords, coverage, with_vector, hits.total, total, known, matched)

@@ -135,11 +135,9 @@ class _ShardKeywords:
         candidates = self._pool.at(k)
         return Hits(*candidates.best(candidates.keywords, k), candidates.with_keyword)
 
-    def scores(self, query: KeywordQuery, rows: Rows) -> Floats:
-        return self._pool.look_up(rows, np.nan, lambda candidates: candidates.keywords)
-
-    def coverage(self, query: KeywordQuery, rows: Rows) -> Floats:
-        return self._pool.look_up(rows, 0.0, lambda candidates: candidates.coverage)
+    def scored(self, query: KeywordQuery, rows: Rows) -> tuple[Floats, Floats]:
+        scores = self._pool.look_up(rows, np.nan, lambda candidates: candidates.keywords)
+        return scores, self._pool.look_up(rows, 0.0, lambda candidates: candidates.coverage)
 
     def known(self, query: KeywordQuery) -> float:
         return self._pool.known
@@ -165,6 +163,9 @@ class _ShardDense:
     ) -> tuple[Rows, Floats, int, Floats]:
         rows, scores, total = self.top(vector, k, allowed)
         return rows, scores, total, self._pool.look_up(others, np.nan, lambda candidates: candidates.dense)
+
+    def estimates(self, others: Rows, vector: Vector, k: int, allowed: Sequence[Mask | None]) -> None:
+        """There are none: shards answer with exact scores."""
 
 
 def _joined(arrays: Sequence[Any], kind: Any) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from sage.middleware.retrieval.vectors.coded import Coded
+from sage.middleware.retrieval.vectors.coded import Coded, Residuals
 from sage.middleware.retrieval.vectors.exact import Matrix
-from sage.middleware.retrieval.vectors.faiss_index import add_vectors, faiss_metric, sample, serialized
+from sage.middleware.retrieval.vectors.faiss_index import add_vectors, faiss_metric, sample, serialized, slices
 from sage.middleware.retrieval.vectors.flat import Flat
 from sage.middleware.retrieval.vectors.scan import DEPTHS
 from sage.middleware.retrieval.vectors.staged import ProbeSetting, Staged
@@ -49,10 +50,18 @@ class Builder:
             index = faiss.IndexScalarQuantizer(self._vectors.shape[1], coding, faiss_metric(self._metric))
             index.train(sample(self._vectors, self._metric, _TRAINING))
             add_vectors(index, self._vectors, self._metric, self._checkpoint)
-            codes = Coded(serialized(index), self._metric, kind)
+            codes = Coded(serialized(index), self._metric, kind, self._residuals(index))
             if self._trial.passed(codes):
                 return codes
         return None
+
+    def _residuals(self, index: Any) -> Residuals:
+        residuals = np.empty(len(self._vectors))
+        for start, some in slices(self._vectors, self._metric):
+            self._checkpoint()
+            apart = some - index.reconstruct_n(start, len(some))
+            residuals[start : start + len(some)] = np.sqrt(np.vecdot(apart, apart))
+        return Residuals.rounded_up(residuals * (1 + 1e-6))
 
     def staged(self, kind: type[Staged]) -> Staged | None:
         """``None`` means that it does not find enough, however widely it searches."""

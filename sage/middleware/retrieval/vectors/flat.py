@@ -31,6 +31,7 @@ class Flat:
     kind: ClassVar[str] = "flat"
     exact: ClassVar[bool] = True
     staged: ClassVar[bool] = False
+    has_errors: ClassVar[bool] = False
 
     @classmethod
     def of(cls, vectors: Matrix, metric: Metric) -> Flat:
@@ -73,6 +74,9 @@ class Flat:
         products = np.vecdot(vectors, unit(query))
         cosines: NDArray[np.float32] = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
         return cosines
+
+    def errors(self, query: Matrix, ordinals: Ordinals) -> NDArray[np.float64]:
+        raise NotImplementedError("what has the vectors needs no bounds")
 
     def raw_vectors(self, ordinals: Ordinals) -> Matrix | None:
         return self.vectors[ordinals]

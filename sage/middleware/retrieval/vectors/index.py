@@ -146,6 +146,19 @@ class VectorIndex:
             scores[has_vector] = self._scan.scores(query, places[has_vector])
         return scores
 
+    @property
+    def has_errors(self) -> bool:
+        """Whether :meth:`errors` are known, or it has the vectors themselves."""
+        return self._scan is None or self._scan.exact or self._scan.has_errors
+
+    def errors(self, query: Matrix, ordinals: Ordinals) -> NDArray[np.float64]:
+        """How far :meth:`scores` may be from the exact ones at most."""
+        errors = np.zeros(len(ordinals))
+        if self._scan is not None:
+            places, has_vector = self._places_of(ordinals)
+            errors[has_vector] = self._scan.errors(query, places[has_vector])
+        return errors
+
     def raw_vectors(self, ordinals: Ordinals) -> tuple[Matrix, Mask] | None:
         """``((n, dim), (n,))``: the vectors as they are, and which documents have one; ``None`` means that this kind
         keeps only codes of them."""

@@ -52,6 +52,13 @@ class Scan(Protocol):
     def scores(self, query: Matrix, ordinals: Ordinals) -> NDArray[np.float32]:
         """``(n,)``: the score of each, as :meth:`nearest` gives it."""
 
+    @property
+    def has_errors(self) -> bool:
+        """Whether :meth:`errors` are known."""
+
+    def errors(self, query: Matrix, ordinals: Ordinals) -> NDArray[np.float64]:
+        """``(n,)``: how far each of :meth:`scores` may be from the exact score at most. Not for distances."""
+
     def raw_vectors(self, ordinals: Ordinals) -> Matrix | None:
         """``(n, dim)``: the vectors as they are; ``None`` means that this kind keeps only codes of them."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ from sage.middleware.retrieval.keywords import compiled as compiled_kernels
 from sage.middleware.retrieval.keywords.growing import GrowingKeywords
 from sage.middleware.retrieval.keywords.postings import KeywordIndex, Mask, Postings
 from sage.middleware.retrieval.keywords.search import Hits, KeywordLeg
+from sage.middleware.retrieval.machine_code.compilation import Compilation
 from sage.middleware.retrieval.text.query_syntax import KeywordQuery
 from sage.middleware.settings.retrieval import KeywordOptions, Variant
 
@@ -40,7 +42,7 @@ def grown(documents: list[list[str]]) -> Postings:
 
 
 def all_scores(leg: KeywordLeg, terms: list[str], size: int) -> np.ndarray[Any, Any]:
-    return leg.scores(KeywordQuery(tuple(terms)), np.arange(size))
+    return leg.scored(KeywordQuery(tuple(terms)), np.arange(size))[0]
 
 
 def relative(our_scores: Any, reference: Any) -> None:
@@ -142,7 +144,7 @@ def test_scores_do_not_depend_on_how_parts_are_cut(
     assert hits.scores.tolist() == expected.scores.tolist()
     matching = {i for i in range(size) if chosen[i] and set(terms) & set(documents[i])}
     assert hits.total == expected.total == len(matching)
-    every = leg.scores(query, np.arange(size))
+    every = leg.scored(query, np.arange(size))[0]
     best = sorted(matching, key=lambda row: (-every[row], row))[:k]
     assert hits.rows.tolist() == best
     assert hits.scores.tolist() == every[best].tolist()
@@ -153,7 +155,7 @@ def test_what_matched_and_its_share(documents: list[list[str]], terms: list[str]
     leg = KeywordLeg([(index_of(documents), None)], KeywordOptions())
     rows = np.arange(len(documents))[::-1]
     query = KeywordQuery(tuple(terms))
-    matched, coverage = leg.matched(query, rows), leg.coverage(query, rows)
+    matched, coverage = leg.matched(query, rows), leg.scored(query, rows)[1]
     for row, words, share in zip(rows.tolist(), matched, coverage.tolist(), strict=True):
         assert set(words) == set(terms) & set(documents[row])
         assert sum(words.values()) == pytest.approx(share)
@@ -180,7 +182,7 @@ def test_rank_bm25_as_the_engine(
     reference[live] = kind(live_documents, k1=options.k1).get_scores(terms)
     best = sorted(matching, key=lambda row: (-round(reference[row], 9), row))[:3]
     np.testing.assert_allclose(hits.scores, reference[best], rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(leg.scores(query, np.array(matching)), reference[matching], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(leg.scored(query, np.array(matching))[0], reference[matching], rtol=1e-9, atol=1e-12)
 
 
 def test_deleting_changes_the_statistics_at_once() -> None:
@@ -196,12 +198,12 @@ def test_deleting_changes_the_statistics_at_once() -> None:
 
 
 @pytest.fixture(scope="module")
-def compiled() -> compiled_kernels.CompiledKernel:
+def compiled() -> Compilation[compiled_kernels.KeywordKernels]:
     pytest.importorskip("numba")
-    kernel = compiled_kernels.CompiledKernel("uint16")
-    kernel.wait()
-    assert kernel.is_ready
-    return kernel
+    compilation = Compilation("compile-keywords", partial(compiled_kernels.KeywordKernels, "uint16"))
+    compilation.wait()
+    assert compilation.kernels is not None
+    return compilation
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +220,7 @@ def many() -> KeywordIndex:
 @pytest.mark.parametrize("variant", list(Variant))
 @pytest.mark.parametrize("alive", [1.0, 0.5, 0.01])
 def test_compiled_gives_the_same_numbers(
-    compiled: compiled_kernels.CompiledKernel,
+    compiled: Compilation[compiled_kernels.KeywordKernels],
     many: KeywordIndex,
     variant: Variant,
     alive: float,
@@ -243,3 +245,12 @@ def test_compiled_gives_the_same_numbers(
         assert hits.rows.tolist() == expected.rows.tolist(), each
         np.testing.assert_allclose(hits.scores, expected.scores, rtol=1e-12, atol=0)
         assert hits.total == expected.total
+        query, rows = KeywordQuery(tuple(f"w{w}" for w in each[0])), np.arange(many.size)
+        scores, coverage = leg.scored(query, rows)
+        assert scores[hits.rows].tolist() == hits.scores.tolist()
+        monkeypatch.setattr(compiled_kernels, "kernel_of_process", lambda frequency: None)
+        np.testing.assert_allclose(scores, leg.scored(query, rows)[0], rtol=1e-12, atol=0)
+        assert coverage.tolist() == leg.scored(query, rows)[1].tolist()
+        monkeypatch.setattr(
+            compiled_kernels, "kernel_of_process", lambda frequency: compiled if frequency == "uint16" else None
+        )

@@ -28,7 +28,7 @@ def check(postings: list[tuple[dict[int, int], float]], size: int, allowed: np.n
         for frequencies, weight in postings
     ]
     starts = np.cumsum([0, *(len(each.ordinals) for each in slices)])
-    words = [(start, end, each.weight, 0.0) for start, end, each in zip(starts, starts[1:], slices, strict=False)]
+    words = [(start, end, each.weight, 0.0, 0.0) for start, end, each in zip(starts, starts[1:], slices, strict=False)]
     scores, matches = np.zeros(BLOCK), np.zeros(BLOCK, np.uint8)
     rows, best = np.zeros(k, np.int64), np.zeros(k)
     count, total = _top(
