@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def load_pypdf() -> tuple[type[Any], type[Exception]]:
         from pypdf.errors import PyPdfError
     except ImportError as exc:
         raise MissingExtra("sage ingest of PDF", "ingest") from exc
-    load_pdfplumber()
+    with suppress(MissingExtra):
+        load_pdfplumber()
     return PdfReader, PyPdfError
 
 

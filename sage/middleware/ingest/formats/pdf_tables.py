@@ -5,12 +5,14 @@ Where the package is not installed, tables are text as any other.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sage.errors import MissingExtra
 from sage.middleware.ingest.tables import markdown_table
 
 _LINES = re.compile(rb"(?<![\w.])(?:re|l)(?=\s|$)")
@@ -19,12 +21,12 @@ _MOST_TABLES = 100
 """Of a page."""
 
 
-def load_pdfplumber() -> Any | None:
-    """The module; ``None`` means that it is not installed."""
+def load_pdfplumber() -> Any:
+    """The module; raises :class:`MissingExtra`."""
     try:
         import pdfplumber
-    except ImportError:
-        return None
+    except ImportError as exc:
+        raise MissingExtra("tables of PDF files", "pdf-tables") from exc
     logging.getLogger("pdfminer").setLevel(logging.CRITICAL)
     return pdfplumber
 
@@ -45,7 +47,9 @@ class TablePages:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._plumber = load_pdfplumber()
+        self._plumber: Any = None
+        with contextlib.suppress(MissingExtra):
+            self._plumber = load_pdfplumber()
         self._opened: Any = None
 
     def text(self, number: int, tidy: Callable[[str], str]) -> str | None:
