@@ -120,13 +120,15 @@ class BudgetAccount:
         return ahead
 
     def grow_quiet(self) -> bool:
-        """To be called twice a second: whether nothing was given out of it for a second."""
+        """To be called twice a second: whether nothing was given out of it for a second, or for ten where what is held
+        here is a small part of what is left."""
         now = (self.free, self.outstanding)
         self._quiet = self._quiet + 1 if now == self._seen else 0
         self._seen = now
         if self._quiet >= _QUIET_ROUNDS:  # calls come in bursts: the next draw is not to begin small again at once
             self._ahead = max(self._ahead // 2, _FIRST_AHEAD)
-        return self._quiet >= _QUIET_ROUNDS
+        left = self.budget.amount - self.known.settled - self.known.reserved
+        return self._quiet >= (_ROOMY_QUIET_ROUNDS if self.given * _SMALL_PART < left else _QUIET_ROUNDS)
 
     def collect(self, *, keep: bool) -> Spending | None:
         """What is to be booked now, and with ``keep`` nothing of what is free given back; ``None`` means nothing.
@@ -157,5 +159,6 @@ class BudgetAccount:
         self.given += released
 
 
-_QUIET_ROUNDS = 2
+_QUIET_ROUNDS, _ROOMY_QUIET_ROUNDS = 2, 20
+_SMALL_PART = 100
 _FIRST_AHEAD, _MOST_AHEAD = 64, 16384
