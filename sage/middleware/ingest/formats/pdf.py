@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ def parse_pdf(path: Path) -> ParsedDocument:
         reader = reader_of(path)
         if reader.is_encrypted and not reader.decrypt(""):
             raise Unreadable("is encrypted: it opens with a password only")
-        tables = TablePages(path)
-        pages = [_text(page, number, tables) for number, page in enumerate(reader.pages)]
+        with closing(TablePages(path)) as tables:
+            pages = [_text(page, number, tables) for number, page in enumerate(reader.pages)]
         title, headings_by_page = _title(reader), _outline(reader)
     except error as exc:
         raise Unreadable(f"cannot be read as PDF: {one_line(str(exc))}") from None

@@ -43,7 +43,7 @@ def may_have_tables(page: Any) -> bool:
 
 
 class TablePages:
-    """The pages of a file as pdfplumber reads them, which is opened for the first page with lines."""
+    """The pages of a file as pdfplumber reads them, which is opened for the first page with lines. :meth:`close` it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -51,6 +51,10 @@ class TablePages:
         with contextlib.suppress(MissingExtra):
             self._plumber = load_pdfplumber()
         self._opened: Any = None
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
 
     def text(self, number: int, tidy: Callable[[str], str]) -> str | None:
         """The text of the page with that number, from 0, with its tables as Markdown in their places; ``None`` means
