@@ -17,6 +17,7 @@ from sage.middleware.retrieval.keywords.compiled import kernel_of_process
 from sage.middleware.retrieval.keywords.postings import KeywordIndex
 from sage.middleware.retrieval.keywords.search import KeywordLeg
 from sage.middleware.retrieval.text.query_syntax import KeywordQuery
+from sage.middleware.retrieval.vectors.compiled_codes import kernels_of_process
 from sage.middleware.settings.retrieval import KeywordOptions
 
 TOP = 10
@@ -62,6 +63,8 @@ def keyword_leg(made: Made, queries: int) -> Figures:
     asked = [KeywordQuery(tuple(each.words)) for each in made.asked(queries)]
     if (kernel := kernel_of_process(index.frequencies.dtype.name)) is not None:
         kernel.wait()
+    if (vector_kernels := kernels_of_process()) is not None:
+        vector_kernels.wait()
     answers = figures.timed("keywords", asked, lambda query: leg.top(query, TOP, [None]))
     for query, hits in zip(asked, answers, strict=True):
         holding = np.unique(np.concatenate([index.postings(term)[0] for term in query.terms]))
