@@ -112,6 +112,18 @@ def test_the_first_result_of_an_item_counts(store: JobStore, run: Run, clock: An
     run(scenario())
 
 
+def test_results_of_no_item_take_no_item_from_its_run(store: JobStore, run: Run) -> None:
+    async def scenario() -> None:
+        job, _ = await store.add(job_of(1))
+        claim = await store.claim(job.id, "w")
+        told = await store.record(claim.run, [good(3), bad(7)])
+        assert (told.done, told.failed) == (0, 0)
+        lease = await store.lease_items(claim.run, 8)
+        assert [item.index for item in lease.items] == [0]
+
+    run(scenario())
+
+
 def test_a_line_that_kills_its_worker_fails_alone(store: JobStore, run: Run) -> None:
     async def scenario() -> list[int]:
         job, _ = await store.add(job_of(40))

@@ -198,7 +198,8 @@ def record(
     transaction: Transaction, files: JobFiles, job: StoredJob, lines: Sequence[ResultLine], lease_until: float | None
 ) -> StoredJob:
     """Takes the results of items that have none yet. With ``lease_until`` it renews the lease too."""
-    if job.total == 1 and not transaction.connection.scalar(_NEXT_INDEX, {"of_job": job.sequence}):
+    _check_lines(lines)
+    if _is_of_only(job, lines) and not transaction.connection.scalar(_NEXT_INDEX, {"of_job": job.sequence}):
         lease(transaction, files, job, 1)  # it was claimed with the job
     open_lines = _without_result(transaction, job, lines)
     spooled, rows = [], []
@@ -222,8 +223,12 @@ def record(
     return change(transaction, job, **values) if values else job
 
 
+def _is_of_only(job: StoredJob, lines: Sequence[ResultLine]) -> bool:
+    """Whether the result of the job's only item is among them. Others must not lease it: nobody would ask for it."""
+    return job.total == 1 and any(line.index == 0 for line in lines)
+
+
 def _without_result(transaction: Transaction, job: StoredJob, lines: Sequence[ResultLine]) -> list[ResultLine]:
-    _check_lines(lines)
     first = {line.index: line for line in reversed(lines) if 0 <= line.index <= _HIGHEST_INDEX}
     wanted = select(_i.number).where(_i.job == job.sequence, _i.state.in_(_OPEN_ITEMS), _i.number.in_(first))
     return [first[number] for number in transaction.connection.scalars(wanted)]
