@@ -6,11 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from sage.middleware.audit.event import ANYONE, THE_OPERATOR, Actor, AuditEvent
 from sage.middleware.audit.origin import caller_address
 from sage.middleware.auth.principal import Principal
+
+Also = Callable[[Connection, str, str], None]
+"""What is done in the transaction that makes a user, key or team: it is given the subject (``user:<name>``,
+``key:<id>``, ``tenant:<name>``) and its tenant. It comes before the change is told; what it raises undoes all."""
 
 
 @dataclass(frozen=True, slots=True)

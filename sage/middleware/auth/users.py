@@ -10,7 +10,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from sage.errors import Conflict, InvalidRequest
-from sage.middleware.auth.changes import Changes
+from sage.middleware.auth.changes import Also, Changes
 from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.models import SessionRow, UserRow
 from sage.middleware.auth.passwords import Passwords
@@ -79,6 +79,7 @@ class Users:
         limits: Limits | None = None,
         first: bool = False,
         by: Principal | None = None,
+        also: Also | None = None,
     ) -> User:
         """Makes a user, with ``first`` only the first one; without a password it cannot log in with one.
 
@@ -105,6 +106,8 @@ class Users:
             )
             session.add(row)
             session.flush()
+            if also is not None:
+                also(session.connection(), f"user:{name}", tenant)
             self._changes.tell(session, by, "user.create", f"user:{name}", tenant, {"role": role, "limits": row.limits})
             return _view(row)
 

@@ -40,9 +40,12 @@ class BudgetBook:
 
     def load(self, budgets: BudgetList) -> None:
         """From now on these are the budgets, and no others."""
+        others_have = budgets.subjects != self.subjects
         self._budgets, self.subjects = budgets, budgets.subjects
-        for account in [each for each in self._accounts.values() if budgets.of(each.budget.subject) != each.budget]:
-            self._retire(account)
+        for name, account in list(self._accounts.items()):
+            # A user may have its budget from another one now; what is held of the one before is given back.
+            if budgets.of(name) != account.budget or (others_have and account.budget.kind == "user"):
+                self._retire(account)
         self._begin_edition()
         if self.on_load is not None:
             self.on_load()
@@ -52,24 +55,24 @@ class BudgetBook:
         key = caller.subjects, caller.tags, models
         known = self._applying.get(key)
         if known is None:
-            subjects = self.subjects.of(caller, models)
-            known = tuple(account for subject in subjects if (account := self.account(subject)) is not None)
+            names = self.subjects.of(caller, models)
+            known = tuple(account for name in names if (account := self.account(name)) is not None)
             if len(self._applying) >= _MOST_KNOWN:
                 self._applying.clear()
             self._applying[key] = known
         return known
 
-    def account(self, subject: str) -> BudgetAccount | None:
-        """The account of ``subject`` in the present window; ``None`` means that it has no budget."""
-        account, now = self._accounts.get(subject), self.clock()
+    def account(self, name: str) -> BudgetAccount | None:
+        """The account of the budget of that name in the present window; ``None`` means that there is none."""
+        account, now = self._accounts.get(name), self.clock()
         if account is not None and now < account.ends:
             return account
         if account is not None:
             self._retire(account)
-        budget = None if self._budgets is None else self._budgets.of(subject)
+        budget = None if self._budgets is None else self._budgets.of(name)
         if budget is None:
             return None
-        account = self._accounts[subject] = BudgetAccount(budget, period_at(budget.window, now))
+        account = self._accounts[name] = BudgetAccount(budget, period_at(budget.window, now))
         return account
 
     def take(self, accounts: tuple[BudgetAccount, ...], money: int, tokens: int) -> Reservation | None:
@@ -118,7 +121,7 @@ class BudgetBook:
         self._retired = [account for account in self._retired if not account.is_idle]
 
     def _retire(self, account: BudgetAccount) -> None:
-        del self._accounts[account.budget.subject]
+        del self._accounts[account.budget.name_in_list]
         account.valid_until = -math.inf
         self._retired.append(account)
         self._begin_edition()

@@ -41,7 +41,8 @@ class Budget:
     """What ``subject`` may spend in each ``window``: ``amount`` nano-dollars or tokens.
 
     ``tenant`` is the tenant whose owners may see it; ``None`` means that only admins may. ``source`` is ``api`` for one
-    that is stored, ``config`` for one of the configuration, ``default`` for one that every such subject has.
+    that is stored, ``config`` for one of the configuration, ``team`` for one that each member of a team has,
+    ``default`` for one that every such subject has.
     """
 
     subject: str
@@ -51,6 +52,8 @@ class Budget:
     hard: bool = True
     tenant: str | None = None
     source: str = "api"
+    found_as: str = ""
+    """The name by which a list of budgets has it, where that is not its subject."""
 
     @classmethod
     def of(cls, subject: str, settings: BudgetSettings, *, tenant: str | None = None, source: str = "api") -> Budget:
@@ -61,6 +64,11 @@ class Budget:
             assert settings.tokens is not None
             unit, amount = Unit.TOKENS, settings.tokens
         return cls(subject, unit, amount, settings.window, settings.hard, tenant, source)
+
+    @property
+    def name_in_list(self) -> str:
+        """By which :class:`~sage.middleware.budgets.subjects.BudgetList` has it."""
+        return self.found_as or self.subject
 
     @property
     def kind(self) -> str:

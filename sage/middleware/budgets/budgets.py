@@ -93,7 +93,7 @@ class Budgets:
 
     async def reserve(self, accounts: tuple[BudgetAccount, ...], money: int, tokens: int) -> Reservation:
         """Reserves with what the database grants. Raises :class:`sage.errors.RateLimited` (``budget_exceeded``)."""
-        return await self._draws.reserve([account.budget.subject for account in accounts], money, tokens)
+        return await self._draws.reserve([account.budget.name_in_list for account in accounts], money, tokens)
 
     def on_settled(self, calls: Iterable[SpentCall]) -> None:
         """Settles calls that have ended; on any thread, but one at a time."""

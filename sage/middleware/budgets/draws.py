@@ -36,13 +36,13 @@ class BudgetDraws:
         self._holder = holder
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def reserve(self, subjects: Sequence[str], money: int, tokens: int) -> Reservation:
-        """Reserves of every budget of ``subjects``. Raises :class:`sage.errors.RateLimited` (``budget_exceeded``) when
+    async def reserve(self, names: Sequence[str], money: int, tokens: int) -> Reservation:
+        """Reserves of every budget of ``names``. Raises :class:`sage.errors.RateLimited` (``budget_exceeded``) when
         one of them has not enough; nothing is reserved then."""
         taken: list[BudgetAccount] = []
         try:
-            for subject in subjects:
-                account = await self._obtain(subject, money, tokens)
+            for name in names:
+                account = await self._obtain(name, money, tokens)
                 if account is not None:
                     taken.append(account)
         except BaseException:
@@ -50,9 +50,9 @@ class BudgetDraws:
             raise
         return Reservation(tuple(taken), money, tokens)
 
-    async def _obtain(self, subject: str, money: int, tokens: int) -> BudgetAccount | None:
-        """The account of which the need was taken; ``None`` means that ``subject`` has no budget."""
-        while (account := self._book.account(subject)) is not None:
+    async def _obtain(self, name: str, money: int, tokens: int) -> BudgetAccount | None:
+        """The account of which the need was taken; ``None`` means that there is no budget of that name any more."""
+        while (account := self._book.account(name)) is not None:
             need = tokens if account.counts_tokens else money
             if not account.waiting and self._serve(account, need):
                 return account
@@ -110,7 +110,7 @@ class BudgetDraws:
             if left and account.free > 0:
                 drawn = await self._ask(account, left)
                 left = self._hand_out(account, left)
-        is_present = self._book.account(account.budget.subject) is account
+        is_present = self._book.account(account.budget.name_in_list) is account
         for need, future in left:
             if future.done():
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sage.middleware.budgets.budget import Budget
@@ -11,8 +11,8 @@ from sage.middleware.budgets.counters import BudgetCounters
 from sage.middleware.budgets.periods import period_at
 from sage.middleware.budgets.spending import Counted, WindowKey
 from sage.middleware.budgets.store import BudgetStore
-from sage.middleware.budgets.subjects import BudgetList
-from sage.middleware.budgets.views import budget_view
+from sage.middleware.budgets.subjects import BudgetList, members_of
+from sage.middleware.budgets.views import amount_view, budget_view
 from sage.middleware.database.database import Database
 from sage.middleware.settings.budgets import BudgetSettings, BudgetsSettings
 
@@ -45,11 +45,20 @@ class BudgetReader:
         counts = self._counters.counts(keys)
         return [budget_view(budget, counts.get(key, _NOTHING), now) for budget, key in zip(budgets, keys, strict=True)]
 
-    def of(self, subjects: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """By subject, those that have a budget."""
+    def beside(self, kind: str, shown: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Keys, users or teams (kind ``tenant``) as they are shown, each with its ``budget``, a team also with its
+        ``member_budget``; ``None`` means that it has none."""
         known = self.list()
-        views = self.views([budget for subject in subjects if (budget := known.of(subject)) is not None])
-        return {view["subject"]: view for view in views}
+        subjects = [f"{kind}:{each['id' if kind == 'key' else 'name']}" for each in shown]
+        tenants = [each["name" if kind == "tenant" else "tenant"] for each in shown]
+        budgets = [known.met(subject, tenant) for subject, tenant in zip(subjects, tenants, strict=True)]
+        views = {view["subject"]: view for view in self.views([each for each in budgets if each is not None])}
+        rows = [{**each, "budget": views.get(subject)} for each, subject in zip(shown, subjects, strict=True)]
+        if kind == "tenant":
+            for row in rows:
+                members = known.of(members_of(row["name"]))
+                row["member_budget"] = None if members is None else amount_view(members)
+        return rows
 
     def list(self) -> BudgetList:
         """All budgets, as they are stored now."""

@@ -37,6 +37,20 @@ class BudgetStore:
 
         ``tenant`` is the one whose owners may see it.
         """
+        with self._changing() as connection:
+            return self.put_in(connection, subject, settings, tenant, by)
+
+    def put_in(
+        self,
+        connection: Connection,
+        subject: str,
+        settings: BudgetSettings,
+        tenant: str | None = None,
+        by: Actor = THE_OPERATOR,
+    ) -> Budget:
+        """As :meth:`put`, within a transaction of the same database, that has told the audit nothing yet (all who take
+        both locks take them in this order)."""
+        _count_change(connection)
         budget = Budget.of(subject, settings, tenant=tenant)
         values = {
             "tenant": tenant,
@@ -46,18 +60,18 @@ class BudgetStore:
             "hard": budget.hard,
             "updated_at": int(self._clock()),
         }
-        with self._changing() as connection:
-            before = _stored(connection, subject)
-            if before is None:
-                connection.execute(insert(budgets).values(subject=subject, **values))
-            else:
-                connection.execute(update(budgets).where(budgets.c.subject == subject).values(values))
-            self._tell(connection, by, budget, before, budget)
+        before = _stored(connection, subject)
+        if before is None:
+            connection.execute(insert(budgets).values(subject=subject, **values))
+        else:
+            connection.execute(update(budgets).where(budgets.c.subject == subject).values(values))
+        self._tell(connection, by, budget, before, budget)
         return budget
 
     def remove(self, subject: str, tenant: str | None = None, by: Actor = THE_OPERATOR) -> bool:
         """Takes the budget of ``subject`` away; returns whether there was one."""
         with self._changing() as connection:
+            _count_change(connection)
             before = _stored(connection, subject)
             if before is None:
                 return False
@@ -70,7 +84,6 @@ class BudgetStore:
         if self.audit is not None:
             self.audit.open()  # makes its tables
         with self._database.writing(alone=False) as connection:
-            connection.execute(update(revision).values(value=revision.c.value + 1))  # first: others wait for it here
             yield connection
 
     def _tell(self, connection: Connection, by: Actor, of: Budget, before: Budget | None, after: Budget | None) -> None:
@@ -103,6 +116,10 @@ class BudgetStore:
     def list(self) -> list[Budget]:
         """All stored budgets by subject."""
         return self.read()[1]
+
+
+def _count_change(connection: Connection) -> None:
+    connection.execute(update(revision).values(value=revision.c.value + 1))  # first: others wait for it here
 
 
 def _stored(connection: Connection, subject: str) -> Budget | None:

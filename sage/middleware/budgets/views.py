@@ -33,5 +33,10 @@ def budget_view(budget: Budget, counted: Counted, now: float) -> dict[str, Any]:
     }
 
 
+def amount_view(budget: Budget) -> dict[str, Any]:
+    """How much it is and for what window, as it was given."""
+    return {str(budget.unit): _number(budget, budget.amount), "window": budget.window, "hard": budget.hard}
+
+
 def _number(budget: Budget, amount: int) -> float | int:
     return float(dollars(amount)) if budget.unit is Unit.USD else amount

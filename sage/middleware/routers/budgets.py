@@ -30,7 +30,8 @@ router = guarded_router("Usage")
 class BudgetAnswer(BaseModel):
     """A budget in its present window, in `usd` or in `tokens`. `reserved` is what running calls may take, and what
     gateways hold for calls to come; `left` is neither spent nor reserved. `opens_at` is when the next window begins
-    (Unix seconds; null: never). `source` is `api`, `config`, or `default` for one that all of this kind have."""
+    (Unix seconds; null: never). `source` is `api`, `config`, `team` for one that each member of its team has, or
+    `default` for one that all of this kind have."""
 
     subject: str
     kind: str
@@ -96,7 +97,8 @@ async def put_budget(kind: Kind, name: str, request: Request, budgets: TheBudget
 @router.delete("/budgets/{kind}/{name:path}", name="budgets_delete", response_model=Deleted)
 @requires(Scope.TENANT_ADMIN)
 async def delete_budget(kind: Kind, name: str, request: Request, budgets: TheBudgets, caller: Caller) -> Response:
-    """Takes a subject's own budget away; one of the configuration or of all subjects of its kind holds again then."""
+    """Takes a subject's own budget away; one of the configuration, of its team's members, or of all subjects of its
+    kind holds again then."""
 
     subject, tenant = await asyncio.to_thread(_changeable, kind, name, request.app.state.accounts, caller)
     if not await budgets.give(subject, None, tenant, actor_of(caller)):
@@ -107,20 +109,22 @@ async def delete_budget(kind: Kind, name: str, request: Request, budgets: TheBud
 def _visible(budgets: BudgetReader, accounts: Accounts | None, caller: Principal) -> list[Budget]:
     """What ``caller`` may see: models and tags are shared by tenants, so only admins see what was spent on them."""
     known = budgets.list()
-    named = set(caller.subjects)
+    tenants: dict[str, str] = {}
     if Scope.ADMIN in caller.scopes or accounts is None:
-        named.update(budget.subject for budget in known.named())
+        tenants.update((budget.subject, budget.tenant or "") for budget in known.named())
     if accounts is not None and not caller.in_job:
-        named.update(_subjects_of(accounts, caller))
-    return [budget for subject in sorted(named) if (budget := known.of(subject)) is not None]
+        tenants.update(_subjects_of(accounts, caller))
+    tenants.update((subject, caller.tenant) for subject in caller.subjects)
+    return [budget for subject in sorted(tenants) if (budget := known.met(subject, tenants[subject])) is not None]
 
 
-def _subjects_of(accounts: Accounts, caller: Principal) -> set[str]:
-    """The caller's own keys; of an owner all users and keys of its tenant, of an admin those of all."""
+def _subjects_of(accounts: Accounts, caller: Principal) -> dict[str, str]:
+    """The caller's own keys; of an owner all users and keys of its tenant, of an admin those of all: each with its
+    tenant."""
     if Scope.TENANT_ADMIN not in caller.scopes:
-        return set() if caller.by_key else {f"key:{key.id}" for key in accounts.keys.list(caller.user)}
-    users = {f"user:{user.name}" for user in accounts.users.list(caller)}
-    return users | {f"key:{key.id}" for key in accounts.keys.list(by=caller)}
+        return {} if caller.by_key else {f"key:{key.id}": key.tenant for key in accounts.keys.list(caller.user)}
+    users = {f"user:{user.name}": user.tenant for user in accounts.users.list(caller)}
+    return users | {f"key:{key.id}": key.tenant for key in accounts.keys.list(by=caller)}
 
 
 def _changeable(kind: str, name: str, accounts: Accounts | None, caller: Principal) -> tuple[str, str | None]:

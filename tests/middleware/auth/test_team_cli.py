@@ -70,6 +70,32 @@ def test_a_team_from_its_first_day_to_its_last(sage: Commands) -> None:
     )
 
 
+def test_what_each_member_of_a_team_may_spend(sage: Commands) -> None:
+    dollars = {"usd": 2.5, "window": "day", "hard": True}
+    made = sage("team", "add", "acme", "--member-usd", "2.50", "--member-window", "day")
+    assert made["member_budget"] == sage("team", "show", "acme")["member_budget"] == dollars
+    assert sage("team", "set", "acme", "--note", "of Ann")["member_budget"] == dollars
+    added = sage("user", "add", "ann", "--team", "acme", "--password-stdin", stdin=PASSWORD + "\n")
+    assert added["name"] == "ann"
+    budget = sage("user", "show", "ann")["budget"]
+    assert (budget["subject"], budget["usd"], budget["left"], budget["source"]) == ("user:ann", 2.5, 2.5, "team")
+    assert "$2.5, day" in sage.text("team", "list")
+    tokens = {"tokens": 900, "window": "month", "hard": False}
+    changed = sage("team", "set", "acme", "--member-tokens", "900", "--member-soft")
+    assert changed["member_budget"] == tokens
+    assert "900, month, soft" in sage.text("team", "show", "acme")
+    assert sage("team", "set", "acme", "--member-usd", "0")["member_budget"] is None
+    assert sage("user", "show", "ann")["budget"] is None
+    for words in (["--member-usd", "x"], ["--member-usd", "1", "--member-tokens", "1"], ["--member-soft"]):
+        assert "--member-usd" in sage.failed("team", "set", "acme", *words, status=2)
+    told = [each["details"] for each in sage("audit", "list", "--target", "budget:member:acme")["events"]]
+    assert told == [
+        {"budget_before": tokens},
+        {"budget": tokens, "budget_before": {"usd": "2.5", "window": "day", "hard": True}},
+        {"budget": {"usd": "2.5", "window": "day", "hard": True}, "budget_before": None},
+    ]
+
+
 def test_users_and_keys_for_programs(sage: Commands, data_dir: Path) -> None:
     added = sage("user", "add", "ann", "--team", "acme", "--rpm", "9", "--password-stdin", stdin=PASSWORD + "\n")
     assert (added["name"], added["tenant"], added["limits"]) == ("ann", "acme", {"rpm": 9})

@@ -81,8 +81,8 @@ async def reserve(
     return budgets.take(accounts, money, tokens) or await budgets.reserve(accounts, money, tokens)
 
 
-def view(budgets: Budgets, subject: str) -> dict[str, Any]:
+def view(budgets: Budgets, subject: str, tenant: str = "") -> dict[str, Any]:
     """What ``GET /budgets`` shows of a subject."""
-    found = budgets.reader.list().of(subject)
+    found = budgets.reader.list().met(subject, tenant)
     assert found is not None
     return budgets.reader.views([found])[0]

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from budget_fixtures import Clock, Ended, Spender, budget, make_budgets, reserve, view
+from budget_fixtures import ANN, Clock, Ended, Spender, budget, make_budgets, reserve, view
 
 from sage.errors import RateLimited
 from sage.middleware.budgets.budgets import Budgets
+from sage.middleware.settings.database import DatabaseUrl
 
 DOLLAR = 10**9
 
@@ -247,6 +248,39 @@ def test_a_change_of_a_budget_holds_at_once_and_keeps_what_was_spent(tmp_path: P
             running_on.settle(None, 1, "gpt")
             await budgets.upkeep.settle()
             assert [view(budgets, "user:ann")[name] for name in ("spent", "reserved", "left")] == [11, 0, 0]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.both_databases
+def test_each_member_of_a_team_has_its_budget_at_once(tmp_path: Path, database_url: DatabaseUrl | None) -> None:
+    bob, eve = Spender(("user:bob", "tenant:acme")), Spender(("user:eve", "tenant:other"))
+
+    async def scenario() -> None:
+        defaults = {"user": {"tokens": 1000}}
+        async with running(tmp_path, Clock(), url=database_url, defaults=defaults) as budgets:
+            (await reserve(budgets, tokens=5)).settle(None, 5, "gpt")  # more is drawn for calls to come
+            assert view(budgets, "user:ann", "acme")["reserved"] > 0
+            await budgets.give("member:acme", budget(tokens=10), "acme")
+            await budgets.upkeep.settle()
+            shown = view(budgets, "user:ann", "acme")
+            assert [shown[name] for name in ("tokens", "spent", "source")] == [10, 5, "team"]
+            for caller, left in ((ANN, 5), (bob, 10)):  # each by itself, and what was spent before counts
+                with pytest.raises(RateLimited, match=f"10 tokens a month, has {left} tokens left"):
+                    await reserve(budgets, tokens=left + 1, caller=caller)
+                (await reserve(budgets, tokens=left, caller=caller)).settle(None, left, "gpt")
+                with pytest.raises(RateLimited, match="10 tokens a month, has 0 tokens left"):
+                    await reserve(budgets, tokens=1, caller=caller)
+            (await reserve(budgets, tokens=500, caller=eve)).cancel()
+            await budgets.give("user:ann", budget(tokens=12), "acme")
+            with pytest.raises(RateLimited, match="12 tokens a month"):
+                await reserve(budgets, tokens=3)
+            (await reserve(budgets, tokens=2)).settle(None, 2, "gpt")
+            await budgets.give("user:ann", None, "acme")
+            await budgets.give("member:acme", None, "acme")
+            (await reserve(budgets, tokens=100)).settle(None, 100, "gpt")
+            await budgets.upkeep.settle()
+            assert [view(budgets, "user:ann", "acme")[name] for name in ("spent", "source")] == [112, "default"]
 
     asyncio.run(scenario())
 

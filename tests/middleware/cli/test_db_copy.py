@@ -32,6 +32,7 @@ from sage.middleware.budgets.periods import period_at
 from sage.middleware.budgets.reader import BudgetReader
 from sage.middleware.budgets.spending import Spending, WindowKey
 from sage.middleware.budgets.store import BudgetStore
+from sage.middleware.budgets.subjects import members_of
 from sage.middleware.budgets.tables import events as budget_events
 from sage.middleware.database.shared_files import DirectoryFiles
 from sage.middleware.queue.database import open_jobs_database
@@ -140,6 +141,7 @@ def busy(data: Path, secret: str) -> dict[str, int]:
         budgets.put("tenant:acme", BudgetSettings(usd=Decimal("12.5")), "acme")
         budgets.put("user:root", BudgetSettings(tokens=10**15, window="total", hard=False), "default")
         budgets.remove("user:root", "default")
+        budgets.put(members_of("acme"), BudgetSettings(tokens=9, window="day"), "acme")
         period = period_at("month", time.time())
         key = WindowKey("tenant:acme", "usd", period.name)
         BudgetCounters(database).settle("holder", [Spending(key, period.ends, 2_500_000_000, 0)], lives=False)
@@ -198,8 +200,9 @@ def test_audit_budgets_and_usage_go_along_and_the_chain_verifies(
     assert verified.returncode == 0, verified.stderr
     assert sums(elsewhere, empty) == sums(data, None)
     with closing(open_budgets_database(elsewhere, empty)) as database:
-        (view,) = BudgetReader(database, BudgetsSettings()).of(["tenant:acme", "user:root"]).values()
-        assert (view["usd"], view["spent"], view["reserved"]) == (12.5, 2.5, 0)
+        (team,) = BudgetReader(database, BudgetsSettings()).beside("tenant", [{"name": "acme"}])
+        assert [team["budget"][name] for name in ("usd", "spent", "reserved")] == [12.5, 2.5, 0]
+        assert team["member_budget"] == {"tokens": 9, "window": "day", "hard": True}
     with closing(psycopg.connect(empty.conninfo)) as connection, pytest.raises(psycopg.Error, match="append-only"):
         connection.execute("DELETE FROM audit_events")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -243,6 +245,89 @@ def test_users_and_teams_are_made_and_changed_with_their_budgets_and_show_them(h
     by_name = {team["name"]: team for team in house.running.get("/auth/teams").json()["teams"]}
     assert (by_name["acme"]["budget"]["usd"], by_name["acme"]["note"], by_name["other"]["budget"]) == (3, "", None)
     assert ask("PATCH", "/auth/teams/acme", "root", budget=None)[1]["budget"]["source"] == "config"
+
+
+def test_members_of_a_team_have_its_member_budget_unless_they_have_their_own(house: House) -> None:
+    running = house.running
+
+    def patch(by: str, **body: Any) -> tuple[int, Any]:
+        answer = running.request("PATCH", "/auth/teams/acme", key=house.keys[by], json=body)
+        return answer.status_code, answer.json()
+
+    def spends(name: str) -> tuple[Any, ...]:
+        found = house.seen_by(name).get(f"user:{name}", {})
+        return found.get("tokens"), found.get("window"), found.get("source")
+
+    assert spends("ann") == (1000, "total", "default")
+    status, team = patch("olga", member_budget={"tokens": 60, "window": "day", "hard": False})  # owners may
+    given = {"usd": None, "tokens": 60, "window": "day", "hard": False}
+    assert (status, team["member_budget"], team["budget"]["source"]) == (200, given, "config")
+    assert running.get("/auth/teams/acme", key=house.keys["olga"]).json()["member_budget"] == given
+    listed = {each["id"]: each["member_budget"] for each in running.get("/auth/teams").json()["teams"]}
+    assert listed == {"acme": given, "default": None, "other": None}
+    assert (spends("ann"), spends("bob")) == ((60, "day", "team"), (1000, "total", "default"))
+    users = {each["name"]: each["budget"] for each in running.get("/auth/users").json()["users"]}
+    assert {name: users[name]["source"] for name in ("ann", "olga", "bob")} == {
+        **{"ann": "team", "olga": "team"},
+        "bob": "default",
+    }
+    assert [each for each in house.seen_by("root") if each.startswith("member:")] == []
+    assert house.put("olga", "user/ann", tokens=5)[0] == 200
+    assert (spends("ann"), spends("vic")) == ((5, "month", "api"), (60, "day", "team"))
+    assert house.delete("olga", "user/ann")[0] == 200
+    assert spends("ann") == (60, "day", "team")
+    assert patch("otto", member_budget={"tokens": 1})[0] == 404
+    assert patch("ann", member_budget={"tokens": 1})[0] == 403
+    assert patch("root", member_budget={"tokens": 0})[0] == 400
+    assert house.put("root", "member/acme", tokens=1)[0] == 400  # a team's, not a subject's
+    assert patch("root", member_budget=None)[1]["member_budget"] is None
+    assert spends("ann") == (1000, "total", "default")
+    made = running.post("/auth/teams", {"name": "new", "budget": {"usd": 3}, "member_budget": {"usd": "0.25"}})
+    assert (made.status_code, made.json()["budget"]["usd"], made.json()["member_budget"]["usd"]) == (201, 3, 0.25)
+    body = {"username": "nina", "password": PASSWORD, "tenant": "new"}
+    assert running.post("/auth/users", body).json()["budget"]["usd"] == 0.25
+    events = running.get("/audit", params={"action": "budget", "target": "budget:member:acme"}).json()["events"]
+    first = {"tokens": 60, "window": "day", "hard": False}
+    assert [(each["action"], each["actor"], each["tenant"], each["details"]) for each in events] == [
+        ("budget.remove", "user:root", "acme", {"budget_before": first}),
+        ("budget.set", "user:olga", "acme", {"budget": first, "budget_before": None}),
+    ]
+
+
+def test_what_cannot_get_its_budget_is_not_made(house: House) -> None:
+    running = house.running
+
+    def make() -> list[int]:
+        user = {"username": "mia", "password": PASSWORD, "tenant": "acme", "budget": {"tokens": 7}}
+        return [
+            running.post("/auth/keys", {"name": "made", "budget": {"tokens": 7}}).status_code,
+            running.post("/auth/users", user).status_code,
+            running.post("/auth/teams", {"name": "new", "budget": {"tokens": 7}}).status_code,
+            running.post("/auth/teams", {"name": "newer", "member_budget": {"tokens": 7}}).status_code,
+        ]
+
+    def there() -> tuple[list[str], ...]:
+        assert running.accounts is not None
+        keys, users, teams = running.accounts.keys, running.accounts.users, running.accounts.teams
+        found = [key.name for key in keys.list()], [user.name for user in users.list()], [t.name for t in teams.list()]
+        return found
+
+    def rename(old: str, new: str) -> None:
+        with closing(sqlite3.connect(running.settings.data_dir / "sage.db")) as raw:
+            raw.execute(f"ALTER TABLE {old} RENAME TO {new}")
+
+    before, told = there(), running.get("/audit", params={"limit": 1000}).json()["events"]
+    rename("budgets", "budgets_gone")
+    assert make() == [503, 503, 503, 503]
+    rename("budgets_gone", "budgets")
+    assert there() == before
+    assert running.get("/audit", params={"limit": 1000}).json()["events"] == told
+    assert make() == [201, 201, 201, 201]
+    keys, users, teams = there()
+    assert ("made" in keys, "mia" in users, {"new", "newer"} <= {*teams}) == (True, True, True)
+    assert house.seen_by("root")["user:mia"]["tokens"] == house.seen_by("root")["tenant:new"]["tokens"] == 7
+    (key,) = (each for each in running.get("/auth/keys").json()["keys"] if each["name"] == "made")
+    assert (key["budget"]["tokens"], key["budget"]["source"]) == (7, "api")
 
 
 def test_a_key_shows_how_far_its_budget_is(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

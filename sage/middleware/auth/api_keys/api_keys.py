@@ -13,7 +13,7 @@ from sage.errors import Conflict, InvalidRequest, PermissionDenied
 from sage.middleware.auth.api_keys.reach import require_changeable, require_key, sees
 from sage.middleware.auth.api_keys.revocation import revoke_tree
 from sage.middleware.auth.api_keys.text import make_key
-from sage.middleware.auth.changes import Changes
+from sage.middleware.auth.changes import Also, Changes
 from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.grants import KeyRequest, check_name, check_note, check_tags, decide, operator
 from sage.middleware.auth.models import KeyRow, UserRow
@@ -86,13 +86,13 @@ class ApiKeys:
         self._clock = clock
         self._changes = changes
 
-    def create(self, by: Principal, request: KeyRequest) -> MadeKey:
+    def create(self, by: Principal, request: KeyRequest, also: Also | None = None) -> MadeKey:
         """Makes a key of the caller, or of a user that it manages, never with more rights than the caller has
         (:mod:`sage.middleware.auth.grants`) or than that user."""
         with self._database.write() as session:
             is_own = request.user is None or request.user == by.user
             user = require_user(session, by.user if request.user is None else request.user, None if is_own else by)
-            return self._create(session, user, by if is_own else _for(by, user), request, by)
+            return self._create(session, user, by if is_own else _for(by, user), request, by, also)
 
     def create_for(self, name: str, request: KeyRequest) -> MadeKey:
         """Makes a key for the user ``name``, by order of the operator who owns the data directory."""
@@ -169,7 +169,13 @@ class ApiKeys:
             return _view(row, owner.name)
 
     def _create(
-        self, session: Session, user: UserRow, creator: Principal, request: KeyRequest, by: Principal | None
+        self,
+        session: Session,
+        user: UserRow,
+        creator: Principal,
+        request: KeyRequest,
+        by: Principal | None,
+        also: Also | None = None,
     ) -> MadeKey:
         now = int(self._clock())
         name, note, tags = check_name(request.name), check_note(request.note), check_tags(request.tags)
@@ -205,6 +211,8 @@ class ApiKeys:
         details: dict[str, Any] = {"user": user.name, "name": name}
         details |= {"scopes": row.scopes, "models": row.models, "tags": row.tags}
         details |= {"limits": row.limits, "expires_at": row.expires_at}
+        if also is not None:
+            also(session.connection(), f"key:{row.id}", row.tenant)
         self._changes.tell(session, by, "key.create", f"key:{row.id}", row.tenant, details)
         return MadeKey(_view(row, user.name), new_key.text)
 

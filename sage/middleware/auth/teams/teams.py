@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from sage.errors import Conflict, NotFound, PermissionDenied
-from sage.middleware.auth.changes import Changes, without_before
+from sage.middleware.auth.changes import Also, Changes, without_before
 from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.grants import check_note, check_patterns
 from sage.middleware.auth.models import KeyRow, TenantRow, UserRow
@@ -76,7 +76,9 @@ class Teams:
         with self._database.read() as session:
             return _view(session, _require(session, name, by))
 
-    def add(self, name: str, by: Principal | None = None, **changes: Unpack[TeamChanges]) -> Team:
+    def add(
+        self, name: str, by: Principal | None = None, also: Also | None = None, **changes: Unpack[TeamChanges]
+    ) -> Team:
         """Makes a team. Raises :class:`Conflict` for a name that is taken, also by a deleted team, whose data is still
         there."""
         _require_admin(by)
@@ -96,6 +98,8 @@ class Teams:
             session.add(row)
             details = _apply(row, changes, row.created_at)
             session.flush()
+            if also is not None:
+                also(session.connection(), f"tenant:{name}", name)
             self._changes.tell(session, by, "team.create", f"team:{name}", name, without_before(details))
             if row.capture is not None:
                 self._database.bump(session)  # what its calls say is kept from now on

@@ -12,7 +12,8 @@ from sage.middleware.cli.language.catalogue import _
 
 
 def with_budgets(config: Path | None, kind: str, views: Sequence[Any]) -> list[dict[str, Any]]:
-    """The fields of views of keys, users or teams (kind ``tenant``), each with its ``budget``, or ``None``.
+    """The fields of views of keys, users or teams (kind ``tenant``), with their budgets as
+    :meth:`~sage.middleware.budgets.reader.BudgetReader.beside` tells.
 
     What calls of a running gateway hold counts as reserved. Raises :class:`sage.errors.ConfigError`.
     """
@@ -23,10 +24,8 @@ def with_budgets(config: Path | None, kind: str, views: Sequence[Any]) -> list[d
 
     sections = CLIENT_SECTIONS | {"budgets", "queue"}  # a webhook of budgets is checked against the queue's
     settings = load_settings(find_config(config, os.environ), os.environ, sections=sections)
-    subjects = [f"{kind}:{view.id if kind == 'key' else view.name}" for view in views]
     with closing(open_budgets_database(settings.data_dir, settings.database)) as database:
-        found = BudgetReader(database, settings.budgets).of(subjects)
-    return [{**shown(view), "budget": found.get(subject)} for view, subject in zip(views, subjects, strict=True)]
+        return BudgetReader(database, settings.budgets).beside(kind, [shown(view) for view in views])
 
 
 def budget_text(budget: Mapping[str, Any] | None) -> str:
@@ -38,6 +37,17 @@ def budget_text(budget: Mapping[str, Any] | None) -> str:
     if budget["hard"]:
         return _("{spent} of {amount}, {window}").format(spent=spent, amount=amount, window=budget["window"])
     return _("{spent} of {amount}, {window}, soft").format(spent=spent, amount=amount, window=budget["window"])
+
+
+def amount_text_of(budget: Mapping[str, Any] | None) -> str:
+    """How much, and for what window: ``$10, month``."""
+    if budget is None:
+        return ""
+    unit = "usd" if budget.get("usd") is not None else "tokens"
+    amount = amount_text(unit, budget[unit])
+    if budget["hard"]:
+        return _("{amount}, {window}").format(amount=amount, window=budget["window"])
+    return _("{amount}, {window}, soft").format(amount=amount, window=budget["window"])
 
 
 def amount_text(unit: str, amount: float) -> str:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sage.errors import SageError
-from sage.middleware.cli.accounts.budgets import budget_text
+from sage.middleware.cli.accounts.budgets import amount_text_of, budget_text
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.language.templates import translated
 
 if TYPE_CHECKING:
     from sage.middleware.auth.accounts import Accounts
     from sage.middleware.settings.limits import Limits
+    from sage.middleware.settings.settings import Settings
 
 Config = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="The configuration file to read.", show_default=False)
@@ -38,10 +39,9 @@ Note = Annotated[str | None, typer.Option("--note", metavar="TEXT", help="A note
 def open_accounts(config: Path | None) -> Iterator[Accounts]:
     """The accounts of the configured data directory; a :class:`SageError` ends the command with one line on stderr."""
     from sage.middleware.auth.accounts import Accounts
-    from sage.middleware.settings.reading import CLIENT_SECTIONS, find_config, load_settings
 
     try:
-        settings = load_settings(find_config(config, os.environ), os.environ, sections=CLIENT_SECTIONS)
+        settings = read_settings(config)
         accounts = Accounts(settings.data_dir, settings.auth, url=settings.database)
         try:
             yield accounts
@@ -49,6 +49,13 @@ def open_accounts(config: Path | None) -> Iterator[Accounts]:
             accounts.close()
     except SageError as exc:
         raise failed(exc.message) from exc
+
+
+def read_settings(config: Path | None) -> Settings:
+    """What commands need of the configuration. Raises :class:`sage.errors.ConfigError`."""
+    from sage.middleware.settings.reading import CLIENT_SECTIONS, find_config, load_settings
+
+    return load_settings(find_config(config, os.environ), os.environ, sections=CLIENT_SECTIONS)
 
 
 def limits_of(rpm: int | None, tpm: int | None, concurrent: int | None, now: Limits | None = None) -> Limits | None:
@@ -75,6 +82,8 @@ def print_details(view: Mapping[str, Any]) -> None:
             text = date(value)
         elif name == "budget":
             text = budget_text(value)
+        elif name == "member_budget":
+            text = amount_text_of(value)
         elif isinstance(value, dict):
             text = ", ".join(f"{key} {inner}" for key, inner in value.items()) or _("none")
         else:

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from sage.middleware.cli.accounts.budgets import budget_text, with_budgets
+from sage.middleware.cli.accounts.budgets import amount_text_of, budget_text, with_budgets
+from sage.middleware.cli.accounts.member_budgets import (
+    MemberSoft,
+    MemberTokens,
+    MemberUsd,
+    MemberWindow,
+    member_budget_of,
+    storing,
+)
 from sage.middleware.cli.accounts.opening import (
     Concurrent,
     Config,
@@ -74,19 +82,24 @@ def team_add(
     member_rpm: MemberRpm = None,
     member_tpm: MemberTpm = None,
     member_concurrent: MemberConcurrent = None,
+    member_usd: MemberUsd = None,
+    member_tokens: MemberTokens = None,
+    member_window: MemberWindow = None,
+    member_soft: MemberSoft = False,
     capture_days: CaptureDays = None,
     redact: Redact = None,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
     """Create a team."""
-    with open_accounts(config) as accounts:
+    member_budget = member_budget_of(member_usd, member_tokens, member_window, member_soft)
+    with open_accounts(config) as accounts, storing(config, accounts) as store:
         changes = _texts(note, model) | _capture(capture_days, redact)
         changes["limits"] = limits_of(rpm, tpm, concurrent)
         changes["member_limits"] = limits_of(member_rpm, member_tpm, member_concurrent)
-        team = accounts.teams.add(name, **changes)
+        team = accounts.teams.add(name, None, store.given(member_budget), **changes)
     tell(_("team '{name}' created").format(name=team.name))
-    _print_if(as_json, team)
+    _print_if(as_json, config, team)
 
 
 @team_app.command("list")
@@ -106,12 +119,15 @@ def team_list(as_json: AsJson = False, config: Config = None) -> None:
             limits_text(team["limits"]),
             budget_text(team["budget"]),
             limits_text(team["member_limits"]),
+            amount_text_of(team["member_budget"]),
             team["note"],
         )
         for team in teams
     ]
     print_table(
-        ("NAME", "MEMBERS", "KEYS", "MODELS", "LIMITS", "BUDGET", "OF EACH MEMBER", "NOTE"), rows, optional=("BUDGET",)
+        ("NAME", "MEMBERS", "KEYS", "MODELS", "LIMITS", "BUDGET", "OF EACH MEMBER", "BUDGET OF EACH", "NOTE"),
+        rows,
+        optional=("BUDGET", "BUDGET OF EACH"),
     )
 
 
@@ -138,13 +154,18 @@ def team_set(
     member_rpm: MemberRpm = None,
     member_tpm: MemberTpm = None,
     member_concurrent: MemberConcurrent = None,
+    member_usd: MemberUsd = None,
+    member_tokens: MemberTokens = None,
+    member_window: MemberWindow = None,
+    member_soft: MemberSoft = False,
     capture_days: CaptureDays = None,
     redact: Redact = None,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
     """Change a team. A running server knows it within a second."""
-    with open_accounts(config) as accounts:
+    member_budget = member_budget_of(member_usd, member_tokens, member_window, member_soft)
+    with open_accounts(config) as accounts, storing(config, accounts) as store:
         now = accounts.teams.get(name)
         changes = _texts(note, model) | _capture(capture_days, redact)
         if (rpm, tpm, concurrent) != (None, None, None):
@@ -152,8 +173,9 @@ def team_set(
         if (member_rpm, member_tpm, member_concurrent) != (None, None, None):
             changes["member_limits"] = limits_of(member_rpm, member_tpm, member_concurrent, now.member_limits)
         team = accounts.teams.change(name, **changes)
+        store.change(team.name, member_budget)
     tell(_("team '{name}' is changed").format(name=team.name))
-    _print_if(as_json, team)
+    _print_if(as_json, config, team)
 
 
 @team_app.command("delete")
@@ -162,7 +184,7 @@ def team_delete(name: TeamName, as_json: AsJson = False, config: Config = None) 
     with open_accounts(config) as accounts:
         team = accounts.teams.delete(name)
     tell(_("team '{name}' is deleted").format(name=team.name))
-    _print_if(as_json, team)
+    _print_if(as_json, config, team)
 
 
 @team_app.command("restore")
@@ -171,7 +193,7 @@ def team_restore(name: TeamName, as_json: AsJson = False, config: Config = None)
     with open_accounts(config) as accounts:
         team = accounts.teams.change(name, deleted=False)
     tell(_("team '{name}' is back").format(name=team.name))
-    _print_if(as_json, team)
+    _print_if(as_json, config, team)
 
 
 def _texts(note: str | None, models: list[str] | None) -> dict[str, Any]:
@@ -192,12 +214,7 @@ def _capture(days: int | None, redact: list[str] | None) -> dict[str, Any]:
         raise failed(f"--capture-days, --redact: {exc.errors()[0]['msg']}", status=2) from exc
 
 
-def _print_if(as_json: bool, team: Any) -> None:
+def _print_if(as_json: bool, config: Config, team: Any) -> None:
     if as_json:
-        print_json(_shown(team))
-
-
-def _shown(team: Any) -> dict[str, Any]:
-    from sage.middleware.auth.teams.views import shown
-
-    return {"id": team.name, **shown(team)}
+        (team,) = with_budgets(config, "tenant", [team])
+        print_json({"id": team["name"], **team})

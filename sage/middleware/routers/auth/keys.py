@@ -132,9 +132,9 @@ async def auth_keys_create(
 ) -> NewKeyAnswer:
     """Makes a key, never with more rights than the caller has; only this answer contains its secret."""
     fields: dict[str, Any] = {name: getattr(body, name) for name in KeyBody.model_fields if name != "budget"}
-    made = await asyncio.to_thread(accounts.keys.create, caller, KeyRequest(**fields))
+    made = await asyncio.to_thread(accounts.keys.create, caller, KeyRequest(**fields), budgets.given(body.budget))
     if body.budget is not None:
-        await budgets.give(f"key:{made.key.id}", body.budget, made.key.tenant)
+        await budgets.refresh()
     response.headers["cache-control"] = "no-store"
     return NewKeyAnswer(**await budgets.shown_one("key", made.key), key=made.secret)
 

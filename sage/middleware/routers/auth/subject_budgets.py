@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import Depends
+from sqlalchemy import Connection
 
-from sage.middleware.auth.changes import actor_of
+from sage.middleware.auth.changes import Also, actor_of
 from sage.middleware.auth.principal import Principal
 from sage.middleware.auth.teams.views import shown
 from sage.middleware.budgets.budgets import Budgets
+from sage.middleware.budgets.subjects import members_of
 from sage.middleware.routers.budgets import TheBudgets
 from sage.middleware.routers.http.deps import Caller
 from sage.middleware.settings.budgets import BudgetSettings
@@ -28,11 +30,28 @@ class SubjectBudgets:
         """Gives ``subject``, of that tenant, its budget, or takes it away; the audit is told."""
         await self._budgets.give(subject, settings, tenant, self._by)
 
+    def given(self, settings: BudgetSettings | None, to_members: BudgetSettings | None = None) -> Also | None:
+        """Gives a user, key or team its budget in the transaction that makes it, and the members of a team theirs, so
+        that none of them stands without. :meth:`refresh` is to follow."""
+        if settings is None and to_members is None:
+            return None
+
+        def give(connection: Connection, subject: str, tenant: str) -> None:
+            put = self._budgets.store.put_in
+            if settings is not None:
+                put(connection, subject, settings, tenant, self._by)
+            if to_members is not None:
+                put(connection, members_of(tenant), to_members, tenant, self._by)
+
+        return give
+
+    async def refresh(self) -> None:
+        """Calls from here on go by what was given."""
+        await self._budgets.refresh()
+
     async def shown(self, kind: str, views: Sequence[Any]) -> list[dict[str, Any]]:
-        """The fields of views of keys, users or teams, each with its ``budget``; ``None`` means that it has none."""
-        subjects = [f"{kind}:{view.id if kind == 'key' else view.name}" for view in views]
-        found = await asyncio.to_thread(self._budgets.reader.of, subjects)
-        return [{**shown(view), "budget": found.get(subject)} for view, subject in zip(views, subjects, strict=True)]
+        """The fields of views of keys, users or teams, with their budgets as :meth:`BudgetReader.beside` tells."""
+        return await asyncio.to_thread(self._budgets.reader.beside, kind, [shown(view) for view in views])
 
     async def shown_one(self, kind: str, view: Any) -> dict[str, Any]:
         """As :meth:`shown`, of one."""

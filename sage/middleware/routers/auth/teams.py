@@ -12,6 +12,7 @@ from sage.middleware.auth.grants import MAX_NOTE
 from sage.middleware.auth.principal import Scope
 from sage.middleware.auth.teams.authority import governs_all
 from sage.middleware.auth.teams.teams import Team, require_owners_part
+from sage.middleware.budgets.subjects import members_of
 from sage.middleware.routers.auth.bodies import (
     PATTERNS,
     AccountsDep,
@@ -31,12 +32,13 @@ from sage.middleware.settings.limits import Limits
 router = guarded_router("Accounts")
 
 _NULLABLE = {"limits", "member_limits", "capture"}
+_BUDGETS = {"budget", "member_budget"}
 
 
 class TeamChangeBody(StrictBody):
-    """Changes to a team; what is left out stays. ``null`` takes limits, the budget, or the capture, away.
+    """Changes to a team; what is left out stays. ``null`` takes limits, budgets, or the capture, away.
 
-    Owners change ``note``, ``member_limits`` and ``capture``, admins all.
+    Owners change ``note``, ``member_limits``, ``member_budget`` and ``capture``, admins all.
     """
 
     note: str | None = Field(None, json_schema_extra={"maxLength": MAX_NOTE})
@@ -48,6 +50,7 @@ class TeamChangeBody(StrictBody):
     limits: Limits | None = Field(None, description="Of all its members and keys together.")
     budget: BudgetSettings | None = Field(None, description="Of all its members and keys together.")
     member_limits: Limits | None = Field(None, description="Of each member that has no limits of its own.")
+    member_budget: BudgetSettings | None = Field(None, description="Of each member that has no budget of its own.")
     capture: CaptureSettings | None = Field(None, description="Whether prompts and answers are kept, and how long.")
     deleted: StrictBool | None = Field(None, description="`false` brings a deleted team back.")
 
@@ -61,7 +64,17 @@ class NewTeamBody(StrictBody):
     limits: Limits | None = None
     budget: BudgetSettings | None = None
     member_limits: Limits | None = None
+    member_budget: BudgetSettings | None = None
     capture: CaptureSettings | None = None
+
+
+class MemberBudgetAnswer(BaseModel):
+    """What each member of a team may spend that has no budget of its own, in `usd` or in `tokens`."""
+
+    usd: float | None = None
+    tokens: int | None = None
+    window: str
+    hard: bool
 
 
 class TeamAnswer(BaseModel):
@@ -74,6 +87,7 @@ class TeamAnswer(BaseModel):
     limits: LimitsAnswer
     budget: BudgetAnswer | None
     member_limits: LimitsAnswer
+    member_budget: MemberBudgetAnswer | None
     capture: CaptureSettings | None
     members: int
     keys: int
@@ -101,10 +115,11 @@ async def auth_teams_create(
     body: NewTeamBody, accounts: AccountsDep, budgets: TheSubjectBudgets, caller: Caller
 ) -> TeamAnswer:
     """Makes a team."""
-    fields: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set - {"name", "budget"}}
-    team = await asyncio.to_thread(accounts.teams.add, body.name, caller, **fields)
-    if body.budget is not None:
-        await budgets.give(f"tenant:{team.name}", body.budget, team.name)
+    fields: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set - {"name", *_BUDGETS}}
+    given = budgets.given(body.budget, body.member_budget)
+    team = await asyncio.to_thread(accounts.teams.add, body.name, caller, given, **fields)
+    if given is not None:
+        await budgets.refresh()
     return await _answer(budgets, team)
 
 
@@ -121,17 +136,21 @@ async def auth_teams_change(
     id: str, body: TeamChangeBody, accounts: AccountsDep, budgets: TheSubjectBudgets, caller: Caller
 ) -> TeamAnswer:
     """Changes a team; what that takes away is gone within a second."""
-    has_budget = "budget" in body.model_fields_set
-    changes: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set - {"budget"}}
+    given = body.model_fields_set & _BUDGETS
+    changes: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set - given}
     changes = {name: value for name, value in changes.items() if value is not None or name in _NULLABLE}
-    if not changes and not has_budget:
-        raise InvalidRequest("nothing to change: give note, models, limits, budget, member_limits, capture or deleted")
-    if has_budget and not governs_all(caller):
+    if not changes and not given:
+        raise InvalidRequest(
+            "nothing to change: give note, models, limits, budget, member_limits, member_budget, capture or deleted"
+        )
+    if "budget" in given and not governs_all(caller):
         await asyncio.to_thread(accounts.teams.get, id, caller)
         require_owners_part(body.model_fields_set)
     team = await asyncio.to_thread(accounts.teams.change, id, caller, **changes)
-    if has_budget:
+    if "budget" in given:
         await budgets.give(f"tenant:{team.name}", body.budget, team.name)
+    if "member_budget" in given:
+        await budgets.give(members_of(team.name), body.member_budget, team.name)
     return await _answer(budgets, team)
 
 

@@ -35,7 +35,8 @@ class NewUserBody(StrictBody):
 
 class UserChangeBody(StrictBody):
     """Changes to the user ``username``. Disabling it, or a new password, ends all its sessions. ``limits`` of ``null``
-    give it those of its team's members or its role again, a ``budget`` of ``null`` that of the configuration."""
+    give it those of its team's members or its role again, a ``budget`` of ``null`` that of the configuration or of its
+    team's members."""
 
     username: UserName
     role: str | None = None
@@ -81,9 +82,10 @@ async def auth_users_create(
     """Makes a user. Owners make users of their own team, with no more rights than they have."""
     tenant = body.tenant or (DEFAULT_TENANT if governs_all(caller) else caller.tenant)
     add, run = accounts.users.add, accounts.passwords.run
-    user = await run(add, body.username, body.password, body.role, tenant, limits=body.limits, by=caller)
+    more: dict[str, Any] = {"limits": body.limits, "by": caller, "also": budgets.given(body.budget)}
+    user = await run(add, body.username, body.password, body.role, tenant, **more)
     if body.budget is not None:
-        await budgets.give(f"user:{user.name}", body.budget, user.tenant)
+        await budgets.refresh()
     return UserAnswer(**await budgets.shown_one("user", user))
 
 

@@ -537,3 +537,7 @@ def test_calls_under_budgets_are_made_by_the_owner_at_once(family: WorkerFamily)
     assert pair_of[0].ask("DELETE", "/budgets/model/free").status == 200
     for client in pair_of:
         assert client.chat("free").status == 200
+    for each, status in (({"tokens": 1, "window": "total"}, 429), (None, 200)):
+        changed = pair_of[1].ask("PATCH", "/auth/teams/default", {"member_budget": each})
+        assert changed.status == 200, changed.body
+        assert [client.chat("free").status for client in pair_of] == [status, status]
