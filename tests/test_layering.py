@@ -80,6 +80,7 @@ LATE = {
     "sage.middleware.budgets.notices": _WEBHOOKS,
     "sage.middleware.cli.accounts.budgets": _COMMANDS,
     "sage.middleware.cli.accounts.keys": _COMMANDS,
+    "sage.middleware.cli.accounts.member_budgets": _COMMANDS,
     "sage.middleware.cli.accounts.opening": _COMMANDS,
     "sage.middleware.cli.accounts.teams": _COMMANDS,
     "sage.middleware.cli.accounts.users": _COMMANDS,

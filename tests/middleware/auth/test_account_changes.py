@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from running_gateway import PASSWORD
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from sage.errors import NotFound, Unavailable
+from sage.middleware.audit.log import AuditFilter
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.changes import AccountChange
-from sage.middleware.auth.grants import KeyRequest
+from sage.middleware.auth.grants import KeyRequest, operator
+from sage.middleware.budgets.database import open_budgets_database
+from sage.middleware.budgets.store import BudgetStore
+from sage.middleware.settings.budgets import BudgetSettings
+from sage.middleware.settings.database import DatabaseUrl
 from sage.middleware.settings.limits import Limits
 
 pytestmark = pytest.mark.both_databases
@@ -88,3 +96,40 @@ def test_what_is_refused_is_not_told(accounts: Accounts, told: list[AccountChang
     with pytest.raises(NotFound):
         accounts.keys.revoke("a" * 12)
     assert told == []
+
+
+def test_what_is_made_with_a_budget_is_one_transaction_with_it(
+    accounts: Accounts, data_dir: Path, database_url: DatabaseUrl | None
+) -> None:
+    def fail(connection: Connection, subject: str, tenant: str) -> None:
+        give(connection, subject, tenant)
+        raise Unavailable("the budgets cannot be used now")
+
+    def give(connection: Connection, subject: str, tenant: str) -> None:
+        store.put_in(connection, subject, BudgetSettings(tokens=7), tenant)
+
+    with closing(open_budgets_database(data_dir, database_url)) as database:
+        store = BudgetStore(database)
+        store.audit = accounts.audit
+        root = operator(accounts.users.add("root", PASSWORD, "admin").name, "default", "admin")
+        head = accounts.audit.head()
+        for make in (
+            lambda: accounts.users.add("ann", PASSWORD, also=fail),
+            lambda: accounts.teams.add("acme", None, fail),
+            lambda: accounts.keys.create(root, KeyRequest("ci"), fail),
+        ):
+            with pytest.raises(Unavailable):
+                make()
+        assert ([user.name for user in accounts.users.list()], accounts.keys.list()) == (["root"], [])
+        assert ([team.name for team in accounts.teams.list()], store.list()) == (["default"], [])
+        assert accounts.audit.head() == head
+        accounts.users.add("ann", PASSWORD, also=give)
+        accounts.teams.add("acme", None, give)
+        made = accounts.keys.create(root, KeyRequest("ci"), give)
+        assert {each.subject: (each.amount, each.tenant) for each in store.list()} == {
+            **{"user:ann": (7, "default"), "tenant:acme": (7, "acme")},
+            f"key:{made.key.id}": (7, "default"),
+        }
+        told = accounts.audit.page(AuditFilter(), None, 6)[0]
+        actions = [each["action"] for each in told]
+        assert actions == ["key.create", "budget.set", "team.create", "budget.set", "user.create", "budget.set"]
