@@ -184,16 +184,23 @@ async def pull_model(
     ends it. What was fetched of a hub's model is kept, and the next pull goes on from there.
     """
     options = wanted or PullOptions()
-    request.scope["state"][STILL_ALLOWED] = lambda rights: rights.require_model(name)
     details = options.model_dump(exclude_none=True)
     pulled = partial(note_audit, "model.pull", f"model:{name}", details, tenant="")
     if not is_source(name):
         if options != PullOptions():
             raise InvalidRequest("a model that its own server fetches takes no options", param="name")
         require_model_access(principal, name)
+        request.scope["state"][STILL_ALLOWED] = lambda rights: rights.require_model(name)
         return ProgressStream(then(gateway.registry.pull(name), pulled))
     engine = options.model_dump(include={"context", "task"}, exclude_none=True)
-    steps = gateway.registry.pulled.pull(name, principal.require_model, name=options.name, options=engine)
+    needed: list[str] = []  # the names that it is to have here; the right to them is what may be lost
+
+    def require(model: str) -> None:
+        principal.require_model(model)
+        needed.append(model)
+
+    request.scope["state"][STILL_ALLOWED] = lambda rights: [rights.require_model(model) for model in needed]
+    steps = gateway.registry.pulled.pull(name, require, name=options.name, options=engine)
     return ProgressStream(then(steps, pulled))
 
 

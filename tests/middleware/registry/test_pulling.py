@@ -63,9 +63,9 @@ def parrot(tmp_path: Path, says: str) -> bytes:
     return write_parrot(tmp_path / "parrot.gguf", says).read_bytes()
 
 
-def pull(running: Running, source: str = f"hf:{REPO}", **options: Any) -> list[dict[str, Any]]:
+def pull(running: Running, source: str = f"hf:{REPO}", key: str | None = None, **options: Any) -> list[dict[str, Any]]:
     """The events of a pull that begins."""
-    answer = running.post(f"/models/{source}/pull", options)
+    answer = running.post(f"/models/{source}/pull", options, key=key)
     assert answer.status_code == 200, answer.text
     *events, end = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
     return list(map(json.loads, events)) if end == "[DONE]" else [*map(json.loads, events), json.loads(end)]
@@ -245,7 +245,7 @@ def test_names_that_are_taken_or_not_allowed_cost_no_download(hub: ModelHub, run
     assert refused(running, key=only)[1]["code"] == "model_not_allowed"
     assert refused(running, key=running.new_key(scopes=["generate"]))[1]["code"] == "missing_scope"
     assert hub.downloads() == []
-    assert pull(running, name="mine", context=512)[-1]["model"] == "mine"
+    assert pull(running, key=only, name="mine", context=512)[-1]["model"] == "mine"
     assert says(running, "mine") == "Mine."
     assert refused(running, "hf:other/Tiny-GGUF", name="mine")[1]["code"] == "model_exists"
     assert running.post("/models/mine", _taken()).json()["error"]["code"] == "model_configured"

@@ -81,7 +81,7 @@ def test_decomposed_words_are_found_as_composed_ones(running: Running) -> None:
     ]
     assert ask(running, "POST", "notes", {"items": items}).status_code == 200
     for text, found in (("+한국어", ["ko"]), ("-한국어 -tea", ["seoul"]), ('"한국어"', ["ko"])):
-        assert search_ids(running, text=unicodedata.normalize("NFD", text)) == found
+        assert search_ids(running, text=unicodedata.normalize("NFD", text), syntax="query") == found
 
 
 def test_items_are_listed_in_pages(running: Running) -> None:

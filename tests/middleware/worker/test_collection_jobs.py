@@ -77,7 +77,8 @@ class Jobs:
         return {line["source"].rpartition("/")[2]: line for line in lines}
 
     def found(self, collection: str, query: str) -> list[str]:
-        answer = self.running.post("/search", {"collection": collection, "query": query, "mode": "bm25"})
+        asked = {"collection": collection, "query": query, "mode": "bm25", "syntax": "query"}
+        answer = self.running.post("/search", asked)
         assert answer.status_code == 200, answer.text
         return [result["id"] for result in answer.json()["results"]]
 

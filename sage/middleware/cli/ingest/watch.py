@@ -114,9 +114,13 @@ class DirectoryWatch:
     def _look(self, *, first: bool = False) -> None:
         """Ingests what has changed since the last time, and deletes what is gone. A directory that has gone as a whole
         (an unmounted disk) is left as it is."""
-        present = [argument for argument in self.arguments if argument.exists()]
+        roots = self._roots()
+        present = [argument for argument, root in zip(self.arguments, roots, strict=True) if root is not None]
         walk = replace(self.options.walk, skipped=type(self.options.walk.skipped)(), failed=[], roots={})
         states = {file.source: (file, _state_of(file)) for file in walk.find(present)}
+        if self._roots() != roots:  # it went away while it was walked, which is not what it holds
+            self._changed.set()
+            return
         changed = [file for source, (file, state) in states.items() if self._read.get(source) != state]
         is_gone = any(source not in states for source in self._read)
         if not (first or changed or (is_gone and len(present) == len(self.arguments))):
@@ -125,6 +129,13 @@ class DirectoryWatch:
         self._read |= {file.source: state for file, state in states.values() if state is not None}
         if len(present) == len(self.arguments):
             self._read = {source: state for source, state in self._read.items() if source in states}
+
+    def _roots(self) -> list[tuple[int, int] | None]:
+        """Which file or directory each argument is now; ``None`` means that there is none."""
+        return [
+            None if (found := _status(argument)) is None else (found.st_dev, found.st_ino)
+            for argument in self.arguments
+        ]
 
     def _ingest(self, files: Sequence[FileEntry], walk: Walk) -> None:
         options = replace(self.options, walk=walk, prune=True)
@@ -137,8 +148,12 @@ class DirectoryWatch:
 
 def _state_of(file: FileEntry) -> _State | None:
     """``None`` means that it is gone already."""
+    found = _status(file.path)
+    return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def _status(path: str | os.PathLike[str]) -> os.stat_result | None:
     try:
-        found = os.stat(file.path)
+        return os.stat(path)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
