@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,8 @@ from sage.middleware.settings.reading import CLIENT_SECTIONS, find_config, load_
 
 if TYPE_CHECKING:
     from sage.middleware.database.copying import RoomFile
+    from sage.middleware.settings.database import DatabaseUrl
+    from sage.middleware.settings.settings import Settings
 
 db_app = typer.Typer(help="Move this installation to another database.", no_args_is_help=True)
 
@@ -50,26 +53,16 @@ def db_copy(
 
     End the gateway first. The files stay as they are.
     """
-    named = {} if to is None else {"database": to}
-    settings = load_settings(find_config(config, os.environ), os.environ, named, sections=CLIENT_SECTIONS)
-    if settings.database is None:
-        raise ConfigError("which database? name it with the setting 'database', or with --to postgresql://…")
+    settings, database = _with_database(config, "--to", to)
     from sage.middleware.database.copying import copy_rooms
 
     data_dir = source or settings.data_dir
     if not data_dir.is_dir():
         raise ConfigError(f"{data_dir} is no directory; --from names a data directory")
     with showing_steps("rows") as show:
-        counts = copy_rooms(_rooms(data_dir), data_dir, settings.database, show)
-    if as_json:
-        print_json({"tables": counts})
-        return
-    print_table(("TABLE", "ROWS"), counts.items())
-    typer.echo(
-        _("copied to {place}; the files in {directory} are as they were").format(
-            place=settings.database.shown, directory=data_dir
-        )
-    )
+        counts = copy_rooms(_rooms(data_dir), data_dir, database, show)
+    done = _("copied to {place}; the files in {directory} are as they were")
+    _report(counts, done.format(place=database.shown, directory=data_dir), as_json)
 
 
 @db_app.command("export")
@@ -93,21 +86,31 @@ def db_export(
 
     End the gateways first. The database stays as it is.
     """
-    named = {} if source is None else {"database": source}
-    settings = load_settings(find_config(config, os.environ), os.environ, named, sections=CLIENT_SECTIONS)
-    if settings.database is None:
-        raise ConfigError("which database? name it with the setting 'database', or with --from postgresql://…")
+    database = _with_database(config, "--from", source)[1]
     from sage.middleware.database.copying_back import copy_back
 
     with showing_steps("rows") as show:
-        counts = copy_back(_rooms(directory), directory, settings.database, show)
+        counts = copy_back(_rooms(directory), directory, database, show)
+    done = _("copied into {directory}; {place} is as it was")
+    _report(counts, done.format(directory=directory, place=database.shown), as_json)
+
+
+def _with_database(config: Path | None, option: str, url: str | None) -> tuple[Settings, DatabaseUrl]:
+    """The settings, and the PostgreSQL database that ``option`` or they name."""
+    named = {} if url is None else {"database": url}
+    settings = load_settings(find_config(config, os.environ), os.environ, named, sections=CLIENT_SECTIONS)
+    if settings.database is None:
+        raise ConfigError(f"which database? name it with the setting 'database', or with {option} postgresql://…")
+    return settings, settings.database
+
+
+def _report(counts: Mapping[str, int], done: str, as_json: bool) -> None:
+    """How many rows of each table were copied."""
     if as_json:
         print_json({"tables": counts})
         return
     print_table(("TABLE", "ROWS"), counts.items())
-    typer.echo(
-        _("copied into {directory}; {place} is as it was").format(directory=directory, place=settings.database.shown)
-    )
+    typer.echo(done)
 
 
 def _rooms(data_dir: Path) -> list[RoomFile]:
