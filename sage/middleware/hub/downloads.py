@@ -21,6 +21,7 @@ from typing import BinaryIO
 from sage.errors import Conflict, SageError, Unavailable, UpstreamFailed
 from sage.middleware.hub.clients import Hub, fetch
 from sage.middleware.hub.sources import HubSource, RepoFile
+from sage.private_files import sync_directory
 
 Report = Callable[[str, int | None, int | None], None]
 """``(status, completed, total)``: what is being done, and of how many bytes how many are there."""
@@ -92,7 +93,7 @@ class Download:
                 code="hub_checksum",
             )
         part.replace(target)
-        sync(target.parent)
+        sync_directory(target.parent)
 
     def _fetch(self, file: RepoFile, part: Path) -> None:
         """Brings ``part`` to its whole length. A connection that breaks is made again as long as each brings
@@ -145,15 +146,6 @@ def sha256_of(path: Path, report: Callable[[int], None] | None = None) -> str:
                 said = time.monotonic()
                 report(done)
     return digest.hexdigest()
-
-
-def sync(directory: Path) -> None:
-    """Writes the names in ``directory`` to the disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def disk_error(exc: OSError) -> SageError:

@@ -20,9 +20,10 @@ from typing import Any
 
 from sage.errors import ConfigError, NotFound, SageError, Unsupported, UpstreamFailed
 from sage.middleware.hub.clients import Hub, open_hub
-from sage.middleware.hub.downloads import Download, Report, alone, disk_error, sha256_of, sync
+from sage.middleware.hub.downloads import Download, Report, alone, disk_error, sha256_of
 from sage.middleware.hub.onnx_choice import OnnxChoice, check_sizes, choose_onnx
 from sage.middleware.hub.sources import HubSource, RepoFile
+from sage.private_files import sync_directory
 
 _COMMIT_BEGINS = re.compile(r"[0-9a-f]{7,64}")
 _LIST = ".snapshot.json"
@@ -240,7 +241,7 @@ class Snapshots:
             opened.flush()
             os.fsync(opened.fileno())
         new.replace(path)
-        sync(path.parent)
+        sync_directory(path.parent)
 
 
 def _complete(hub: Hub, source: HubSource, file: RepoFile) -> RepoFile:

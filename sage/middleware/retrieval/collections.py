@@ -28,6 +28,7 @@ from sage.middleware.retrieval.store.store import DocumentStore, inode_of
 from sage.middleware.retrieval.types.documents import Written
 from sage.middleware.settings.first_fault import first_fault
 from sage.middleware.settings.retrieval import CollectionOptions, Retrieval
+from sage.private_files import sync_directory
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,63}")
 _MAX_NAME = 80  # bytes; percent-encoded they are still a file's name
@@ -251,11 +252,7 @@ class Collections:
             if exc.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise Conflict(f"collection '{name}' exists already", param="name", code=EXISTS) from exc
             raise
-        parent = os.open(directory.parent, os.O_RDONLY)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+        sync_directory(directory.parent)
 
     def _remove_abandoned(self, parent: Path) -> None:
         """Removes unfinished directories that have not changed for a day."""

@@ -27,11 +27,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sage.errors import Conflict, InvalidRequest, Unavailable
 from sage.middleware.retrieval.packed_lines import PackedLines, PackedWriter, bad_snapshot, may_unpack_into
-from sage.middleware.retrieval.store.connections import sync_directory
 from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.types.documents import MAX_ID, Row, Vector, check_id
 from sage.middleware.settings.first_fault import first_fault
 from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits
+from sage.private_files import sync_directory
 
 FORMAT = "sage-collection"
 VERSION = 1

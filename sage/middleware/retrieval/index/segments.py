@@ -24,10 +24,10 @@ from sage.middleware.retrieval.filters.index import FilterIndex
 from sage.middleware.retrieval.index.arrays_file import DamagedFile, read_arrays, write_arrays
 from sage.middleware.retrieval.index.view import Segment
 from sage.middleware.retrieval.keywords.postings import KeywordIndex
-from sage.middleware.retrieval.store.connections import sync_directory
 from sage.middleware.retrieval.store.store import SegmentRecord
 from sage.middleware.retrieval.vectors.index import VectorIndex
 from sage.middleware.settings.retrieval import CollectionOptions
+from sage.private_files import sync_directory
 from sage.thread_pool import ThreadPool
 
 _log = logging.getLogger(__name__)
@@ -161,11 +161,7 @@ class SegmentFiles:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        handle = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_directory(self.directory)
         return size, checksum
 
     def remove(self, records: Iterable[SegmentRecord], keep: Iterable[SegmentRecord] = ()) -> None:

@@ -295,15 +295,6 @@ def set_up_file(connection: sqlite3.Connection) -> None:
     sqlite.switch_to_wal(connection, BUSY_SECONDS)
 
 
-def sync_directory(directory: Path) -> None:
-    """Makes the names of the files in it durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def require_database(directory: Path, name: str) -> None:
     """Raises :class:`NotFound` unless there is a database."""
     if not (directory / FILE).is_file():

@@ -30,7 +30,6 @@ from sage.middleware.retrieval.store.connections import (
     make_file,
     require_database,
     set_up_file,
-    sync_directory,
 )
 from sage.middleware.retrieval.store.errors import faults_of
 from sage.middleware.retrieval.store.group_commit import GroupCommit
@@ -40,6 +39,7 @@ from sage.middleware.retrieval.store.records import Change, Commit, Identity, Se
 from sage.middleware.retrieval.store.transaction import RowChanges, TransactionState, apply_change, load_rows
 from sage.middleware.retrieval.types.documents import Row, Vector, Written
 from sage.middleware.settings.retrieval import CollectionOptions
+from sage.private_files import sync_directory
 
 _SEGMENT_COLUMNS = 12
 

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from sage.errors import NotFound, SageError, Unavailable
 from sage.middleware.retrieval.collections import ABANDONED_AFTER, last_change
-from sage.middleware.retrieval.store.connections import sync_directory
 from sage.middleware.settings.retrieval import CollectionOptions
+from sage.private_files import sync_directory
 
 FILE = "shards.json"
 

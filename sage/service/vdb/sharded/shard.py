@@ -16,11 +16,11 @@ from sage.errors import Unavailable
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.embedding.registry import ModelsByName
 from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, Statistics
-from sage.middleware.retrieval.store.connections import sync_directory
 from sage.middleware.retrieval.store.store import inode_of
 from sage.middleware.retrieval.types.documents import NewDocument, Row, StoredDocument, Written
 from sage.middleware.retrieval.vector_store import store_at
 from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits
+from sage.private_files import sync_directory
 from sage.service.vdb.sharded.shard_copies import ShardCopies
 
 _ANY_NUMBER = 2**31

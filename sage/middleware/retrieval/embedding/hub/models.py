@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sage.errors import InvalidRequest
 from sage.middleware.hub.snapshots import Snapshot, Snapshots, not_pulled
-from sage.middleware.hub.sources import HubSource, is_source, parse_source
+from sage.middleware.hub.sources import HubSource, parse_source
 from sage.middleware.retrieval.embedding.hub.embedder import HubEmbedder
 from sage.middleware.retrieval.embedding.hub.recipe import is_reranker
 from sage.middleware.retrieval.embedding.hub.reranker import HubReranker
@@ -30,11 +30,6 @@ def hub_reranker(directory: Path, name: str, *, fetch: bool = True) -> HubRerank
 def reranks(directory: Path, name: str) -> bool:
     """Whether the model that was pulled as ``name`` reranks. Raises :class:`NotFound` if there is none."""
     return is_reranker(_snapshot(directory, name, fetch=False))
-
-
-def is_pinned_name(name: str) -> bool:
-    """Whether ``name`` is of a hub and means one content only."""
-    return is_source(name) and parse_source(name).digest is not None
 
 
 def _snapshot(directory: Path, name: str, fetch: bool) -> Snapshot:
