@@ -219,7 +219,7 @@ def test_all_is_every_extra_but_vllm() -> None:
 
 
 def test_the_extra_serve_brings_what_the_readme_uses() -> None:
-    """Its commands, its searches by meaning in English and Chinese, files into a collection, jobs, and PostgreSQL."""
+    """Its commands, searches by meaning in English and Chinese, files into a collection, jobs, PostgreSQL and MCP."""
     expected = {
         "local",
         "ollama",
@@ -231,6 +231,7 @@ def test_the_extra_serve_brings_what_the_readme_uses() -> None:
         "ingest",
         "queue",
         "postgres",
+        "mcp",
     }
     assert names_in(EXTRAS["serve"]) == expected
     for readme in ("README.md", "README.zh-CN.md"):

@@ -286,6 +286,10 @@ class GatewayCall:
         """The name of the provider that answered."""
         return self._answer.deployment.provider.name
 
+    def answers_in(self, kind: str) -> bool:
+        """Whether the answer to a call with a request in the wire ``kind`` is in that wire, and not in OpenAI's."""
+        return kind in self._answer.deployment.provider.native_answers
+
     @property
     def finished(self) -> bool:
         """Whether :attr:`body` or :meth:`more` has returned the last event of the stream."""

@@ -42,6 +42,7 @@ class Native:
     """The request in the caller's own wire, where that is not OpenAI's but that of a ``kind`` of provider.
 
     A provider of that kind sends ``body`` with the model's name changed and nothing else; all others send the call's.
+    It answers in OpenAI's shape, unless ``kind`` is one of its :attr:`Provider.native_answers`.
     """
 
     kind: str
@@ -389,6 +390,10 @@ class Provider(Protocol):
     """Loads and unloads models at the vendor's server; ``None`` if the vendor has no such operation."""
     model_files: ModelFileHost | None
     """Models of files beside the configuration; ``None`` if this provider has none."""
+
+    native_answers: frozenset[str]
+    """The wires (:attr:`Native.kind`) that it answers in as well: for a call with such a request, :meth:`decode` and
+    :meth:`relay` return the vendor's own answer under the public model name."""
 
     can_sleep: bool
     """Whether it may be :attr:`asleep`."""

@@ -141,6 +141,7 @@ class Vendor(ABC):
     can_sleep = False
     host: ModelHost | None = None
     model_files: ModelFileHost | None = None
+    native_answers: frozenset[str] = frozenset()
 
     def __init__(self, name: str, settings: ProviderCommon) -> None:
         self.name = name

@@ -100,7 +100,7 @@ class Generate:
             receive,
             send,
             lambda answer: _body_with_cost(answer, context) if request.cost else _body(answer, context),
-            lambda: _events(context),
+            lambda _: _events(context),
         )
 
 

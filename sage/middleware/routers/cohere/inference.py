@@ -40,7 +40,7 @@ def _chat_answer(answer: GatewayCall) -> bytes:
     return orjson.dumps(translation.chat_answer(orjson.loads(answer.body)))
 
 
-def _chat_events() -> Events:
+def _chat_events(_answer: GatewayCall) -> Events:
     events = ChatEvents()
     return Events(events.translate, events.end, events.error_event)
 

@@ -30,7 +30,7 @@ async def respond(
     receive: Receive,
     send: Send,
     make_body: Callable[[GatewayCall], bytes | Awaitable[bytes]] | None = None,
-    make_events: Callable[[], Events] | None = None,
+    make_events: Callable[[GatewayCall], Events] | None = None,
 ) -> None:
     """Answers ``call``. ``make_body`` makes the body of an answer without a stream, ``make_events`` the events of one.
 
@@ -50,7 +50,7 @@ async def respond(
             elif make_events is None:
                 await stream(answer, scope, send, watching)
             else:
-                events = make_events()
+                events = make_events(answer)
                 await stream(
                     answer,
                     scope,

@@ -106,7 +106,7 @@ class OllamaGeneration:
             receive,
             send,
             lambda upstream: answer.body(upstream.body),
-            lambda: Events(answer.translate, answer.end, error_line, NDJSON.encode()),
+            lambda _: Events(answer.translate, answer.end, error_line, NDJSON.encode()),
         )
 
     def _call(self, request: dict[str, Any], model: str, stream: bool) -> ModelCall:

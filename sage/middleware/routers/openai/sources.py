@@ -17,14 +17,14 @@ from sage.middleware.routers.http.respond import Events
 _CHUNK = re.compile(rb"^data: ?(\{.*\})$", re.MULTILINE)
 
 
-def with_sources(found: SourcesFound) -> tuple[Callable[[GatewayCall], bytes], Callable[[], Events]]:
+def with_sources(found: SourcesFound) -> tuple[Callable[[GatewayCall], bytes], Callable[[GatewayCall], Events]]:
     """``(make_body, make_events)`` for :func:`respond`: they add the sources to the answer, or to its stream."""
     fields = found.fields()
 
     def make_body(answer: GatewayCall) -> bytes:
         return orjson.dumps({**orjson.loads(answer.body), **fields})
 
-    return make_body, lambda: Events(_FirstChunk(fields))
+    return make_body, lambda _: Events(_FirstChunk(fields))
 
 
 class _FirstChunk:
