@@ -147,6 +147,9 @@ class Gateway:
         """
         return LowPriorityCall(self, principal, call) if call.low_priority else GatewayCall(self, principal, call)
 
+    def run_tools_here(self) -> None:
+        """To be called before tools of the gateway run in an answer: only one of its processes can."""
+
     def check(self, call: ModelCall) -> None:
         """Raises :class:`sage.errors.InvalidRequest` for what no caller may ask of any model. Changes no object that
         ``call`` was made of but its body, and may run on any thread."""

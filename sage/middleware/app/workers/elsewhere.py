@@ -156,6 +156,9 @@ class FrontGateway(Gateway):
             raise Elsewhere(call.model)
         return GatewayCall(self, principal, call)
 
+    def run_tools_here(self) -> None:
+        raise Elsewhere("tools")
+
     async def admit(self, principal: Principal, call: ModelCall) -> list[PublicModel]:
         registry = self.registry
         if principal.tenant in registry.captured:

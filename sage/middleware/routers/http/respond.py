@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from sage.errors import SageError
-from sage.middleware.gateway.gateway import Gateway, GatewayCall
+from sage.middleware.auth.principal import Principal
+from sage.middleware.dispatch.deadlines import Deadlines
+from sage.middleware.gateway.gateway import GatewayCall
 from sage.middleware.gateway.watch import AsgiClient, Watch
 from sage.middleware.providers.base import ModelCall
 from sage.middleware.routers.http.asgi import LOW_PRIORITY, Receive, Scope, Send, send_json
@@ -23,8 +26,17 @@ class Events:
     media_type: bytes = EVENTS
 
 
+class AnswersCalls(Protocol):
+    """A gateway, or :class:`sage.middleware.gateway.tools.loop.WithTools` around one."""
+
+    @property
+    def deadlines(self) -> Deadlines: ...
+
+    def call(self, principal: Principal, call: ModelCall) -> GatewayCall: ...
+
+
 async def respond(
-    gateway: Gateway,
+    gateway: AnswersCalls,
     call: ModelCall,
     scope: Scope,
     receive: Receive,
