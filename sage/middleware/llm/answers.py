@@ -77,7 +77,7 @@ async def generate(gateway: Gateway, body: dict[str, Any]) -> Generation:
     with Watch(call, gateway.deadlines):
         async with gateway.call(LOCAL, call) as answer:
             complete = complete_answer(answer, context)
-            await context.store_turn(complete["text"])
+            await context.store_turn(complete["text"], complete.get("tool_calls"))
             return Generation(**complete, **context.warnings())
 
 

@@ -113,14 +113,14 @@ def _body(answer: GatewayCall, context: Context) -> bytes | Awaitable[bytes]:
 async def _body_with_cost(answer: GatewayCall, context: Context) -> bytes:
     complete = complete_answer(answer, context)
     if context.memory is not None:
-        await context.store_turn(complete["text"])
+        await context.store_turn(complete["text"], complete.get("tool_calls"))
     cost = await answer.cost()
     return orjson.dumps({**complete, **context.warnings(), "cost": usd(cost), "priced": cost is not None})
 
 
 async def _body_after_storing(answer: GatewayCall, context: Context) -> bytes:
     complete = complete_answer(answer, context)
-    await context.store_turn(complete["text"])
+    await context.store_turn(complete["text"], complete.get("tool_calls"))
     return orjson.dumps({**complete, **context.warnings()})
 
 
@@ -208,7 +208,7 @@ class TextStream:
 
     async def store_turn(self) -> None:
         """Stores the turn in memory; to be called when the stream is complete."""
-        await self._context.store_turn("".join(self._pieces))
+        await self._context.store_turn("".join(self._pieces), self._reader.calls)
 
 
 def _beside_text(refusal: str, calls: list[ToolCall]) -> dict[str, Any]:

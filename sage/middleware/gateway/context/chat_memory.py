@@ -89,6 +89,7 @@ class ChatMemory:
         self.warnings: list[str] = []
         """What did not work."""
         self._gateway = gateway
+        self._tasks = gateway.services.tasks  # now: a front has none, and leaves the request to the owner
         self._view = view
         self._request = request
 
@@ -136,7 +137,7 @@ class ChatMemory:
         """Stores the user's message and the ``answer``. A failure becomes a warning: the answer is sent anyway."""
         if not self._request.store:
             return
-        storing = self._gateway.services.tasks.start(self._store(answer))
+        storing = self._tasks.start(self._store(answer))
         done, _ = await asyncio.wait((storing,), timeout=_STORE_WITHIN)
         if not done:
             self.warnings.append(f"the turn was not stored within {_STORE_WITHIN:g} s; it may be later")

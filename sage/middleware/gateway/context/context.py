@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sage.middleware.auth.principal import Principal
@@ -37,9 +38,10 @@ class Context:
         ]
         return {"warnings": warnings} if warnings else {}
 
-    async def store_turn(self, answer: str) -> None:
-        """Stores the turn in memory, if the request has a memory; to be called with a complete ``answer``."""
-        if self.memory is not None:
+    async def store_turn(self, answer: str, calls: Sequence[object] | None = None) -> None:
+        """Stores the turn in memory, if the request has a memory; to be called with a complete ``answer``. One that
+        has ``calls`` of the caller's tools does not end its turn: the answer to their results does."""
+        if self.memory is not None and not calls:
             await self.memory.store(answer)
 
 

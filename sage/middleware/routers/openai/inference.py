@@ -14,14 +14,18 @@ from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.collections.requests import SourcesRequest, parse
-from sage.middleware.gateway.context.sources import add_sources
+from sage.middleware.gateway.context.chat_memory import MemoryRequest
+from sage.middleware.gateway.context.context import add_context
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, take_flag, take_model
 from sage.middleware.routers.http.hot_route import HotRoute
+from sage.middleware.routers.http.memory_turn import in_context, read_memory
 from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import respond
-from sage.middleware.routers.openai.sources import with_sources
+
+_OURS = frozenset({"search", "memory"})
+"""Fields of a chat that no provider sees."""
 
 
 class Inference:
@@ -34,17 +38,27 @@ class Inference:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_json(receive, scope)
-        search = body.pop("search", None) if "search" in body and self._operation is Operation.CHAT else None
+        if not _OURS.isdisjoint(body) and self._operation is Operation.CHAT:
+            await self._in_context(body, scope, receive, send)
+            return
         call = self._parse(body)
         del body  # which the call lets go of once its stream has begun
         scope["state"]["log"]["model"] = call.model
-        if search is None:
+        await respond(self._gateway, call, scope, receive, send)
+
+    async def _in_context(self, body: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> None:
+        """A chat before whose model sources or memories are put."""
+        memory, given = read_memory(body), body.pop("search", None)
+        search = None if given is None else parse(SourcesRequest, given, "search")
+        call = self._parse(body)
+        scope["state"]["log"]["model"] = call.model
+        if search is None and memory is None:
             await respond(self._gateway, call, scope, receive, send)
             return
-        request = parse(SourcesRequest, search, "search")
-        note(scope, collection=request.collection)
-        found = await add_sources(self._gateway, caller(scope), call, request)
-        await respond(self._gateway, call, scope, receive, send, *with_sources(found))
+        if search is not None:
+            note(scope, collection=search.collection)
+        context = await add_context(self._gateway, caller(scope), call, search, memory)
+        await respond(self._gateway, call, scope, receive, send, *in_context(context))
 
     def _parse(self, body: dict[str, Any]) -> ModelCall:
         model = take_model(body)
@@ -79,6 +93,11 @@ class ChatCompletionRequest(OpenBody):
         None,
         description="Answer from sources: documents that this search finds are put before the model, and come back as "
         "`sources`, in a stream with its first chunk.",
+    )
+    memory: MemoryRequest | None = Field(
+        None,
+        description="Recall what earlier conversations hold, and store this turn once it is answered. What was recalled "
+        "comes back as `memories`, in a stream with its first chunk.",
     )
 
 

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import openai
 import pytest
 import requests
 from running_gateway import Running
-from upstream import Received, Script, Upstream, chat_chunk, openai_like, stream
+from upstream import Received, Script, Upstream, chat_chunk, openai_like, reply, stream
 
 from sage.middleware.llm import LLMService
 from sage.middleware.settings.settings import Settings
@@ -280,3 +281,74 @@ def test_what_was_said_in_other_words_is_recalled(up: Upstream, upstreams: Calla
         chat(running, prompt, memory={"user": "ann"})
     answer = chat(running, "Which hot beverage do I like?", memory={"user": "ann", "session_id": "s2", "top_k": 1})
     assert [memory["text"] for memory in answer["memories"]] == ["I adore oolong and green tea."]
+
+
+def client(running: Running) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0)
+
+
+@pytest.fixture
+def chats(running: Running) -> Iterator[Any]:
+    with client(running) as openai_client:
+        yield openai_client.chat.completions
+
+
+def test_openais_own_client_has_memory_in_a_chat_and_in_a_stream(
+    running: Running, up: Upstream, chats: Any
+) -> None:
+    extra = {"memory": {"session_id": "s1"}}
+    first = chats.create(model="bench", messages=[{"role": "user", "content": PREFERENCE}], extra_body=extra)
+    assert (first.choices[0].message.content, first.model_extra["memories"]) == ("Noted. Well.", [])
+    assert last_prompt(up) == PREFERENCE
+    assert "memory" not in up.requests[-1].body
+    assert stored(running) == TURN
+    chunks = list(
+        chats.create(model="bench", messages=[{"role": "user", "content": ASKED}], extra_body=extra, stream=True)
+    )
+    assert PREFERENCE in [memory["text"] for memory in chunks[0].model_extra["memories"]]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "Noted. Well."
+    assert last_prompt(up).endswith(f" end of the notes\n\n{ASKED}")
+    assert stored(running) == [*TURN, ("user", ASKED)]
+
+
+def test_a_chat_that_calls_tools_is_stored_with_the_answer_to_their_results(
+    running: Running, up: Upstream, chats: Any
+) -> None:
+    calls = [{"id": "c1", "type": "function", "function": {"name": "brew", "arguments": "{}"}}]
+    message = {"role": "assistant", "content": None, "tool_calls": calls}
+    up.use(reply(openai_answer(message)), 1)
+    extra = {"memory": {"session_id": "s1"}}
+    messages: list[Any] = [{"role": "user", "content": PREFERENCE}]
+    first = chats.create(model="bench", messages=messages, extra_body=extra)
+    assert first.choices[0].message.tool_calls[0].function.name == "brew"
+    assert stored(running) == []
+    messages += [message, {"role": "tool", "tool_call_id": "c1", "content": "brewed"}]
+    chats.create(model="bench", messages=messages, extra_body=extra)
+    assert stored(running) == TURN
+
+
+def openai_answer(message: dict[str, Any]) -> dict[str, Any]:
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    return {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+
+
+def test_a_chat_says_when_its_turn_could_not_be_stored(up: Upstream, upstreams: Callable[..., Running]) -> None:
+    running = upstreams(up, services=SERVICES)
+    path = running.settings.data_dir / "services"
+    path.mkdir(parents=True)
+    (path / "memory").write_text("")  # where the directory of the service should be
+    extra = {"memory": {"session_id": "s1", "recall": False}}
+    messages: list[Any] = [{"role": "user", "content": ASKED}]
+    with client(running) as own:
+        chunks = list(own.chat.completions.create(model="bench", messages=messages, extra_body=extra, stream=True))
+    assert "was not stored" in chunks[-1].model_extra["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [({"memory": {"session_id": "s", "top": 1}}, "memory.top"), ({"memory": {"session_id": "s"}, "n": 2}, "n")],
+)
+def test_a_wrong_memory_of_a_chat_is_named(chats: Any, fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        chats.create(model="bench", messages=[{"role": "user", "content": "x"}], extra_body=fields)
+    assert refused.value.param == param
