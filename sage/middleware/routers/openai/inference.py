@@ -96,8 +96,8 @@ class ChatCompletionRequest(OpenBody):
     )
     memory: MemoryRequest | None = Field(
         None,
-        description="Recall what earlier conversations hold, and store this turn once it is answered. What was recalled "
-        "comes back as `memories`, in a stream with its first chunk.",
+        description="Recall what earlier conversations hold, and store this turn once it is answered. What was "
+        "recalled comes back as `memories`, in a stream with its first chunk.",
     )
 
 

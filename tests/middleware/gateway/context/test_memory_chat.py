@@ -293,9 +293,7 @@ def chats(running: Running) -> Iterator[Any]:
         yield openai_client.chat.completions
 
 
-def test_openais_own_client_has_memory_in_a_chat_and_in_a_stream(
-    running: Running, up: Upstream, chats: Any
-) -> None:
+def test_openais_own_client_has_memory_in_a_chat_and_in_a_stream(running: Running, up: Upstream, chats: Any) -> None:
     extra = {"memory": {"session_id": "s1"}}
     first = chats.create(model="bench", messages=[{"role": "user", "content": PREFERENCE}], extra_body=extra)
     assert (first.choices[0].message.content, first.model_extra["memories"]) == ("Noted. Well.", [])
