@@ -8,10 +8,12 @@ from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.ollama import inference as ollama_inference
 from sage.middleware.routers.openai import inference as openai_inference
 from sage.middleware.routers.openai import rerank, tokenize
+from sage.middleware.routers.openai.responses import inference as responses_inference
 
 INFERENCE_ROUTES: tuple[HotRoute, ...] = (
     *generate.ROUTES,
     *openai_inference.ROUTES,
+    *responses_inference.ROUTES,
     *rerank.ROUTES,
     *cohere_inference.ROUTES,
     *ollama_inference.ROUTES,

@@ -136,6 +136,7 @@ PATCH  /auth/teams/{id}                             admin,owner             tena
 DELETE /auth/teams/{id}                             admin                   admin             auth_teams_delete
 POST   /generate                                    admin,owner,user        generate          generate
 POST   /v1/chat/completions                         admin,owner,user        generate          chat_completions
+POST   /v1/responses                                admin,owner,user        generate          responses_create
 POST   /v1/completions                              admin,owner,user        generate          completions
 POST   /v1/embeddings                               admin,owner,user        generate          embeddings
 POST   /v1/rerank                                   admin,owner,user        generate          rerank

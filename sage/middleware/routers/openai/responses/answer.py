@@ -1,0 +1,45 @@
+"""A chat's whole answer as the output of a response."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sage.middleware.providers.wire.json_values import objects
+from sage.middleware.providers.wire.messages import finish_of, read_message
+from sage.middleware.routers.openai.responses import resource
+from sage.middleware.routers.openai.responses.request import ENCRYPTED, ResponsesRequest
+
+
+def complete(request: ResponsesRequest, response: dict[str, Any], chat: dict[str, Any]) -> dict[str, Any]:
+    """``response`` with what the ``chat`` has answered."""
+    choices = objects(chat.get("choices"))
+    choice = choices[0] if choices else {}
+    finish = finish_of(choice)
+    output = output_items(request, response["id"], choice, 0, incomplete=finish in ("length", "content_filter"))
+    return resource.ended(response, output, finish, chat.get("usage"), chat.get("service_tier"))
+
+
+def output_items(
+    request: ResponsesRequest, response: str, choice: dict[str, Any], number: int, *, incomplete: bool = False
+) -> list[dict[str, Any]]:
+    """The items that ``choice`` adds to the output; the first has that ``number`` in it."""
+    sent = choice.get("message")
+    message, blocks = read_message(sent), objects(sent.get("thinking_blocks") if isinstance(sent, dict) else None)
+    items: list[dict[str, Any]] = []
+    if message.reasoning or blocks:
+        name, encrypted = resource.item_id("rs", response, number), ENCRYPTED in request.include
+        items.append(
+            resource.reasoning_item(name, message.reasoning, blocks, summarised=request.summarised, encrypted=encrypted)
+        )
+    content = []
+    if message.text or not (message.refusal or message.calls or items):
+        content.append(resource.text_part(message.text, resource.logprob_list(choice.get("logprobs"))))
+    if message.refusal and message.refusal != message.text:
+        content.append(resource.refusal_part(message.refusal))
+    status = "incomplete" if incomplete else "completed"
+    if content:
+        items.append(resource.message_item(resource.item_id("msg", response, number + len(items)), content, status))
+    for call in message.calls:
+        tool = request.tools.of(call.name)
+        items.append(resource.call_item(response, number + len(items), tool, call.id, call.arguments, status))
+    return items

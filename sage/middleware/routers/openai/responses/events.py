@@ -1,0 +1,297 @@
+"""A chat's stream of chunks as the events of a response.
+
+Items come one after the other, each whole before the next one begins. Numbers of events have no gap.
+
+Source: OpenAI's API reference (responses, *Streaming*).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+
+from sage.errors import SageError
+from sage.middleware.providers.wire.json_values import objects
+from sage.middleware.providers.wire.messages import DeltaReader, finish_of
+from sage.middleware.providers.wire.sse import payloads
+from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCall
+from sage.middleware.routers.openai.responses import resource
+from sage.middleware.routers.openai.responses.request import ENCRYPTED, ResponsesRequest
+
+Keep = Callable[[dict[str, Any]], Awaitable[None]]
+"""Keeps a response that is complete, before its last event is sent."""
+
+
+class EventWriter:
+    """Writes the events of one response, and numbers them."""
+
+    def __init__(self, response: dict[str, Any]) -> None:
+        self.response = response
+        self.output: list[dict[str, Any]] = []
+        """The items that are whole."""
+        self._number = 0
+
+    def event(self, kind: str, **fields: Any) -> bytes:
+        """One event."""
+        event = {"type": kind, "sequence_number": self._number, **fields}
+        self._number += 1
+        return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps(event))
+
+    def snapshot(self, kind: str) -> bytes:
+        """An event that has all of the response."""
+        return self.event(kind, response=self.response)
+
+    def begin(self) -> bytes:
+        """The first events."""
+        return self.snapshot("response.created") + self.snapshot("response.in_progress")
+
+    def added(self, item: dict[str, Any]) -> bytes:
+        """An item begins."""
+        return self.event("response.output_item.added", output_index=len(self.output), item=item)
+
+    def done(self, item: dict[str, Any]) -> bytes:
+        """An item is whole."""
+        self.output.append(item)
+        return self.event("response.output_item.done", output_index=len(self.output) - 1, item=item)
+
+    def last(self) -> bytes:
+        """The last event."""
+        return self.snapshot(f"response.{self.response['status']}")
+
+
+class _OpenItem:
+    """An item of text that goes on: a message, or reasoning."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind = kind
+        self.name = name
+        self.parts: list[dict[str, Any]] = []
+        """The parts that are whole."""
+        self.part: str | None = None
+        """The type of the part that goes on."""
+        self.texts: list[str] = []
+        self.logprobs: list[dict[str, Any]] = []
+        self.blocks: list[dict[str, Any]] = []
+
+
+class ChatStreamEvents:
+    """The events that the chunks of one chat add to a response."""
+
+    def __init__(self, request: ResponsesRequest, writer: EventWriter, keep: Keep | None = None) -> None:
+        self._request = request
+        self._writer = writer
+        self._keep = keep
+        self._reader = DeltaReader()
+        self._open: _OpenItem | None = None
+        self._call: ToolCall | None = None
+        """The call that goes on."""
+        self._waiting: list[ToolCall] = []
+        """Calls that have not begun as items."""
+        self._begun: set[ToolCall] = set()
+        self._has_begun = False
+        self.finish: str | None = None
+        self.usage: Any = None
+        self._tier: Any = None
+
+    def translate(self, events: bytes) -> bytes:
+        """The complete chat ``events`` as those of the response."""
+        return self._begin() + b"".join(self._chunk(chunk) for chunk in payloads(events) if isinstance(chunk, dict))
+
+    async def end(self) -> bytes:
+        """The last events of a complete answer; it is kept first where it is to be."""
+        last = self.close()
+        writer = self._writer
+        resource.ended(writer.response, writer.output, self.finish, self.usage, self._tier)
+        if self._keep is not None:
+            await self._keep(writer.response)
+        return last + writer.last()
+
+    def close(self) -> bytes:
+        """Ends what is open at the end of the chat."""
+        status = "incomplete" if self.finish in ("length", "content_filter") else "completed"
+        last = self._begin() + self._begin_waiting(status)
+        if not self._writer.output and self._open is None and self._call is None:
+            last += self._text("output_text", "", [])
+        return last + self._close(status)
+
+    def error_event(self, error: SageError) -> bytes:
+        """The last event of a response that broke."""
+        writer = self._writer
+        resource.failed(writer.response, writer.output, error)
+        return self._begin() + writer.last()
+
+    def _begin(self) -> bytes:
+        if self._has_begun:
+            return b""
+        self._has_begun = True
+        return self._writer.begin() if not self._writer.output else b""
+
+    def _chunk(self, chunk: dict[str, Any]) -> bytes:
+        if isinstance(chunk.get("usage"), dict):
+            self.usage = chunk["usage"]
+        self._tier = chunk.get("service_tier") or self._tier
+        choices = objects(chunk.get("choices"))
+        if not choices:
+            return b""
+        choice = choices[0]
+        if choice.get("finish_reason"):
+            self.finish = finish_of(choice)
+        delta = choice.get("delta")
+        return self._delta(delta, choice) if isinstance(delta, dict) else b""
+
+    def _delta(self, delta: dict[str, Any], choice: dict[str, Any]) -> bytes:
+        read, events = self._reader.read(delta), b""
+        blocks = objects(delta.get("thinking_blocks")) if "thinking_blocks" in delta else []
+        if read.reasoning or blocks:
+            events += self._reasoning(read.reasoning, blocks)
+        logprobs = resource.logprob_list(choice["logprobs"]) if choice.get("logprobs") else []
+        if read.text or (logprobs and isinstance(delta.get("content"), str)):
+            events += self._text("output_text", read.text, logprobs)
+        if read.refusal and read.refusal != read.text:
+            events += self._text("refusal", read.refusal, [])
+        for fragment in read.calls:
+            events += self._fragment(fragment)
+        return events
+
+    def _place(self, item: _OpenItem) -> dict[str, Any]:
+        return {"item_id": item.name, "output_index": len(self._writer.output)}
+
+    def _reasoning(self, text: str, blocks: list[dict[str, Any]]) -> bytes:
+        item, events = self._open, b""
+        if item is None or item.kind != "reasoning":
+            events = self._close("completed")
+            item = self._open = _OpenItem("reasoning", self._name("rs"))
+            events += self._writer.added({"id": item.name, "type": "reasoning", "summary": [], "content": []})
+        item.blocks += blocks
+        if not text:
+            return events
+        place, summarised = self._place(item), self._request.summarised
+        index = {"summary_index": 0} if summarised else {"content_index": 0}
+        if item.part is None:
+            item.part = "summary_text" if summarised else "reasoning_text"
+            added = "reasoning_summary_part" if summarised else "content_part"
+            events += self._writer.event(f"response.{added}.added", **place, **index, part=_text_of(item.part, ""))
+        item.texts.append(text)
+        kind = "reasoning_summary_text" if summarised else "reasoning_text"
+        return events + self._writer.event(f"response.{kind}.delta", **place, **index, delta=text)
+
+    def _text(self, kind: str, text: str, logprobs: list[dict[str, Any]]) -> bytes:
+        item, events = self._open, b""
+        if item is None or item.kind != "message":
+            events = self._close("completed")
+            item = self._open = _OpenItem("message", self._name("msg"))
+            events += self._writer.added(resource.message_item(item.name, [], "in_progress"))
+        if item.part != kind:
+            events += self._end_part(item)
+            item.part = kind
+            part = resource.text_part("") if kind == "output_text" else resource.refusal_part("")
+            place = {**self._place(item), "content_index": len(item.parts)}
+            events += self._writer.event("response.content_part.added", **place, part=part)
+        if not text and not logprobs:
+            return events
+        item.texts.append(text)
+        place = {**self._place(item), "content_index": len(item.parts)}
+        if kind == "refusal":
+            return events + self._writer.event("response.refusal.delta", **place, delta=text)
+        item.logprobs += logprobs
+        return events + self._writer.event("response.output_text.delta", **place, delta=text, logprobs=logprobs)
+
+    def _end_part(self, item: _OpenItem) -> bytes:
+        """Ends the part of ``item`` that goes on."""
+        kind, item.part, text = item.part, None, "".join(item.texts)
+        item.texts = []
+        if kind is None:
+            return b""
+        place, event = self._place(item), self._writer.event
+        if kind == "summary_text":
+            place, part = {**place, "summary_index": 0}, _text_of(kind, text)
+            ended = event("response.reasoning_summary_text.done", **place, text=text)
+            ended += event("response.reasoning_summary_part.done", **place, part=part)
+            item.parts.append(part)
+            return ended
+        place = {**place, "content_index": len(item.parts)}
+        if kind == "reasoning_text":
+            part = _text_of(kind, text)
+            ended = event("response.reasoning_text.done", **place, text=text)
+        elif kind == "refusal":
+            part = resource.refusal_part(text)
+            ended = event("response.refusal.done", **place, refusal=text)
+        else:
+            part = resource.text_part(text, item.logprobs)
+            ended = event("response.output_text.done", **place, text=text, logprobs=item.logprobs)
+        item.parts.append(part)
+        return ended + event("response.content_part.done", **place, part=part)
+
+    def _close(self, status: str) -> bytes:
+        """Ends the item that goes on."""
+        item, call = self._open, self._call
+        if item is not None:
+            text = "".join(item.texts)
+            events, self._open = self._end_part(item), None
+            if item.kind == "message":
+                return events + self._writer.done(resource.message_item(item.name, item.parts, status))
+            encrypted = ENCRYPTED in self._request.include
+            thought = resource.reasoning_item(
+                item.name, text, item.blocks, summarised=self._request.summarised, encrypted=encrypted
+            )
+            return events + self._writer.done(thought)
+        if call is not None:
+            self._call = None
+            return self._end_call(call, status)
+        return b""
+
+    def _fragment(self, fragment: CallFragment) -> bytes:
+        """A call begins with its first arguments, or when there is more of a later one, and that waits until this one
+        is whole."""
+        call = fragment.call
+        if fragment.starts:
+            self._waiting.append(call)
+        if not fragment.arguments:
+            return b""
+        events = self._arguments(call, fragment.arguments) if call in self._begun else b""
+        while self._waiting and self._waiting[0].name and (self._call is None or self._call.complete):
+            events += self._begin_call(self._waiting[0])
+        return events
+
+    def _begin_call(self, call: ToolCall) -> bytes:
+        events = self._close("completed")
+        self._waiting.remove(call)
+        self._call = call
+        self._begun.add(call)
+        tool, number = self._request.tools.of(call.name), len(self._writer.output)
+        item = resource.call_item(self._writer.response["id"], number, tool, call.id, "", "in_progress")
+        return events + self._writer.added(item) + self._arguments(call, call.arguments)
+
+    def _arguments(self, call: ToolCall, arguments: str) -> bytes:
+        tool = self._request.tools.of(call.name)
+        if not arguments or tool.kind == "custom":  # whose input is known once its JSON is whole
+            return b""
+        place = {"item_id": self._name("fc"), "output_index": len(self._writer.output)}
+        return self._writer.event("response.function_call_arguments.delta", **place, delta=arguments)
+
+    def _end_call(self, call: ToolCall, status: str) -> bytes:
+        tool, number, event = self._request.tools.of(call.name), len(self._writer.output), self._writer.event
+        arguments = call.arguments or ("" if tool.kind == "custom" else "{}")
+        item = resource.call_item(self._writer.response["id"], number, tool, call.id, arguments, status)
+        place = {"item_id": item["id"], "output_index": number}
+        if tool.kind == "custom":
+            kind, text = "response.custom_tool_call_input", item["input"]
+            events = event(f"{kind}.delta", **place, delta=text) if text else b""
+            return events + event(f"{kind}.done", **place, input=text) + self._writer.done(item)
+        kind = "response.function_call_arguments"
+        events = b"" if call.arguments else event(f"{kind}.delta", **place, delta=arguments)
+        events += event(f"{kind}.done", **place, name=tool.name, arguments=arguments)
+        return events + self._writer.done(item)
+
+    def _begin_waiting(self, status: str) -> bytes:
+        """The calls that are left at the end of the answer; the last ones may have no arguments."""
+        return b"".join([self._begin_call(call) for call in tuple(self._waiting)])
+
+    def _name(self, prefix: str) -> str:
+        return resource.item_id(prefix, self._writer.response["id"], len(self._writer.output))
+
+
+def _text_of(kind: str, text: str) -> dict[str, Any]:
+    return {"type": kind, "text": text}
