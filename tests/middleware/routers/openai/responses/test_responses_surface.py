@@ -84,10 +84,7 @@ def test_compliance_cases(running: Running, up: Upstream, streams: bool) -> None
         ),
     ]
     for items, messages in cases:
-        if streams:
-            response = streamed(running, items)[-1]["response"]
-        else:
-            response = ask(running, items)
+        response = streamed(running, items)[-1]["response"] if streams else ask(running, items)
         assert response["status"] == "completed"
         assert response["model"] == "bench"
         assert response["output"][0]["content"][0]["text"] == (
