@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sage.middleware.retrieval.keywords.bm25 import Curve, Floats
 from sage.middleware.retrieval.keywords.kernels import Best
-from sage.middleware.retrieval.keywords.numba_kernels import compile_kernels
+from sage.middleware.retrieval.keywords.numba_kernels import compile_kernels, kept_kernels
 from sage.middleware.retrieval.keywords.postings import KeywordIndex, Mask
 from sage.middleware.retrieval.machine_code.compilation import Compilation, is_compiler_installed
 
@@ -86,7 +86,9 @@ def _tables(curve: Curve) -> tuple[Floats, Floats]:
 @functools.cache
 def kernel_of_process(frequency: str) -> Compilation[KeywordKernels] | None:
     """Those for frequencies of this type; ``None`` means that numba is not installed."""
-    return Compilation("compile-keywords", partial(KeywordKernels, frequency)) if is_compiler_installed() else None
+    if not is_compiler_installed():
+        return None
+    return Compilation("compile-keywords", partial(KeywordKernels, frequency), partial(kept_kernels, frequency))
 
 
 def compiled_kernels(index: KeywordIndex) -> KeywordKernels | None:

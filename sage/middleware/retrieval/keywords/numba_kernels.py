@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sage.middleware.retrieval.machine_code.compilation import compiled, load_numba
+from sage.middleware.retrieval.machine_code.kept_code import KeptCode
 from sage.middleware.retrieval.machine_code.top_heap import HEAP, offer, sort_heap
 
 SPARSE = 32
@@ -89,7 +90,12 @@ def compile_kernels(frequency: str) -> list[Callable[..., Any]]:
     result: Any = types.UniTuple(types.int64, 2)
     top = result(*index, *query, read(types.boolean), sums, written(types.uint8), numbers, sums)
     score_rows = types.void(*index, *query, read(types.int64), sums, sums)
-    return compiled([(_top, top), (_score_rows, score_rows)], _CALLED, globals())
+    return compiled([(_top, top), (_score_rows, score_rows)], _CALLED, globals(), kept_kernels(frequency))
+
+
+def kept_kernels(frequency: str) -> KeptCode:
+    """Those of :func:`compile_kernels` as an earlier process made them."""
+    return KeptCode(f"keywords-{frequency}", (_top, *_CALLED))
 
 
 def _top(

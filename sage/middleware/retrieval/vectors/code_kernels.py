@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sage.middleware.retrieval.machine_code.compilation import Entry, compiled, load_numba
+from sage.middleware.retrieval.machine_code.kept_code import KeptCode
 from sage.middleware.retrieval.machine_code.top_heap import HEAP, offer, sort_heap
 
 
@@ -32,7 +33,12 @@ def compile_kernels() -> list[Callable[..., Any]]:
     probed = (read(types.int64), read(types.float32), read(types.float32), read(types.boolean))
     scan = types.int64(*bits, *factors, *probed, numbers, floats)
     entries: list[Entry] = [(_score_codes, score), (_best_codes, best), (_scan_bits, scan)]
-    return compiled(entries, _CALLED, globals(), fast=True)
+    return compiled(entries, _CALLED, globals(), kept_kernels(), fast=True)
+
+
+def kept_kernels() -> KeptCode:
+    """Those of :func:`compile_kernels` as an earlier process made them."""
+    return KeptCode("vectors", (_best_codes, *_CALLED))
 
 
 def _score_codes(codes: Any, ordinals: Any, steps: Any, lowest: Any, is_distance: Any, scores: Any) -> None:

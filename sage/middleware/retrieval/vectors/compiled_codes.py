@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sage.middleware.retrieval.keywords.postings import Mask
 from sage.middleware.retrieval.machine_code.compilation import Compilation, is_compiler_installed
-from sage.middleware.retrieval.vectors.code_kernels import compile_kernels
+from sage.middleware.retrieval.vectors.code_kernels import compile_kernels, kept_kernels
 from sage.middleware.retrieval.vectors.exact import Matrix, Ordinals
 from sage.middleware.retrieval.vectors.scan import Found
 from sage.middleware.settings.retrieval import Metric
@@ -54,7 +54,7 @@ class CodeKernels:
 @functools.cache
 def kernels_of_process() -> Compilation[CodeKernels] | None:
     """``None`` means that numba is not installed."""
-    return Compilation("compile-vectors", CodeKernels) if is_compiler_installed() else None
+    return Compilation("compile-vectors", CodeKernels, kept_kernels) if is_compiler_installed() else None
 
 
 def code_kernels(count: int) -> CodeKernels | None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sage.middleware.retrieval.keywords import compiled as compiled_kernels
 from sage.middleware.retrieval.keywords.growing import GrowingKeywords
+from sage.middleware.retrieval.keywords.numba_kernels import kept_kernels
 from sage.middleware.retrieval.keywords.postings import KeywordIndex, Mask, Postings
 from sage.middleware.retrieval.keywords.search import Hits, KeywordLeg
 from sage.middleware.retrieval.machine_code.compilation import Compilation
@@ -200,7 +201,8 @@ def test_deleting_changes_the_statistics_at_once() -> None:
 @pytest.fixture(scope="module")
 def compiled() -> Compilation[compiled_kernels.KeywordKernels]:
     pytest.importorskip("numba")
-    compilation = Compilation("compile-keywords", partial(compiled_kernels.KeywordKernels, "uint16"))
+    kernels = partial(compiled_kernels.KeywordKernels, "uint16")
+    compilation = Compilation("compile-keywords", kernels, partial(kept_kernels, "uint16"))
     compilation.wait()
     assert compilation.kernels is not None
     return compilation

@@ -42,7 +42,7 @@ def test_the_best_by_their_codes(numbers: list[int], k: int, is_distance: bool) 
 @pytest.fixture(scope="module")
 def kernels() -> Compilation[CodeKernels]:
     pytest.importorskip("numba")
-    compilation = Compilation("compile-vectors", CodeKernels)
+    compilation = Compilation("compile-vectors", CodeKernels, code_kernels.kept_kernels)
     compilation.wait()
     assert compilation.kernels is not None
     return compilation
