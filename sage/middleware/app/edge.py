@@ -24,6 +24,8 @@ from sage.middleware.app.http.refusals import Refusals
 from sage.middleware.app.slashes import Slashes
 from sage.middleware.gateway.metrics import CLIENT_LEFT
 from sage.middleware.gateway.watch import ClientLeft
+from sage.middleware.routers.anthropic.errors import error_answer as anthropic_error
+from sage.middleware.routers.anthropic.errors import speaks_anthropic
 from sage.middleware.routers.http.asgi import (
     FIELDS,
     LOW_PRIORITY,
@@ -38,6 +40,7 @@ from sage.middleware.routers.http.asgi import (
     error_facts,
     error_headers,
     fields_of,
+    note,
 )
 from sage.middleware.routers.http.bodies import SMALL_BODY, LargeBodies, LargeBody, too_large
 from sage.middleware.routers.http.guard import credential
@@ -146,13 +149,13 @@ class EdgeMiddleware:
         except asyncio.CancelledError:
             # Only the server at shutdown cancels a task from outside, and the task ends here anyway.
             ending = Unavailable("the gateway is shutting down; try again soon", code="shutting_down")
-            await self._fail(ending, status, send_answer, facts)
+            await self._fail(ending, status, send_answer, scope)
         except SageError as error:
-            await self._fail(error, status, send_answer, facts)
+            await self._fail(error, status, send_answer, scope)
         except Exception:
             logger.exception("request %s failed", request_id.decode())
             internal = SageError("an internal error of the gateway; its log has more under this request id")
-            await self._fail(internal, status, send_answer, facts)
+            await self._fail(internal, status, send_answer, scope)
         finally:
             if isinstance(receive, LargeBody):
                 receive.release()
@@ -247,11 +250,11 @@ class EdgeMiddleware:
             raise too_large(limit, setting)
         return LargeBody(receive, scope, self._bodies, limit, setting)
 
-    async def _fail(self, error: SageError, status: int, send: Send, facts: dict[str, Any]) -> None:
+    async def _fail(self, error: SageError, status: int, send: Send, scope: Scope) -> None:
         """Answers with ``error``, unless an answer has begun with ``status``."""
-        facts.update(error_facts(error))
+        note(scope, **error_facts(error))
         if not status:  # otherwise uvicorn closes the connection, because the body ends too early
-            await answer_error(error, send)
+            await answer_error(error, send, scope)
 
     def _write(self, scope: Scope, request_id: bytes, status: int, started: float, facts: dict[str, Any]) -> None:
         principal = scope["state"].get("principal")
@@ -280,10 +283,13 @@ async def _send_in_two(send: Send, message: Message) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def answer_error(error: SageError, send: Send) -> None:
-    """Sends an answer with the envelope of ``error``."""
-    body = orjson.dumps(error.envelope())
-    headers = error_headers(error, len(body))
+async def answer_error(error: SageError, send: Send, scope: Scope) -> None:
+    """Sends an answer with the envelope of ``error``, in the shape that the sender of the request reads."""
+    if speaks_anthropic(scope):
+        body, headers = anthropic_error(error, scope["state"].get("request_id", b"").decode())
+    else:
+        body = orjson.dumps(error.envelope())
+        headers = error_headers(error, len(body))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -104,7 +104,7 @@ async def _respond(request: Request, error: SageError) -> Response:
     async def collect(message: Message) -> None:
         sent.append(message)
 
-    await answer_error(error, collect)
+    await answer_error(error, collect, request.scope)
     response = Response(sent[1]["body"], status_code=sent[0]["status"])
     response.raw_headers = list(sent[0]["headers"])
     return response

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from sage.middleware.routers import generate
+from sage.middleware.routers.anthropic import inference as anthropic_inference
+from sage.middleware.routers.anthropic import token_count as anthropic_token_count
 from sage.middleware.routers.cohere import inference as cohere_inference
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.ollama import inference as ollama_inference
@@ -15,6 +17,8 @@ INFERENCE_ROUTES: tuple[HotRoute, ...] = (
     *openai_inference.ROUTES,
     *responses_inference.ROUTES,
     *rerank.ROUTES,
+    *anthropic_inference.ROUTES,
+    *anthropic_token_count.ROUTES,
     *cohere_inference.ROUTES,
     *ollama_inference.ROUTES,
     *tokenize.ROUTES,

@@ -19,6 +19,7 @@ from sage.middleware.routers.http.openapi_bodies import EVENTS, NDJSON, SCHEMA_R
 _TAGS = (
     ("Generate", "The gateway's own and simplest way to an answer."),
     ("OpenAI", "For every client of OpenAI's API: its `base_url` is this server's address and `/v1`."),
+    ("Anthropic", "For every client of Anthropic's API: its `base_url` is this server's address. Any model answers."),
     ("Cohere", "For Cohere's own clients: their `base_url` is this server's address. Any model answers."),
     ("Ollama", "For Ollama's own clients: their `host` is this server's address. Any model answers."),
     ("vLLM", "vLLM's own additions to OpenAI's API, for every provider that offers them."),

@@ -294,6 +294,11 @@ class GatewayCall:
         return kind in self._answer.deployment.provider.native_answers
 
     @property
+    def prompt_estimate(self) -> int:
+        """About how many tokens the prompt has; no upstream has counted them."""
+        return self._prompt_tokens or estimate_prompt(self._call.body, self._call.text_size)
+
+    @property
     def finished(self) -> bool:
         """Whether :attr:`body` or :meth:`more` has returned the last event of the stream."""
         return self._answer.finished

@@ -11,13 +11,15 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from sage.errors import SageError
 from sage.middleware.providers.token_details import token_details
 from sage.middleware.settings.providers import Timeouts
 from sage.middleware.settings.settings import DeploymentSettings
 
+TokenForm = Literal["messages", "prompt"]
+"""What a tokenizer takes: a chat, with the model's template around it, or a text."""
 MAX_NAME = 256
 """The longest name of a model, in characters."""
 
@@ -394,6 +396,12 @@ class Provider(Protocol):
     native_answers: frozenset[str]
     """The wires (:attr:`Native.kind`) that it answers in as well: for a call with such a request, :meth:`decode` and
     :meth:`relay` return the vendor's own answer under the public model name."""
+
+    reads_marks: bool
+    """Whether it reads ``cache_control`` of parts and tools, and ``thinking_blocks`` of messages, in OpenAI's shape:
+    others refuse them, or do not know them."""
+    tokenizes: frozenset[TokenForm]
+    """What ``TOKENIZE`` counts there; empty means that it has no tokenizer."""
 
     can_sleep: bool
     """Whether it may be :attr:`asleep`."""

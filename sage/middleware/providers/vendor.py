@@ -23,6 +23,7 @@ from sage.middleware.providers.base import (
     ModelHost,
     Operation,
     Relay,
+    TokenForm,
     UpstreamModel,
     UpstreamRequest,
     Usage,
@@ -142,6 +143,8 @@ class Vendor(ABC):
     host: ModelHost | None = None
     model_files: ModelFileHost | None = None
     native_answers: frozenset[str] = frozenset()
+    reads_marks = False
+    tokenizes: frozenset[TokenForm] = frozenset()
 
     def __init__(self, name: str, settings: ProviderCommon) -> None:
         self.name = name

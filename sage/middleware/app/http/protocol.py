@@ -332,7 +332,7 @@ class GatewayProtocol(asyncio.Protocol):
                 self._is_over, running.keep_alive = True, False
                 return
             # The request runs, and will find that its client has left.
-            self.transport.write(self._refusals.answer(fault, running.state.setdefault("log", {})))
+            self.transport.write(self._refusals.answer(fault, running.state.setdefault("log", {}), self._url))
         self.transport.close()
 
     def _refuse(self, fault: SageError) -> None:

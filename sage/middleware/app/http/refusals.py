@@ -11,6 +11,8 @@ import orjson
 
 from sage.errors import SageError
 from sage.middleware.app.access_log import AccessLog
+from sage.middleware.routers.anthropic.errors import error_answer as anthropic_error
+from sage.middleware.routers.anthropic.errors import is_messages_path
 from sage.middleware.routers.http.asgi import error_headers
 
 _MAX_SHOWN = 1000  # characters of a path
@@ -29,11 +31,11 @@ class Refusals:
         self._headers = headers
         self._log = log
 
-    def answer(self, error: SageError, facts: dict[str, Any]) -> bytes:
-        """The answer to a request that runs; ``facts`` go into its own line in the log."""
+    def answer(self, error: SageError, facts: dict[str, Any], target: bytes) -> bytes:
+        """The answer to a request for ``target`` that runs; ``facts`` go into its own line in the log."""
         request_id = self._new_id()
         facts.update(status=error.status, error=error.code, request_id=request_id.decode())
-        return self._bytes(error, request_id)
+        return self._bytes(error, request_id, target)
 
     def refuse(self, error: SageError, method: str, target: bytes) -> bytes:
         """The answer to what never became a request. ``method`` and ``target`` are empty when they did not come."""
@@ -51,11 +53,15 @@ class Refusals:
                     "error": error.code,
                 }
             )
-        return self._bytes(error, request_id)
+        return self._bytes(error, request_id, target)
 
-    def _bytes(self, error: SageError, request_id: bytes) -> bytes:
-        body = orjson.dumps(error.envelope())
-        fields = [*error_headers(error, len(body)), (b"x-request-id", request_id), *self._headers]
+    def _bytes(self, error: SageError, request_id: bytes, target: bytes) -> bytes:
+        if is_messages_path(target.partition(b"?")[0].decode("latin-1")):
+            body, headers = anthropic_error(error, request_id.decode())
+        else:
+            body = orjson.dumps(error.envelope())
+            headers = error_headers(error, len(body))
+        fields = [*headers, (b"x-request-id", request_id), *self._headers]
         if (b"connection", b"close") not in fields:
             fields.append((b"connection", b"close"))
         head = b"".join(b"%s: %s\r\n" % field for field in fields)

@@ -194,7 +194,7 @@ class ForwardedRequest:
         """Answers that the owner cannot, unless an answer has begun: then its connection ends without the rest."""
         if not self._started and not self._client_left:
             self._started = True
-            await answer_error(Unavailable(message, code="shutting_down"), self._send)
+            await answer_error(Unavailable(message, code="shutting_down"), self._send, self._scope)
 
 
 class RecordedRequest:

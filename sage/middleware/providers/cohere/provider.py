@@ -11,7 +11,16 @@ from typing import Any
 import orjson
 
 from sage.errors import InvalidRequest, SageError, Unsupported
-from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Relay, UpstreamModel, UpstreamRequest, Usage
+from sage.middleware.providers.base import (
+    Endpoint,
+    ModelCall,
+    Operation,
+    Relay,
+    TokenForm,
+    UpstreamModel,
+    UpstreamRequest,
+    Usage,
+)
 from sage.middleware.providers.cohere.chat import chat_answer, chat_request, read_usage, usage_of
 from sage.middleware.providers.cohere.stream import CohereRelay
 from sage.middleware.providers.vendor import HINTS, Vendor
@@ -33,6 +42,8 @@ _EMBED_FIELDS = frozenset({"input_type", "truncate", "output_dimension", "embedd
 
 class CohereProvider(Vendor):
     """Cohere, or a server of its wire."""
+
+    tokenizes: frozenset[TokenForm] = frozenset({"prompt"})
 
     def __init__(self, name: str, settings: RemoteProvider) -> None:
         super().__init__(name, settings)

@@ -19,6 +19,7 @@ from sage.middleware.providers.base import (
     EngineSpec,
     ModelCall,
     Operation,
+    TokenForm,
     UpstreamModel,
     UpstreamRequest,
     Usage,
@@ -64,6 +65,7 @@ class LocalEngineProvider(OpenAIProvider):
     """GGUF files, each run by an engine that the registry loads and unloads."""
 
     repeatable = True
+    tokenizes: frozenset[TokenForm] = frozenset({"prompt"})
     paths: Mapping[Operation, str] = {operation: f"/{operation}" for operation in Operation}
     _documented: Mapping[Operation, frozenset[str]] = {}
 

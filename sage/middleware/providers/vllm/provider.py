@@ -24,6 +24,7 @@ from sage.middleware.providers.base import (
     EngineSpec,
     ModelCall,
     Operation,
+    TokenForm,
     UpstreamModel,
     UpstreamRequest,
     Usage,
@@ -52,6 +53,7 @@ class VllmProvider(OpenAIProvider):
         Operation.DETOKENIZE: "/detokenize",
     }
     _keeps_reasoning = False
+    tokenizes: frozenset[TokenForm] = frozenset({"messages", "prompt"})
 
     _documented: Mapping[Operation, frozenset[str]] = {}
     _aliases: Mapping[str, str] = {"repeat_penalty": "repetition_penalty"}

@@ -20,7 +20,8 @@ from sage.middleware.routers.http.streaming import EVENTS, End, Translate, strea
 class Events:
     """How a surface writes a stream in its own wire format (:func:`sage.middleware.routers.http.streaming.stream`)."""
 
-    translate: Translate
+    translate: Translate | None
+    """``None`` means that the answer is in that format already."""
     end: End | None = None
     error_event: Callable[[SageError], bytes] | None = None
     media_type: bytes = EVENTS

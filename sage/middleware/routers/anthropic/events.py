@@ -1,0 +1,195 @@
+"""OpenAI's stream of chat chunks as Anthropic's events.
+
+Blocks have indexes from 0 without gaps, and one is open at a time.
+
+Source: Anthropic's API reference, *Streaming messages*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from sage.errors import SageError
+from sage.middleware.providers.wire.json_values import objects, string
+from sage.middleware.providers.wire.messages import DeltaReader, finish_of
+from sage.middleware.providers.wire.sse import payloads
+from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCall
+from sage.middleware.routers.anthropic import answer
+from sage.middleware.routers.anthropic.errors import error_object
+from sage.middleware.usage.estimates import text_tokens
+
+_PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+
+
+class MessageEvents:
+    """The events of one answer; the last ones, from :meth:`end`, have the stop reason and the usage.
+
+    ``prompt_tokens`` is the estimate that the stream begins with, before the upstream has counted any.
+    """
+
+    def __init__(self, model: str, stops: Sequence[str], prompt_tokens: int, request_id: str) -> None:
+        self._model = model
+        self._stops = stops
+        self._prompt_tokens = prompt_tokens
+        self._request_id = request_id
+        self._started = False
+        self._reader = DeltaReader()
+        self._block: str | None = None
+        """The type of the block that is open."""
+        self._blocks = 0
+        self._is_signed = False
+        """Whether the block of thinking that is open has its signature."""
+        self._call: ToolCall | None = None
+        """The call whose block is open."""
+        self._waiting: list[ToolCall] = []
+        """Calls that have no block yet."""
+        self._end: dict[str, Any] = {}
+        """The choice that said why the answer ended."""
+        self._refusal = ""
+        self._usage: dict[str, Any] | None = None
+        self._answer_tokens = 0
+
+    def translate(self, events: bytes) -> bytes:
+        """The complete OpenAI ``events`` as Anthropic's."""
+        return b"".join([self._chunk(chunk) for chunk in payloads(events) if isinstance(chunk, dict)])
+
+    def end(self) -> bytes:
+        """The last events of a complete answer."""
+        last = self._start(None) + self._open_waiting() + self._close()
+        reason, stop = answer.stop_reason(
+            finish_of(self._end), self._end, self._stops, calls=bool(self._reader.calls), refusal=self._refusal
+        )
+        usage = answer.usage(self._usage, (self._prompt_tokens, self._answer_tokens))
+        delta = {"stop_reason": reason, "stop_sequence": stop}
+        return last + _event("message_delta", delta=delta, usage=usage) + _event("message_stop")
+
+    def error_event(self, error: SageError) -> bytes:
+        """The last event of an answer that broke."""
+        return _event("error", error=error_object(error), request_id=self._request_id)
+
+    def _chunk(self, chunk: dict[str, Any]) -> bytes:
+        if isinstance(chunk.get("usage"), dict):
+            self._usage = chunk["usage"]
+        choices = chunk.get("choices")
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            return b""
+        choice = choices[0]
+        if choice.get("finish_reason"):
+            self._end = {name: choice[name] for name in ("finish_reason", "stop_reason") if name in choice}
+        delta = choice.get("delta")
+        started = b"" if self._started else self._start(chunk.get("id"))
+        return started + self._delta(delta) if isinstance(delta, dict) else started
+
+    def _start(self, name: Any) -> bytes:
+        if self._started:
+            return b""
+        self._started = True
+        message: dict[str, Any] = {
+            "id": answer.message_id(name),
+            "type": "message",
+            "role": "assistant",
+            "model": self._model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": answer.usage(self._usage, (self._prompt_tokens, 0)),
+        }
+        return _event("message_start", message=message) + _PING
+
+    def _delta(self, delta: dict[str, Any]) -> bytes:
+        read = self._reader.read(delta)
+        shown = read.shown
+        if self._block == "text" and shown and not read.reasoning and not read.calls:  # nearly every one
+            self._answer_tokens += text_tokens(shown)
+            self._refusal += read.refusal
+            return self._text_delta(shown)
+        events = b""
+        if read.reasoning or delta.get("thinking_blocks"):
+            events += self._thinking(read.reasoning, objects(delta.get("thinking_blocks")))
+        if shown:
+            self._answer_tokens += text_tokens(shown)
+            self._refusal += read.refusal
+            events += self._open_block("text", {"type": "text", "text": ""}) + self._text_delta(shown)
+        for fragment in read.calls:
+            events += self._tool_call(fragment)
+        return events
+
+    def _text_delta(self, text: str) -> bytes:
+        return _event("content_block_delta", index=self._blocks, delta={"type": "text_delta", "text": text})
+
+    def _thinking(self, reasoning: str, signed: list[dict[str, Any]]) -> bytes:
+        """What a delta adds to the thinking: its text, which blocks may say once more, and signatures."""
+        if not any(block.get("thinking") for block in signed):
+            signed = [{"thinking": reasoning}, *signed] if reasoning else signed
+        events = b""
+        for block in signed:
+            text, signature = string(block.get("thinking")), string(block.get("signature"))
+            if block.get("type") == "redacted_thinking":
+                redacted = {"type": "redacted_thinking", "data": string(block.get("data"))}
+                events += self._close() + self._open_block("redacted_thinking", redacted) + self._close()
+            if text:
+                self._answer_tokens += text_tokens(text)
+                events += self._think({"type": "thinking_delta", "thinking": text})
+            if signature:
+                events += self._think({"type": "signature_delta", "signature": signature})
+                self._is_signed = True
+        return events
+
+    def _think(self, delta: dict[str, Any]) -> bytes:
+        """``delta`` in a block of thinking; what was signed is whole."""
+        events = self._close() if self._is_signed else b""
+        events += self._open_block("thinking", answer.thinking("", ""))
+        return events + _event("content_block_delta", index=self._blocks, delta=delta)
+
+    def _tool_call(self, fragment: CallFragment) -> bytes:
+        """Calls come one after the other, in the order in which they began, each with its name: a call opens with its
+        first arguments, or when there is more of a later one, and that waits until this one is whole."""
+        call = fragment.call
+        if fragment.starts:
+            self._waiting.append(call)
+        if not fragment.arguments:
+            return b""
+        self._answer_tokens += text_tokens(fragment.arguments)
+        events = self._arguments(fragment.arguments) if call is self._call else b""
+        while self._waiting and self._waiting[0].name and (self._call is None or self._call.complete):
+            events += self._open_call(self._waiting.pop(0))
+        return events
+
+    def _open_call(self, call: ToolCall) -> bytes:
+        events = self._close() + self._open_block("tool_use", answer.tool_use(call, {}))
+        self._call = call
+        return events + self._arguments(call.arguments)
+
+    def _arguments(self, text: str) -> bytes:
+        if not text:
+            return b""
+        delta = {"type": "input_json_delta", "partial_json": text}
+        return _event("content_block_delta", index=self._blocks, delta=delta)
+
+    def _open_waiting(self) -> bytes:
+        """The calls that are left at the end of the answer; the last ones may have no arguments."""
+        calls, self._waiting = self._waiting, []
+        return b"".join([self._open_call(call) for call in calls])
+
+    def _open_block(self, kind: str, block: dict[str, Any]) -> bytes:
+        """Opens a block unless one of its kind is open."""
+        if self._block == kind:
+            return b""
+        events = self._close()
+        self._block = kind
+        return events + _event("content_block_start", index=self._blocks, content_block=block)
+
+    def _close(self) -> bytes:
+        """Ends the block that is open."""
+        if self._block is None:
+            return b""
+        self._block, self._call, self._is_signed = None, None, False
+        self._blocks += 1
+        return _event("content_block_stop", index=self._blocks - 1)
+
+
+def _event(kind: str, **fields: Any) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))

@@ -1,0 +1,161 @@
+"""Anthropic's surface: ``/v1/messages``, for any model. ``/v1/messages/count_tokens`` is in ``token_count.py``.
+
+A provider that speaks Anthropic's wire gets the caller's body unchanged, and its answer goes back as it is; others get
+it in OpenAI's shape.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, Field
+
+from sage.errors import Unsupported
+from sage.middleware.auth.principal import Scope as Permission
+from sage.middleware.gateway import admission
+from sage.middleware.gateway.gateway import Gateway, GatewayCall
+from sage.middleware.providers.base import ModelCall, Native, Operation
+from sage.middleware.routers.anthropic import answer as answers
+from sage.middleware.routers.anthropic.blocks import Foreign
+from sage.middleware.routers.anthropic.credentials import WithApiKey
+from sage.middleware.routers.anthropic.errors import AnthropicErrorEnvelope, with_request_id
+from sage.middleware.routers.anthropic.events import MessageEvents
+from sage.middleware.routers.anthropic.request import chat_request
+from sage.middleware.routers.anthropic.targets import KIND, Targets, targets_of
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, read_json, take_flag, take_model
+from sage.middleware.routers.http.hot_route import HotRoute
+from sage.middleware.routers.http.openapi_bodies import OpenBody
+from sage.middleware.routers.http.respond import Events, respond
+from sage.middleware.usage.estimates import answer_tokens
+
+
+class Messages:
+    """The ASGI endpoint of ``/v1/messages``."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_json(receive, scope)
+        model = take_model(body)
+        scope["state"]["log"]["model"] = model
+        fallbacks = admission.fallbacks(body)
+        targets = await targets_of(self._gateway, caller(scope), model, fallbacks)
+        call = message_call(body, model, fallbacks, targets)
+        del body  # which the call lets go of once its stream has begun
+        answer = _Answer(call, scope["state"]["request_id"])
+        send = with_request_id(send, answer.request_id)
+        await respond(self._gateway, call, scope, receive, send, answer.body, answer.events)
+
+
+def message_call(body: dict[str, Any], model: str, fallbacks: tuple[str, ...], targets: Targets) -> ModelCall:
+    """The same question in OpenAI's shape, and as it came for who speaks its wire.
+
+    Raises :class:`Unsupported` for what only Anthropic can do, where none of the deployments is there.
+    """
+    request = chat_request(body, marks=targets.marks)
+    if request.foreign is not None and not targets.native:
+        raise foreign_error(request.foreign, model)
+    stream = take_flag(body, "stream")
+    call = ModelCall(Operation.CHAT, request.body, model, stream=stream, wants_usage=True, fallbacks=fallbacks)
+    if targets.native:
+        call.native = Native(KIND, body)
+    if request.effort is not None:
+        call.hints = {"reasoning_effort": request.effort}
+    return call
+
+
+def foreign_error(foreign: Foreign, model: str) -> Unsupported:
+    """The error for something that only Anthropic can do."""
+    return Unsupported(
+        f"{foreign.where}: '{foreign.kind}' is something that only models at Anthropic can do, and '{model}' is none "
+        "of them; leave it out, or ask another model",
+        param=foreign.where,
+    )
+
+
+class _Answer:
+    """How the answer to one call is written."""
+
+    __slots__ = ("_is_native", "_model", "_stops", "request_id")
+
+    def __init__(self, call: ModelCall, request_id: bytes) -> None:
+        self._model = call.model
+        self._stops = call.body.get("stop") or ()
+        self._is_native = call.native is not None
+        self.request_id = request_id
+
+    def body(self, answer: GatewayCall) -> bytes:
+        if self._is_native and answer.answers_in(KIND):
+            return answer.body
+        chat = orjson.loads(answer.body)
+        estimated = (0, 0)
+        if chat.get("usage") is None:
+            estimated = (answer.prompt_estimate, answer_tokens(answer.body))
+        return orjson.dumps(answers.message(chat, self._stops, estimated))
+
+    def events(self, answer: GatewayCall) -> Events:
+        events = MessageEvents(self._model, self._stops, answer.prompt_estimate, self.request_id.decode())
+        if self._is_native and answer.answers_in(KIND):
+            return Events(None, None, events.error_event)
+        return Events(events.translate, events.end, events.error_event)
+
+
+class MessagesRequest(OpenBody):
+    """Anthropic's request for a message. Fields that are not listed go on to the provider unchanged."""
+
+    model: str = Field(examples=["gemma-3-270m"])
+    max_tokens: int = Field(examples=[100])
+    messages: list[dict[str, Any]] = Field(examples=[[{"role": "user", "content": "What is the capital of France?"}]])
+    system: str | list[dict[str, Any]] | None = None
+    stream: bool = False
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: dict[str, Any] | None = None
+    thinking: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
+    stop_sequences: list[str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    metadata: dict[str, Any] | None = None
+    service_tier: str | None = None
+    models: list[str] | None = Field(None, description="Names of models that may answer instead, in this order.")
+
+
+class MessageUsage(BaseModel):
+    """Tokens of one answer; those of the vendor's cache are not among `input_tokens`."""
+
+    input_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int
+    output_tokens: int
+
+
+class MessageAnswer(BaseModel):
+    """Anthropic's message."""
+
+    id: str
+    type: str = "message"
+    role: str = "assistant"
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: str
+    stop_sequence: str | None
+    usage: MessageUsage
+
+
+ROUTES = (
+    HotRoute(
+        path="/v1/messages",
+        name="anthropic_messages",
+        scope=Permission.GENERATE,
+        tag="Anthropic",
+        summary="A message",
+        request=MessagesRequest,
+        answer=MessageAnswer,
+        endpoint=Messages,
+        errors=WithApiKey,
+        error_model=AnthropicErrorEnvelope,
+    ),
+)
