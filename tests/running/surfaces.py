@@ -8,7 +8,7 @@ from typing import Any
 
 from running_gateway import Running
 
-CHATS = ("/v1/chat/completions", "/api/chat", "/api/generate", "/v2/chat", "/generate")
+CHATS = ("/v1/chat/completions", "/api/chat", "/api/generate", "/v2/chat", "/v1/messages", "/generate")
 SURFACES = (*CHATS, "/v1/completions", "/api/generate raw")
 
 
@@ -28,7 +28,9 @@ def ask(running: Running, surface: str, model: str = "bench", *, stream: bool = 
     """Asks at ``surface``; ``/api/generate raw`` is a completion, ``/v1/completions`` too."""
     path, _, raw = surface.partition(" ")
     body: dict[str, Any] = {"model": model, "stream": stream, **fields}
-    if path in ("/v1/chat/completions", "/api/chat", "/v2/chat"):
+    if path == "/v1/messages":
+        body.setdefault("max_tokens", 100)
+    if path in ("/v1/chat/completions", "/api/chat", "/v2/chat", "/v1/messages"):
         body["messages"] = [{"role": "user", "content": "hello"}]
     else:
         body["prompt"] = "hello"
@@ -46,6 +48,8 @@ def ask(running: Running, surface: str, model: str = "bench", *, stream: bool = 
     chunks = [json.loads(event) for event in events if event != "[DONE]"]
     if path == "/v2/chat":
         return _cohere(chunks, answer.text)
+    if path == "/v1/messages":
+        return _anthropic(chunks, answer.text)
     return _openai(chunks, bool(events) and events[-1] == "[DONE]", answer.text)
 
 
@@ -60,6 +64,14 @@ def _cohere(events: list[Any], raw: str) -> Told:
     last = events[-1]["delta"] if events[-1]["type"] == "message-end" else {}
     finish = last.get("finish_reason")
     return Told("".join(texts), finish, finish not in (None, "ERROR"), last.get("error"), raw)
+
+
+def _anthropic(events: list[Any], raw: str) -> Told:
+    texts = [e["delta"].get("text") or "" for e in events if e["type"] == "content_block_delta"]
+    finish = next((e["delta"]["stop_reason"] for e in events if e["type"] == "message_delta"), None)
+    last = events[-1] if events else {"type": None}
+    error = last["error"]["code"] if last["type"] == "error" else None
+    return Told("".join(texts), finish, last["type"] == "message_stop", error, raw)
 
 
 def _openai(chunks: list[Any], done: bool, raw: str) -> Told:
@@ -77,6 +89,9 @@ def _whole(path: str, answer: dict[str, Any], raw: str) -> Told:
     if path == "/v2/chat":
         text = "".join(block.get("text") or "" for block in answer["message"]["content"])
         return Told(text, answer["finish_reason"], True, None, raw)
+    if path == "/v1/messages":
+        text = "".join(block.get("text") or "" for block in answer["content"])
+        return Told(text, answer["stop_reason"], True, None, raw)
     choice = answer if path == "/generate" else answer["choices"][0]
     text = choice["message"]["content"] if "message" in choice else choice["text"]
     return Told(text, choice["finish_reason"], True, None, raw)

@@ -66,7 +66,8 @@ def test_a_key_over_its_requests_is_told_who_what_and_when(running: Running) -> 
 @pytest.mark.parametrize("surface", [*CHATS, "/v1/completions", "/v1/embeddings", "/v1/rerank"])
 def test_each_surface_counts_a_call_once(running: Running, up: Upstream, surface: str) -> None:
     key = limited(running, rpm=1)
-    body = dict(CHAT) if "chat" in surface else {"model": "bench", "prompt": "hello"}
+    body = dict(CHAT) if "chat" in surface or "messages" in surface else {"model": "bench", "prompt": "hello"}
+    body |= {"max_tokens": 100} if "messages" in surface else {}
     body |= {"stream": False} if surface in CHATS else {}
     body |= {"input": "hello"} if surface.endswith("embeddings") else {}
     body |= {"query": "a", "documents": ["b"]} if surface.endswith("rerank") else {}

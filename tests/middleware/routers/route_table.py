@@ -143,6 +143,8 @@ POST   /v1/rerank                                   admin,owner,user        gene
 POST   /v2/rerank                                   admin,owner,user        generate          cohere_rerank
 POST   /v2/chat                                     admin,owner,user        generate          cohere_chat
 POST   /v2/embed                                    admin,owner,user        generate          cohere_embed
+POST   /v1/messages                                 admin,owner,user        generate          anthropic_messages
+POST   /v1/messages/count_tokens                    admin,owner,user        generate          anthropic_count_tokens
 POST   /api/chat                                    admin,owner,user        generate          ollama_chat
 POST   /api/generate                                admin,owner,user        generate          ollama_generate
 POST   /api/embed                                   admin,owner,user        generate          ollama_embed
