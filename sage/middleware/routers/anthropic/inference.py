@@ -14,6 +14,8 @@ from pydantic import BaseModel, Field
 from sage.errors import Unsupported
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway import admission
+from sage.middleware.gateway.context.chat_memory import MemoryRequest
+from sage.middleware.gateway.context.context import add_context
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.providers.base import ModelCall, Native, Operation
 from sage.middleware.routers.anthropic import answer as answers
@@ -25,6 +27,7 @@ from sage.middleware.routers.anthropic.request import chat_request
 from sage.middleware.routers.anthropic.targets import KIND, Targets, targets_of
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, read_json, take_flag, take_model
 from sage.middleware.routers.http.hot_route import HotRoute
+from sage.middleware.routers.http.memory_turn import MakeBody, MakeEvents, in_context, read_memory
 from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import Events, respond
 from sage.middleware.usage.estimates import answer_tokens
@@ -41,12 +44,20 @@ class Messages:
         model = take_model(body)
         scope["state"]["log"]["model"] = model
         fallbacks = admission.fallbacks(body)
+        memory = read_memory(body) if "memory" in body else None
         targets = await targets_of(self._gateway, caller(scope), model, fallbacks)
+        if memory is not None:
+            targets = targets._replace(native=False)  # the caller's own body has no memories
         call = message_call(body, model, fallbacks, targets)
         del body  # which the call lets go of once its stream has begun
         answer = _Answer(call, scope["state"]["request_id"])
         send = with_request_id(send, answer.request_id)
-        await respond(self._gateway, call, scope, receive, send, answer.body, answer.events)
+        make_body: MakeBody = answer.body
+        make_events: MakeEvents = answer.events
+        if memory is not None:
+            context = await add_context(self._gateway, caller(scope), call, None, memory)
+            make_body, make_events = in_context(context, make_body, make_events, inside="message")
+        await respond(self._gateway, call, scope, receive, send, make_body, make_events)
 
 
 def message_call(body: dict[str, Any], model: str, fallbacks: tuple[str, ...], targets: Targets) -> ModelCall:
@@ -120,6 +131,7 @@ class MessagesRequest(OpenBody):
     top_k: int | None = None
     metadata: dict[str, Any] | None = None
     service_tier: str | None = None
+    memory: MemoryRequest | None = Field(None, description="What the answer is to remember, as in `/generate`.")
     models: list[str] | None = Field(None, description="Names of models that may answer instead, in this order.")
 
 

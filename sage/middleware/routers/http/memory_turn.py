@@ -149,7 +149,8 @@ class _SurfaceStream:
 
     def translate(self, events: bytes) -> bytes:
         self._turn.read(events)
-        return self._first(self._surface.translate(events))
+        translate = self._surface.translate
+        return self._first(events if translate is None else translate(events))
 
     async def end(self) -> bytes:
         await self._turn.store()
