@@ -81,7 +81,15 @@ def test_what_a_sign_says() -> None:
         if line.startswith("|")
         for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
     }
-    assert rows["chat"] == {"openai": "", "vllm": "✓●", "ollama": "✓", "zhipu": "", "cohere": "", "local": ""}
+    assert rows["chat"] == {
+        "openai": "",
+        "vllm": "✓●",
+        "ollama": "✓",
+        "zhipu": "",
+        "cohere": "",
+        "anthropic": "",
+        "local": "",
+    }
     assert (rows["n"]["ollama"], rows["LoRA"]["vllm"], rows["stop"]["ollama"]) == ("✗", "●", "")
     assert set(rows) == {"", "---", *features.FEATURES}
 

@@ -49,6 +49,9 @@ class Native:
 
     kind: str
     body: Mapping[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers of the caller's that belong to its wire (``anthropic-version``), by their names in small letters. The
+    provider decides which of them it sends."""
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ _PROMPT_UNITS = (
     ("audio_tokens", "input_audio_tokens"),
     ("image_tokens", "input_image_tokens"),
     ("cache_write_tokens", "cache_write_tokens"),
+    ("cache_creation_tokens", "cache_write_tokens"),  # ours, for Anthropic's
 )
 _ANSWER_UNITS = (("audio_tokens", "output_audio_tokens"), ("image_tokens", "output_image_tokens"))
 """What OpenAI's wire has in those objects, and genai-prices' names for it."""
@@ -25,7 +26,7 @@ _CACHED = (
     "cached_tokens",  # Moonshot, Cohere
     "cache_read_input_tokens",  # Anthropic
 )
-_ELSEWHERE = frozenset({*_CACHED, "cache_creation_input_tokens", "billed_units"})
+_ELSEWHERE = frozenset({*_CACHED, "cache_creation_input_tokens", "server_tool_use", "billed_units"})
 
 
 def token_details(usage: Mapping[str, Any]) -> tuple[int, int, dict[str, int] | None]:
@@ -35,17 +36,26 @@ def token_details(usage: Mapping[str, Any]) -> tuple[int, int, dict[str, int] | 
         return 0, 0, None
     prompts, answers = _objects(usage, _OF_PROMPT), _objects(usage, _OF_ANSWER)
     cached = _count(prompts[0], "cached_tokens") if prompts else 0
-    reasoning = _count(answers[0], "reasoning_tokens") if answers else 0
+    reasoning = _count(answers[0], "reasoning_tokens") or _count(answers[0], "thinking_tokens") if answers else 0
     units: dict[str, int] = {}
     for places, names in ((prompts, _PROMPT_UNITS), (answers, _ANSWER_UNITS)):
         for place in places:
             units.update((unit, count) for name, unit in names if name in place and (count := _count(place, name)))
     if not _ELSEWHERE.isdisjoint(usage):
         cached = cached or next(filter(None, (_count(usage, name) for name in _CACHED)), 0)
-        if count := _count(usage, "cache_creation_input_tokens"):  # Anthropic
-            units["cache_write_tokens"] = count
+        units.update(_written(usage))
         units.update(_billed(usage))
     return cached, reasoning, units or None
+
+
+def _written(usage: Mapping[str, Any]) -> dict[str, int]:
+    """What Anthropic has put in its cache, where an hour costs more than minutes, and its searches."""
+    counts = {
+        "cache_write_tokens": _count(usage, "cache_creation_input_tokens"),
+        "cache_write_1h_tokens": _count(_object(usage, "cache_creation"), "ephemeral_1h_input_tokens"),
+        "web_searches": _count(_object(usage, "server_tool_use"), "web_search_requests"),
+    }
+    return {unit: count for unit, count in counts.items() if count}
 
 
 def _billed(usage: Mapping[str, Any]) -> dict[str, int]:

@@ -96,6 +96,7 @@ _LOOKED_AT = _HOSTED_FIELDS | {"chat_template_kwargs", "tools"}
 _FETCHES_NOTHING = (
     *("function", "custom", "local_shell", "apply_patch", "computer*", "bash*", "text_editor*"),
     *("retrieval", "file_search", "code_interpreter", "code_execution*", "image_generation"),
+    *("memory_2*", "browser_toolset_*", "tool_search_tool_*"),  # Anthropic's
 )
 _FUNCTION_KEYS = frozenset({"function", "parameters", "input_schema", "parameter_definitions"})
 # Denied in `chat_template_kwargs`: there they would overrule the server's own arguments for the template's renderer.

@@ -24,6 +24,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from sage.middleware.settings.providers import (
+    AnthropicSettings,
     LocalProvider,
     OllamaSettings,
     OpenAISettings,
@@ -134,6 +135,18 @@ VENDORS: tuple[ProviderKind, ...] = (
         variables={"CO_API_KEY": "api_key", "COHERE_API_KEY": "api_key"},
         default_url="https://api.cohere.com",
         families=("command-*", "embed-*", "rerank-*"),
+    ),
+    ProviderKind(
+        name="anthropic",
+        adapter="anthropic.provider:AnthropicProvider",
+        settings=AnthropicSettings,
+        variables={
+            "ANTHROPIC_API_KEY": "api_key",
+            "ANTHROPIC_AUTH_TOKEN": "auth_token",
+            "ANTHROPIC_BASE_URL": "base_url",
+        },
+        default_url="https://api.anthropic.com",
+        families=("claude-*",),
     ),
     ProviderKind(
         name="local", adapter="local.provider:LocalEngineProvider", settings=LocalProvider, needs=(), keeps_files=True

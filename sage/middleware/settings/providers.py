@@ -174,6 +174,41 @@ class OpenAISettings(RemoteProvider):
     project: HeaderValue | None = None
 
 
+class AnthropicSettings(RemoteProvider):
+    """Anthropic, or a server of its wire."""
+
+    kind: Literal["anthropic"] = "anthropic"
+    auth_token: SecretStr | None = None
+    """Sent as ``Authorization: Bearer`` where there is no ``api_key``, which is sent as ``x-api-key``."""
+    max_tokens: int | None = Field(None, ge=1)
+    """For requests that do not set it, as Anthropic asks for it; ``None`` means what the model gives, or 64,000."""
+    betas: tuple[Text, ...] = (
+        *("advanced-tool-use-*", "claude-code-*", "compact-*", "computer-use-*", "context-1m-*"),
+        *("context-management-*", "effort-*", "extended-cache-ttl-*", "fine-grained-tool-streaming-*"),
+        *("inline-tools-*", "interleaved-thinking-*", "mid-conversation-*", "model-context-window-exceeded-*"),
+        *("output-128k-*", "pdfs-*", "prompt-caching-*", "structured-outputs-*", "task-budgets-*", "thinking-*"),
+        *("token-counting-*", "token-efficient-tools-*", "tool-examples-*", "tool-search-tool-*"),
+    )
+    """Patterns of the features in beta that callers of ``/v1/messages`` may ask for (``anthropic-beta``). The others of
+    a request are left out: they reach other servers, keep things in the account, or have prices of their own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blank_token_is_unset(cls, data: Any) -> Any:
+        return {k: v for k, v in data.items() if k != "auth_token" or v != ""} if isinstance(data, dict) else data
+
+    @field_validator("auth_token", mode="after")
+    @classmethod
+    def _token_fit_for_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else header_value(SecretStr(value.get_secret_value().strip()))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All keys, each once; the token where there are none."""
+        token = self.auth_token
+        return super().keys or (() if token is None else (token.get_secret_value(),))
+
+
 class VllmSettings(RemoteProvider):
     """vLLM: a server at ``base_url``, or servers that the gateway starts itself (a deployment's ``engine``)."""
 

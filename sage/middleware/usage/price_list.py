@@ -19,6 +19,7 @@ SELF_HOSTED = frozenset({"local", "ollama", "vllm"})
 
 _VENDORS: Mapping[str, str] = {
     "openai": "openai",
+    "anthropic": "anthropic",
     "cohere": "cohere",
     "zhipu": "zhipuai",
     "deepseek": "deepseek",

@@ -68,7 +68,7 @@ def one(params: str, name: str = "m") -> str:
          {"kind": "openai", "base_url": "https://api.mistral.ai/v1", "api_key": "${MISTRAL_API_KEY:-}"},
          "mistral-large-latest"),
         ("model: claude-sonnet-4, extra_headers: {anthropic-beta: os.environ/BETA}", "anthropic",
-         {"kind": "openai", "base_url": "https://api.anthropic.com/v1", "api_key": "${ANTHROPIC_API_KEY:-}",
+         {"api_key": "${ANTHROPIC_API_KEY:-}",
           "headers": {"anthropic-beta": "${BETA:-}"}}, "claude-sonnet-4"),
         ("model: together_ai/meta-llama/Llama-3", "together-ai",
          {"kind": "openai", "base_url": "https://api.together.xyz/v1", "api_key": "${TOGETHERAI_API_KEY:-}"},

@@ -54,7 +54,7 @@ def test_no_two_rows_share_a_name_or_a_variable() -> None:
 
 @every_kind
 def test_a_kind_is_configured_under_its_own_name_and_under_another(kind: ProviderKind) -> None:
-    values = {"api_key": "k", "base_url": "http://127.0.0.1:9"}
+    values = {"api_key": "k", "auth_token": "t", "base_url": "http://127.0.0.1:9"}
     variables = {variable: values[key] for variable, key in kind.variables.items()}
     own = load_settings(environ=variables).llm.providers[kind.name]
     other = load_settings(overrides={"llm.providers": {"other": {"kind": kind.name}}}).llm.providers["other"]

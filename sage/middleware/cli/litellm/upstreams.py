@@ -50,8 +50,8 @@ PROVIDERS: Mapping[str, LiteLLMProvider] = {
     "moonshot": LiteLLMProvider("moonshot", "MOONSHOT_API_KEY"),
     "siliconflow": LiteLLMProvider("siliconflow", "SILICONFLOW_API_KEY"),
     "dashscope": LiteLLMProvider("dashscope", "DASHSCOPE_API_KEY"),
+    "anthropic": LiteLLMProvider("anthropic", "ANTHROPIC_API_KEY"),
     # These speak OpenAI's wire at an address of their own.
-    "anthropic": _openai_wire("ANTHROPIC_API_KEY", "https://api.anthropic.com/v1"),
     "cerebras": _openai_wire("CEREBRAS_API_KEY", "https://api.cerebras.ai/v1"),
     "deepinfra": _openai_wire("DEEPINFRA_API_KEY", "https://api.deepinfra.com/v1/openai"),
     "fireworks_ai": _openai_wire("FIREWORKS_AI_API_KEY", "https://api.fireworks.ai/inference/v1"),

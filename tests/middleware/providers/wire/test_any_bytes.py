@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
 from sage.errors import SageError
+from sage.middleware.providers.anthropic.provider import AnthropicProvider
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.providers.cohere.provider import CohereProvider
 from sage.middleware.providers.local.provider import LocalEngineProvider
@@ -22,6 +23,7 @@ from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vllm.provider import VllmProvider
 from sage.middleware.providers.zhipu import ZhipuProvider
 from sage.middleware.settings.providers import (
+    AnthropicSettings,
     LocalProvider,
     OllamaSettings,
     OpenAISettings,
@@ -37,6 +39,7 @@ PROVIDERS = (
     LocalEngineProvider("p", LocalProvider(), Path()),
     OllamaProvider("p", OllamaSettings()),
     CohereProvider("p", RemoteProvider(kind="cohere", base_url=URL)),
+    AnthropicProvider("p", AnthropicSettings(base_url=URL)),
 )
 TEXTS = st.sampled_from(["a", "", "\ud83d", "\ude00", "a\ud83d", '"finish_reason":"stop"', "\n\ndata: [DONE]"])
 VALUES = TEXTS | st.sampled_from(
