@@ -41,6 +41,7 @@ FLOORS = [
     {"sage.middleware.dispatch"},
     {"sage.middleware.registry"},
     {"sage.middleware.gateway"},
+    {"sage.middleware.mcp"},
     {"sage.middleware.routers"},
     {"sage.middleware.app"},
     {"sage.middleware.worker"},

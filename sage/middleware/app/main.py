@@ -20,6 +20,7 @@ from sage.middleware.app.budgets import connect_budgets, end_budgets, open_budge
 from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.error_handlers import add_error_handlers
 from sage.middleware.app.ledger import follow_captures, make_ledger
+from sage.middleware.app.mcp import Mcp
 from sage.middleware.app.open_streams import OpenStreams
 from sage.middleware.app.openapi import describe
 from sage.middleware.app.pages import add_pages
@@ -94,6 +95,7 @@ def create_app(
     audit = accounts.audit if accounts is not None else AuditLog(settings.data_dir, settings.database)
     if budgets is not None:
         budgets.store.audit = audit
+    mcp = Mcp(gateway, settings, audit, authenticator)
     log = AccessLog() if settings.api.access_log else None
     rights = JobRights(authenticator, accounts.job_tokens if accounts is not None else None)
     own_worker = _own_worker(settings, authenticator, secret)
@@ -110,14 +112,15 @@ def create_app(
         redirect_slashes=False,  # its address would be made from the Host header, which anyone can write
         generate_unique_id_function=lambda route: route.name,
         lifespan=_lifespan(
-            *(gateway, owned, accounts, authenticator, budgets, log, queue),
+            *(gateway, owned, accounts, authenticator, budgets, log, queue, mcp),
             make_audit_upkeep(audit, accounts, settings),
             shares_models=settings.database is not None,
         ),
     )
     app.state.settings = settings
     app.state.gateway = gateway
-    app.state.readiness = Readiness(gateway.registry, queue, gateway.ledger, gateway.rates.limiter)
+    app.state.readiness = Readiness(gateway.registry, queue, gateway.ledger, gateway.rates.limiter, mcp.servers)
+    app.state.mcp_servers = mcp.servers
     app.state.queue = queue
     app.state.own_worker = own_worker
     app.state.accounts = accounts
@@ -129,6 +132,7 @@ def create_app(
     app.state.open_answers = open_answers
     add_error_handlers(app)
     hot = add_routes(app, gateway, authenticator) | job_shortcuts(gateway, queue, authenticator)
+    app.router.routes.append(mcp.route)
     app.router.routes += flower_routes(gateway.transport, settings, accounts, authenticator)
     add_pages(app, with_accounts=authenticator is not None)
     slashes = Slashes(route.path for route in app.router.routes if isinstance(route, Route))
@@ -202,6 +206,7 @@ def _lifespan(
     budgets: Budgets | None,
     log: AccessLog | None,
     queue: Queue,
+    mcp: Mcp,
     audit: AuditUpkeep,
     *,
     shares_models: bool,
@@ -227,9 +232,11 @@ def _lifespan(
         if gateway.ledger is not None:
             gateway.ledger.start()
         queue.begin()
+        mcp.begin()
         try:
             yield
         finally:
+            await mcp.close()
             await queue.close()
             for follower in followers:
                 follower.cancel()

@@ -25,6 +25,8 @@ from sage.middleware.routers.auth import keys, login, me, oidc, teams, users
 from sage.middleware.routers.http.asgi import ASGIApp
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.http.hot_route import HotRoute
+from sage.middleware.routers.mcp import metadata as mcp_metadata
+from sage.middleware.routers.mcp import servers as mcp_servers
 from sage.middleware.routers.ollama import models as ollama_models
 from sage.middleware.routers.openai import batches as openai_batches
 from sage.middleware.routers.openai import files as openai_files
@@ -51,6 +53,8 @@ _ROUTERS: tuple[APIRouter, ...] = (
     usage.router,
     budgets.router,
     audit.router,
+    mcp_servers.router,
+    mcp_metadata.router,
 )
 
 _ACCOUNT_ROUTERS: tuple[APIRouter, ...] = (

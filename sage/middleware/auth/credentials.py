@@ -144,6 +144,7 @@ class Verifier:
             tenant=key.tenant,
             scopes=with_implied(scope for scope in _scopes_of(user) if scope in key.scopes),
             models=tuple(key.models),
+            tools=tuple(key.tools),
             credential=f"key:{key.id}",
             expires_at=key.expires_at,
             role=user.role,

@@ -20,8 +20,8 @@ _ANY = "\0"  # stands for a child's '*': only a '*' of the parent matches it
 
 @dataclass(frozen=True, slots=True)
 class KeyRequest:
-    """What is requested for a new key. ``None`` means as much as its creator has, without ``admin``, ``tenant:admin``
-    and ``worker``.
+    """What is requested for a new key. ``None`` means as much as its creator has, without ``admin``, ``tenant:admin``,
+    ``tools:write`` and ``worker``.
 
     ``user`` is whose key it is to be, if not its creator's. Its limits hold beside those of its creator, which count
     its calls too.
@@ -36,6 +36,7 @@ class KeyRequest:
     tags: Sequence[str] = ()
     limits: Limits | None = None
     user: str | None = None
+    tools: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Grant:
 
     scopes: tuple[Scope, ...]
     models: tuple[str, ...]
+    tools: tuple[str, ...]
     tenant: str
     expires_at: int | None
 
@@ -56,7 +58,8 @@ def decide(creator: Principal, request: KeyRequest, now: float) -> Grant:
     """
     return Grant(
         scopes=_scopes(creator, request.scopes),
-        models=_models(creator, request.models),
+        models=_allowed(creator.models, request.models, "models"),
+        tools=_allowed(creator.tools, request.tools, "tools"),
         tenant=_tenant(creator, request.tenant),
         expires_at=_expiry(creator, request.expires_at, now),
     )
@@ -71,21 +74,22 @@ def covers(parent: str, child: str) -> bool:
     return fnmatchcase(child.replace("*", _ANY), parent)
 
 
-def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
-    """The patterns, each once; raises :class:`InvalidRequest` for one that is malformed."""
+def check_patterns(patterns: Sequence[str], param: str = "models") -> tuple[str, ...]:
+    """The patterns of names of models or tools, each once; raises :class:`InvalidRequest` for one that is malformed."""
+    kind = param.removesuffix("s")
     if not 1 <= len(patterns) <= _MAX_PATTERNS:
-        raise InvalidRequest(f"give 1 to {_MAX_PATTERNS} model patterns ('*' for all models)", param="models")
+        raise InvalidRequest(f"give 1 to {_MAX_PATTERNS} {kind} patterns ('*' for all {param})", param=param)
     for pattern in patterns:
         if not 1 <= len(pattern) <= _MAX_PATTERN_LENGTH or not pattern.isprintable() or " " in pattern:
             raise InvalidRequest(
-                f"a model pattern has 1 to {_MAX_PATTERN_LENGTH} printable characters without spaces", param="models"
+                f"a {kind} pattern has 1 to {_MAX_PATTERN_LENGTH} printable characters without spaces", param=param
             )
         if "?" in pattern or "[" in pattern:
             raise InvalidRequest(
-                f"model pattern '{pattern}': '*' is the only wildcard; '?' and '[' are not allowed", param="models"
+                f"{kind} pattern '{pattern}': '*' is the only wildcard; '?' and '[' are not allowed", param=param
             )
         if pattern.count("*") > _MAX_STARS:
-            raise InvalidRequest(f"model pattern '{pattern}' has more than {_MAX_STARS} '*'", param="models")
+            raise InvalidRequest(f"{kind} pattern '{pattern}' has more than {_MAX_STARS} '*'", param=param)
     return tuple(dict.fromkeys(patterns))
 
 
@@ -113,10 +117,12 @@ def check_tags(tags: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tags))
 
 
-def is_within(scopes: Sequence[str], models: Sequence[str], holder: Principal) -> bool:
-    """Whether a key with these scopes and models may do no more than ``holder``."""
-    return set(scopes) <= set(holder.scopes) and all(
-        any(covers(own, pattern) for own in holder.models) for pattern in models
+def is_within(scopes: Sequence[str], models: Sequence[str], tools: Sequence[str], holder: Principal) -> bool:
+    """Whether a key with these scopes, models and tools may do no more than ``holder``."""
+    return (
+        set(scopes) <= set(holder.scopes)
+        and all(any(covers(own, pattern) for own in holder.models) for pattern in models)
+        and all(any(covers(own, pattern) for own in holder.tools) for pattern in tools)
     )
 
 
@@ -141,16 +147,17 @@ def _scopes(creator: Principal, requested: Sequence[str] | None) -> tuple[Scope,
     return tuple(sorted(scopes))
 
 
-def _models(creator: Principal, requested: Sequence[str] | None) -> tuple[str, ...]:
+def _allowed(own: tuple[str, ...], requested: Sequence[str] | None, param: str) -> tuple[str, ...]:
+    """The patterns that a key gets, of names of models or tools."""
     if requested is None:
-        return creator.models
-    patterns = check_patterns(requested)
+        return own
+    patterns = check_patterns(requested, param)
     for pattern in patterns:
-        if not any(covers(own, pattern) for own in creator.models):
+        if not any(covers(each, pattern) for each in own):
             raise PermissionDenied(
-                f"a key cannot use the models '{pattern}', which its creator may not use; it may use: "
-                f"{', '.join(creator.models)}",
-                param="models",
+                f"a key cannot use the {param} '{pattern}', which its creator may not use; it may use: "
+                f"{', '.join(own)}",
+                param=param,
                 code="beyond_creator",
             )
     return patterns

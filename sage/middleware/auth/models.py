@@ -104,6 +104,7 @@ class KeyRow(Base):
     last4: Mapped[str] = mapped_column(String(4))
     scopes: Mapped[list[str]] = mapped_column(JSON)
     models: Mapped[list[str]] = mapped_column(JSON)
+    tools: Mapped[list[str]] = mapped_column(JSON, server_default=text("'[\"*\"]'"))
     tenant: Mapped[str] = mapped_column(String(64))
     note: Mapped[str] = mapped_column(String(1000), server_default=text("''"))
     tags: Mapped[list[str]] = mapped_column(JSON, server_default=text("'[]'"))

@@ -31,6 +31,10 @@ class Scope(StrEnum):
     """Read and write the tenant's memories, also those of a chat with memory."""
     TASKS = "tasks"
     """Submit, see and cancel jobs, and store files for them. What a job does takes the scope of that, too."""
+    TOOLS = "tools"
+    """Call tools of MCP servers, also in answers of models."""
+    TOOLS_WRITE = "tools:write"
+    """Accept tools of MCP servers that are new or have changed."""
     WORKER = "worker"
     """Run jobs for everybody, each with the rights of who asked for it. For the machines that run ``sage worker``."""
     SERVICES_READ = "services:read"
@@ -47,7 +51,9 @@ class Scope(StrEnum):
 
 
 _READS = frozenset({Scope.MODELS_READ, Scope.SEARCH, Scope.USAGE, Scope.ACCOUNT})
-_WORK = frozenset({Scope.GENERATE, Scope.COLLECTIONS_WRITE, Scope.KV, Scope.VDB, Scope.MEMORY, Scope.TASKS})
+_WORK = frozenset(
+    {Scope.GENERATE, Scope.COLLECTIONS_WRITE, Scope.KV, Scope.VDB, Scope.MEMORY, Scope.TASKS, Scope.TOOLS}
+)
 
 ROLES: dict[str, frozenset[Scope]] = {
     "viewer": _READS,
@@ -64,14 +70,23 @@ def with_implied(scopes: Iterable[Scope]) -> frozenset[Scope]:
     return given | {Scope.TENANT_ADMIN} if Scope.ADMIN in given else given
 
 
-NOT_BY_DEFAULT = frozenset({Scope.ADMIN, Scope.TENANT_ADMIN, Scope.WORKER})
+NOT_BY_DEFAULT = frozenset({Scope.ADMIN, Scope.TENANT_ADMIN, Scope.TOOLS_WRITE, Scope.WORKER})
 """What a key gets only where it is asked for by name."""
 
 MAX_BYTES = 8 * 1024
 """No credential is longer."""
 
 IN_JOBS = frozenset(Scope) - {
-    *(Scope.ACCOUNT, Scope.ADMIN, Scope.METRICS, Scope.SERVICES_READ, Scope.TENANT_ADMIN, Scope.USAGE, Scope.WORKER),
+    *(
+        Scope.ACCOUNT,
+        Scope.ADMIN,
+        Scope.METRICS,
+        Scope.SERVICES_READ,
+        Scope.TENANT_ADMIN,
+        Scope.TOOLS_WRITE,
+        Scope.USAGE,
+    ),
+    Scope.WORKER,
 }
 """What the credential of a running job may do at most: the work, and nothing with accounts."""
 
@@ -117,6 +132,9 @@ class Principal:
     tenant_models: tuple[str, ...] = ("*",)
     """Patterns of models that its tenant reaches: a model must be among these and among ``models``."""
 
+    tools: tuple[str, ...] = ("*",)
+    """Patterns of the tools of MCP servers (``docs__*``) that it may call with the scope ``tools``."""
+
     @property
     def by_key(self) -> bool:
         """Whether the credential is an API key."""
@@ -135,6 +153,10 @@ class Principal:
     def allows_model(self, name: str) -> bool:
         """Whether this caller may use the model with the public name ``name``."""
         return _match(name, self.models) and _match(name, self.tenant_models)
+
+    def allows_tool(self, name: str) -> bool:
+        """Whether this caller may call the tool of an MCP server with the public name ``name``."""
+        return _match(name, self.tools)
 
     def require(self, scope: Scope) -> None:
         """Raises :class:`PermissionDenied` unless the caller has ``scope``."""

@@ -39,6 +39,7 @@ from sage.middleware.usage.settled_calls import SettledCall
 
 if TYPE_CHECKING:  # bring SQLAlchemy and numpy, which fronts and a gateway without searches do not load
     from sage.middleware.gateway.call_budgets import CallBudgets
+    from sage.middleware.gateway.tools.mcp_request import ToolServers
     from sage.middleware.retrieval.embedding.protocols import Models
     from sage.middleware.usage.ledger import Ledger
 
@@ -101,6 +102,8 @@ class Gateway:
         self.ledger = metrics.ledger = ledger
         self.captures = ledger.captures if ledger is not None else None
         self.settled: Callable[[SettledCall], None] = ledger.add if ledger is not None else forget
+        self.mcp: ToolServers | None = None
+        """The MCP servers behind it; ``None`` means that there are none."""
         self.budgets: CallBudgets | None = None
         """Reserves for calls; ``None`` means that nobody has a budget."""
 

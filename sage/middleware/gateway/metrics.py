@@ -163,6 +163,12 @@ class LedgerCounts(Protocol):
     def waiting(self) -> int: ...
 
 
+class ToolMetrics(Protocol):
+    """What is counted of tools of MCP servers."""
+
+    def metrics(self) -> Iterable[Metric]: ...
+
+
 def _ledger_metrics(counts: LedgerCounts) -> Iterator[Metric]:
     written = CounterMetricFamily("sage_usage_written", "Calls that were written into the usage ledger.")
     written.add_metric((), counts.written)
@@ -212,6 +218,7 @@ class Metrics(Collector):
         self.services = ServiceMetrics()
         self.low_priority: LowPriorityCounts | None = None
         self.ledger: LedgerCounts | None = None
+        self.tools: ToolMetrics | None = None
         self.jobs: Sequence[Metric] = ()
         """The metrics of jobs, as they were when they were last asked for."""
 
@@ -275,6 +282,8 @@ class Metrics(Collector):
             yield from _low_priority_metrics(self.low_priority)
         if self.ledger is not None:
             yield from _ledger_metrics(self.ledger)
+        if self.tools is not None:
+            yield from self.tools.metrics()
         yield from self.jobs
         yield from self._retrieval_metrics()
         yield from self.services.collect()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from sage.errors import SageError
@@ -35,12 +36,21 @@ class ReadinessReport:
         return bool(self.serves)
 
 
+class HasFaults(Protocol):
+    """What is beside the providers and may be down."""
+
+    def faults(self) -> dict[str, str]: ...
+
+
 class Readiness:
     """Checks each provider: a local one can serve if it has a model, a remote one if its port accepts a connection."""
 
-    def __init__(self, registry: Registry, queue: Queue, ledger: Ledger | None, limiter: Limiter) -> None:
+    def __init__(
+        self, registry: Registry, queue: Queue, ledger: Ledger | None, limiter: Limiter, mcp: HasFaults
+    ) -> None:
         self._registry = registry
         self._limiter = limiter
+        self._mcp = mcp
         self._queue = queue
         self._ledger = ledger
         self._last: tuple[float, ReadinessReport] | None = None
@@ -74,6 +84,7 @@ class Readiness:
             report.cannot_serve["limits"] = self._limiter.fault
         if self._ledger is not None and (fault := self._ledger.fault) is not None:
             report.cannot_serve["usage"] = fault
+        report.cannot_serve |= {f"mcp:{name}": fault for name, fault in self._mcp.faults().items()}
         return report
 
     async def _queue_fault(self, status: QueueStatus | None) -> str | None:

@@ -19,6 +19,7 @@ from sage.middleware.settings.budgets import BudgetSettings, BudgetsSettings
 from sage.middleware.settings.database import DatabaseSetting
 from sage.middleware.settings.kinds import KINDS, ProviderSection
 from sage.middleware.settings.limits import Limits, LimitsSettings, RoleSettings
+from sage.middleware.settings.mcp import McpSettings
 from sage.middleware.settings.oidc import Oidc
 from sage.middleware.settings.providers import SettingsSection, TimeoutOverrides
 from sage.middleware.settings.quantities import Duration, Origin, Size, Text, expand, nearest
@@ -261,6 +262,7 @@ class Settings(SettingsSection):
         return bool(self.auth.default_limits()) or any(model.limits is not None for model in models)
 
     audit: AuditSettings = AuditSettings()
+    mcp: McpSettings = McpSettings()
 
     @model_validator(mode="after")
     def _keys_are_no_sources(self) -> Self:

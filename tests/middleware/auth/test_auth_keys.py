@@ -125,7 +125,7 @@ def test_a_key_without_options_has_the_rights_of_its_user_except_admin_and_worke
 ) -> None:
     made = accounts.keys.create_for(root, KeyRequest())
     caller = principal(accounts, made.secret)
-    assert caller.scopes == frozenset(Scope) - {Scope.ADMIN, Scope.TENANT_ADMIN, Scope.WORKER}
+    assert caller.scopes == frozenset(Scope) - {Scope.ADMIN, Scope.TENANT_ADMIN, Scope.TOOLS_WRITE, Scope.WORKER}
     assert (caller.user, caller.tenant, caller.models, caller.expires_at) == ("root", "default", ("*",), None)
     assert caller.credential == f"key:{made.key.id}"
     assert caller.by_key
@@ -269,7 +269,7 @@ def test_keys_of_other_users_are_not_found_without_admin(accounts: Accounts, roo
 
 def test_roles_have_their_scopes() -> None:
     everyday = {Scope.GENERATE, Scope.SEARCH, Scope.COLLECTIONS_WRITE, Scope.MODELS_READ, Scope.ACCOUNT}
-    everyday |= {Scope.KV, Scope.VDB, Scope.MEMORY, Scope.TASKS, Scope.USAGE}
+    everyday |= {Scope.KV, Scope.VDB, Scope.MEMORY, Scope.TASKS, Scope.TOOLS, Scope.USAGE}
     assert ROLES["viewer"] == {Scope.SEARCH, Scope.MODELS_READ, Scope.ACCOUNT, Scope.USAGE}
     assert ROLES["user"] == everyday
     assert ROLES["owner"] == everyday | {Scope.TENANT_ADMIN}

@@ -51,6 +51,12 @@ DELETE /collections/{collection}/reembed            admin,owner,user        coll
 POST   /collections/{collection}/optimize           admin,owner,user        collections:write collections_optimize
 GET    /collections/{collection}/snapshot           admin,owner,user,viewer search            collections_snapshot
 PUT    /collections/{collection}/snapshot           admin,owner,user        collections:write collections_restore
+GET    /mcp/servers                                 admin,owner,user        tools             mcp_servers
+GET    /mcp/servers/{name}/tools                    admin,owner,user        tools             mcp_server_tools
+POST   /mcp/servers/{name}/accept                   admin                   tools:write       mcp_accept
+POST   /mcp/servers/{name}/refresh                  admin                   tools:write       mcp_refresh
+GET    /.well-known/oauth-protected-resource/mcp    public                  -                 mcp_metadata
+GET    /.well-known/oauth-protected-resource        public                  -                 mcp_metadata_root
 GET    /services                                    admin                   services:read     services_list
 GET    /services/{name}                             admin                   services:read     services_show
 GET    /health                                      public                  -                 health

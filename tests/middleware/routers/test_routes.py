@@ -38,11 +38,14 @@ PUBLIC = {
     "flower_login",
     "flower_logout",
     "flower_home",
+    "mcp_metadata",
+    "mcp_metadata_root",
 }
 """Every route that asks for no credential. A new one is added here by hand, or the test below fails."""
 
-GUARDED_PAGES = {"flower"}
-"""Pages that ask for a credential themselves, since a browser's cookie will do (``flower/test_flower_pages.py``)."""
+GUARDED_PAGES = {"flower", "mcp"}
+"""What asks for a credential itself: pages, since a browser's cookie will do (``flower/test_flower_pages.py``), and
+``/mcp``, whose refusal says where a client gets one (``mcp/test_mcp_access.py``)."""
 
 
 @functools.cache

@@ -141,6 +141,7 @@ class FrontGateway(Gateway):
         self._limits = settings.llm.limits
         self.rates = RateLimits(limiter or cast(Any, OfTheOwner()), metrics)
         self._embedders = None
+        self.mcp = cast(Any, OfTheOwner())
         self.ledger = None
         self.budgets = None
         self.captures = None

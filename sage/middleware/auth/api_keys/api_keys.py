@@ -42,6 +42,7 @@ class ApiKey:
     tenant: str
     scopes: tuple[str, ...]
     models: tuple[str, ...]
+    tools: tuple[str, ...]
     last4: str
     note: str
     tags: tuple[str, ...]
@@ -198,6 +199,7 @@ class ApiKeys:
             last4=new_key.last4,
             scopes=[str(scope) for scope in grant.scopes],
             models=list(grant.models),
+            tools=list(grant.tools),
             tenant=grant.tenant,
             note=note,
             tags=list(tags),
@@ -209,7 +211,7 @@ class ApiKeys:
         session.add(row)
         session.flush()
         details: dict[str, Any] = {"user": user.name, "name": name}
-        details |= {"scopes": row.scopes, "models": row.models, "tags": row.tags}
+        details |= {"scopes": row.scopes, "models": row.models, "tools": row.tools, "tags": row.tags}
         details |= {"limits": row.limits, "expires_at": row.expires_at}
         if also is not None:
             also(session.connection(), f"key:{row.id}", row.tenant)
@@ -264,6 +266,7 @@ def _view(row: KeyRow, user: str) -> ApiKey:
         tenant=row.tenant,
         scopes=tuple(row.scopes),
         models=tuple(row.models),
+        tools=tuple(row.tools),
         last4=row.last4,
         note=row.note,
         tags=tuple(row.tags),

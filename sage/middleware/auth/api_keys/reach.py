@@ -48,7 +48,7 @@ def require_changeable(
         raise PermissionDenied("this secret has been replaced by a newer one, which may do that", code="key_replaced")
     if governs_all(by):
         return
-    if not is_within(key.scopes, key.models, by):
+    if not is_within(key.scopes, key.models, key.tools, by):
         raise PermissionDenied(f"the key '{key.id}' may do more than you", code="beyond_creator")
     own_id = by.credential.removeprefix("key:")
     if not by.by_key or _is_theirs(session, key, own_id, also_itself=also_itself):

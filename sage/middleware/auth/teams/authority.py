@@ -49,8 +49,10 @@ def require_user(session: Session, name: str, by: Principal | None = None) -> Us
 
 
 def is_bound(by: Principal) -> bool:
-    """Whether a key holds ``by`` to some models or to limits of its own, which its user's login is free of."""
-    return by.by_key and (by.models != ("*",) or any(limits.subject.startswith("key:") for limits in by.limits))
+    """Whether a key holds ``by`` to some models, to some tools, or to limits, which its user's login is free of."""
+    return by.by_key and (
+        (by.models, by.tools) != (("*",), ("*",)) or any(limits.subject.startswith("key:") for limits in by.limits)
+    )
 
 
 def require_tenant(by: Principal | None, tenant: str) -> None:

@@ -63,6 +63,14 @@ def key_add(
             "Give the option again for each further pattern. Without it, the key may use all models.",
         ),
     ] = None,
+    tool: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="The tools of MCP servers that the key may call, by name; '*' stands for any text, as in 'docs__*'. "
+            "Give the option again for each further pattern. Without it, the key may call all tools.",
+        ),
+    ] = None,
     tenant: Annotated[
         str | None,
         typer.Option(metavar="TENANT", help="The tenant whose data the key sees, if not its user's; for admins only."),
@@ -87,7 +95,7 @@ def key_add(
         from sage.middleware.auth.grants import KeyRequest
 
         request = KeyRequest(name, scope or None, model or None, tenant, expires_at, note or "", tag or ())
-        request = replace(request, limits=limits_of(rpm, tpm, concurrent))
+        request = replace(request, limits=limits_of(rpm, tpm, concurrent), tools=tool or None)
         created = accounts.keys.create_for(user, request)
     key = created.key
     if key.expires_at:

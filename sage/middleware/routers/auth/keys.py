@@ -35,8 +35,8 @@ _TAGS = {"type": "array", "items": _TAG, "maxItems": MAX_TAGS}
 
 
 class KeyBody(StrictBody):
-    """A new key. What is left out is taken from the caller's own rights, without ``admin``, ``tenant:admin`` and
-    ``worker``."""
+    """A new key. What is left out is taken from the caller's own rights, without ``admin``, ``tenant:admin``,
+    ``tools:write`` and ``worker``."""
 
     name: str = Field("", json_schema_extra={"maxLength": 100})
     scopes: Annotated[list[str] | None, WithJsonSchema(or_null(_SCOPES))] = None
@@ -44,6 +44,11 @@ class KeyBody(StrictBody):
         list[str] | None,
         WithJsonSchema(or_null(PATTERNS)),
         Field(description="Patterns of public model names; '*' is the only wildcard."),
+    ] = None
+    tools: Annotated[
+        list[str] | None,
+        WithJsonSchema(or_null(PATTERNS)),
+        Field(description="Patterns of tools of MCP servers, such as `docs__*`; '*' is the only wildcard."),
     ] = None
     tenant: TenantName | None = None
     expires_at: int | None = Field(
@@ -81,6 +86,7 @@ class KeyAnswer(BaseModel):
     tenant: str
     scopes: list[str]
     models: list[str]
+    tools: list[str]
     last4: str
     note: str
     tags: list[str]

@@ -129,7 +129,7 @@ def error_headers(error: SageError, size: int) -> Headers:
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after + 0.499))))
     headers += error.headers
-    if error.status == 401:
+    if error.status == 401 and not any(name == b"www-authenticate" for name, _ in error.headers):
         headers.append((b"www-authenticate", b'Bearer realm="sage"'))
     if error.status == 413:
         headers.append((b"connection", b"close"))

@@ -1,0 +1,113 @@
+"""Which tools of MCP servers a request asks the gateway to run: ``mcp`` in a chat, ``tools`` of type ``mcp`` in
+Responses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sage.errors import InvalidRequest
+from sage.middleware.auth.principal import Principal
+from sage.middleware.gateway.tools.server_tool import ServerTool
+
+_MOST = 16
+_NAMES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class McpRequest:
+    """Tools of one server; ``tools=None`` means all that the caller may use."""
+
+    server: str
+    tools: tuple[str, ...] | None = None
+    approval: bool = False
+    """Whether calls need the caller's approval."""
+    unapproved: frozenset[str] | None = None
+    """The tools that need none though ``approval`` is set; ``None`` means that there are no exceptions."""
+    approved_only: frozenset[str] = frozenset()
+    """The tools that need approval though ``approval`` is not set."""
+
+    def needs_approval(self, tool: str) -> bool:
+        """Whether a call of ``tool`` needs the caller's approval."""
+        if self.approval:
+            return self.unapproved is None or tool not in self.unapproved
+        return tool in self.approved_only
+
+
+class ToolServers(Protocol):
+    """The MCP servers behind a gateway."""
+
+    async def tools_of(self, principal: Principal, requests: Sequence[McpRequest]) -> list[ServerTool]:
+        """Their tools for one answer. Raises :class:`sage.errors.SageError` for what is not there for the caller."""
+        ...
+
+
+def parse_mcp(value: Any) -> list[McpRequest]:
+    """``mcp`` of a chat: names of servers, or objects ``{server, tools?}``. Raises :class:`InvalidRequest`."""
+    entries = value if isinstance(value, list) else [value]
+    if not 0 < len(entries) <= _MOST:
+        raise InvalidRequest(f"'mcp' must name 1 to {_MOST} servers, such as [\"docs\"]", param="mcp")
+    return [_entry(entry, f"mcp[{index}]") for index, entry in enumerate(entries)]
+
+
+def _entry(entry: Any, place: str) -> McpRequest:
+    if isinstance(entry, str) and entry:
+        return McpRequest(entry)
+    if not isinstance(entry, dict) or not isinstance(entry.get("server"), str) or not entry["server"]:
+        raise InvalidRequest(f"'{place}' must be a server's name, or {{server, tools}}", param=place)
+    if unknown := sorted(set(entry) - {"server", "tools"}):
+        raise InvalidRequest(f"unknown field '{place}.{unknown[0]}'; there are server and tools", param=place)
+    return McpRequest(entry["server"], names_of(entry.get("tools"), f"{place}.tools"))
+
+
+def parse_mcp_tool(tool: dict[str, Any], place: str) -> McpRequest:
+    """An entry ``{"type": "mcp", …}`` of ``tools`` in Responses. Only servers of the configuration can be named.
+
+    Raises :class:`InvalidRequest`.
+    """
+    for field in ("server_url", "connector_id", "authorization", "headers"):
+        if tool.get(field) not in (None, {}):
+            raise InvalidRequest(
+                f"'{place}.{field}' is refused: the gateway calls the MCP servers of its configuration only; "
+                "name one by 'server_label'",
+                param=f"{place}.{field}",
+                code="mcp_server_refused",
+            )
+    label = tool.get("server_label")
+    if not isinstance(label, str) or not label:
+        raise InvalidRequest(f"'{place}.server_label' must name an MCP server", param=f"{place}.server_label")
+    allowed = tool.get("allowed_tools")
+    if isinstance(allowed, dict):
+        if unknown := sorted(set(allowed) - {"tool_names"}):
+            field = f"{place}.allowed_tools.{unknown[0]}"
+            raise InvalidRequest(f"'{field}' is not supported; give 'tool_names'", param=field)
+        allowed = allowed.get("tool_names")
+    tools = names_of(allowed, f"{place}.allowed_tools")
+    return _with_approval(label, tools, tool.get("require_approval"), f"{place}.require_approval")
+
+
+def _with_approval(server: str, tools: tuple[str, ...] | None, required: Any, place: str) -> McpRequest:
+    if required in (None, "always"):
+        return McpRequest(server, tools, approval=True)
+    if required == "never":
+        return McpRequest(server, tools)
+    if not isinstance(required, dict) or set(required) - {"always", "never"}:
+        raise InvalidRequest(f"'{place}' must be 'always', 'never', or {{always, never}} with tool_names", param=place)
+    lists = {}
+    for name, entry in required.items():
+        if entry is not None and not isinstance(entry, dict):
+            raise InvalidRequest(f"'{place}.{name}' must be an object with tool_names", param=f"{place}.{name}")
+        lists[name] = frozenset(names_of((entry or {}).get("tool_names"), f"{place}.{name}.tool_names") or ())
+    if "never" in lists:
+        return McpRequest(server, tools, approval=True, unapproved=lists["never"])
+    return McpRequest(server, tools, approved_only=lists.get("always", frozenset()))
+
+
+def names_of(value: Any, place: str) -> tuple[str, ...] | None:
+    """A list of names of tools; ``None`` where there is none. Raises :class:`InvalidRequest`."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) > _NAMES or not all(isinstance(name, str) and name for name in value):
+        raise InvalidRequest(f"'{place}' must be a list of names of tools", param=place)
+    return tuple(dict.fromkeys(value))
