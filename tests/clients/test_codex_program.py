@@ -14,6 +14,10 @@ model_provider = "sage"
 approval_policy = "never"
 sandbox_mode = "danger-full-access"
 check_for_update_on_startup = false
+web_search = "disabled"
+
+[features]
+plugins = false  # it looks for some on the internet
 
 [analytics]
 enabled = false
