@@ -60,6 +60,11 @@ _PRIORITY = b"x-sage-priority"
 _MAX_REMEMBERED = 1000  # well-formed hosts, harmless headers
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _UPLOADS = "/v1/files"
+_FORMS = frozenset(
+    {_UPLOADS, "/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits", "/v1/images/variations"}
+)
+"""Where files come in forms, which are not held in memory, each with a limit of its own."""
+_FORM = b"multipart/form-data"
 _SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -322,12 +327,17 @@ def _is_low(value: bytes) -> bool:
 
 
 def _is_file(scope: Scope) -> bool:
-    """Whether the body is a file, which goes to disk as it comes and has a limit of its own: a snapshot to restore, or
-    an upload."""
+    """Whether the body is a file, which goes on as it comes and has a limit of its own: a snapshot to restore, or a
+    form."""
     path: str = scope["path"]
     if scope["method"] == "PUT":
         return path.startswith("/collections/") and path.endswith("/snapshot")
-    return path == _UPLOADS and scope["method"] == "POST"
+    return path in _FORMS and scope["method"] == "POST" and (path == _UPLOADS or _is_form(scope))
+
+
+def _is_form(scope: Scope) -> bool:
+    content_type: bytes = scope[FIELDS].get(b"content-type", b"")
+    return content_type.partition(b";")[0].strip().lower() == _FORM
 
 
 def _check_browser(scope: Scope, fields: Fields, origin: bytes, *, has_body: bool) -> None:
@@ -342,8 +352,8 @@ def _check_browser(scope: Scope, fields: Fields, origin: bytes, *, has_body: boo
     # A page may send these to another site only after a preflight request, which is refused here.
     if _is_file(scope):
         allowed = (b"application/octet-stream",)
-        if scope["path"] == _UPLOADS:  # a form needs no preflight: what the browser says of the page decides
-            allowed = (b"multipart/form-data",)
+        if scope["path"] in _FORMS:  # a form needs no preflight: what the browser says of the page decides
+            allowed = (_FORM,)
             if fields.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
                 raise _of_another_site("pages of other sites")
     if scope["method"] in _WITH_BODY and (has_body or content_type) and media_type not in allowed:

@@ -8,8 +8,8 @@ from sage.middleware.routers.anthropic import token_count as anthropic_token_cou
 from sage.middleware.routers.cohere import inference as cohere_inference
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.ollama import inference as ollama_inference
+from sage.middleware.routers.openai import audio, images, moderations, rerank, tokenize
 from sage.middleware.routers.openai import inference as openai_inference
-from sage.middleware.routers.openai import rerank, tokenize
 from sage.middleware.routers.openai.responses import inference as responses_inference
 
 INFERENCE_ROUTES: tuple[HotRoute, ...] = (
@@ -22,4 +22,7 @@ INFERENCE_ROUTES: tuple[HotRoute, ...] = (
     *cohere_inference.ROUTES,
     *ollama_inference.ROUTES,
     *tokenize.ROUTES,
+    *audio.ROUTES,
+    *images.ROUTES,
+    *moderations.ROUTES,
 )

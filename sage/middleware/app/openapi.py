@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from sage.middleware.app.routes import HOT_ROUTES, guarded_routes
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.http.hot_route import HotRoute
-from sage.middleware.routers.http.openapi_bodies import EVENTS, NDJSON, SCHEMA_REF, JsonBody, schema_ref
+from sage.middleware.routers.http.openapi_bodies import EVENTS, JSON, NDJSON, SCHEMA_REF, JsonBody, schema_ref
 
 _TAGS = (
     ("Generate", "The gateway's own and simplest way to an answer."),
@@ -94,7 +94,7 @@ def _hot_operation(route: HotRoute) -> dict[str, Any]:
         "operationId": route.name,
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": schema_ref(route.request), "example": example}},
+            "content": {media: {"schema": schema_ref(route.request), "example": example} for media in route.takes},
         },
         "responses": {"200": _hot_answer(route)},
     }
@@ -102,7 +102,7 @@ def _hot_operation(route: HotRoute) -> dict[str, Any]:
 
 def _hot_answer(route: HotRoute) -> dict[str, Any]:
     schema: dict[str, Any] = schema_ref(route.answer) if route.answer is not None else {"type": "object"}
-    content = {"application/json": {"schema": schema}}
+    content: dict[str, Any] = {JSON: {"schema": schema}} if route.gives == JSON else {route.gives: {}}
     if "stream" not in route.request.model_fields:
         return {"description": "The answer.", "content": content}
     content[route.stream_media] = {}  # a schema would be that of one event, and they are of many shapes

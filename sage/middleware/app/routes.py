@@ -28,12 +28,16 @@ from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.mcp import metadata as mcp_metadata
 from sage.middleware.routers.mcp import servers as mcp_servers
 from sage.middleware.routers.ollama import models as ollama_models
+from sage.middleware.routers.openai import audio as openai_audio
 from sage.middleware.routers.openai import batches as openai_batches
 from sage.middleware.routers.openai import files as openai_files
+from sage.middleware.routers.openai import images as openai_images
 from sage.middleware.routers.openai import models as openai_models
 from sage.middleware.routers.tasks import schedules, tasks, worker
 
-HOT_ROUTES: tuple[HotRoute, ...] = (*INFERENCE_ROUTES, *search.ROUTES)
+FORM_ROUTES: tuple[HotRoute, ...] = (*openai_audio.FORM_ROUTES, *openai_images.FORM_ROUTES)
+"""Those with files, which the process answers that keeps what has to be kept of them (`--workers`)."""
+HOT_ROUTES: tuple[HotRoute, ...] = (*INFERENCE_ROUTES, *search.ROUTES, *FORM_ROUTES)
 _ROUTERS: tuple[APIRouter, ...] = (
     openai_models.router,
     openai_files.router,

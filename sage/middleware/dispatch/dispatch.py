@@ -23,6 +23,7 @@ from sage.middleware.dispatch.deadlines import Deadlines
 from sage.middleware.dispatch.deployment import Deployment, DeploymentLease, PublicModel
 from sage.middleware.dispatch.explain import Explanation, explanation
 from sage.middleware.dispatch.low_priority import LowPriorityCalls, LowPriorityPlan
+from sage.middleware.dispatch.passed_answer import PassedAnswer, takes_its_time
 from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.dispatch.queue import DeploymentQueue
 from sage.middleware.dispatch.refusal import refusal
@@ -166,7 +167,7 @@ class Dispatch:
             if response.status >= 300:
                 raise await refusal_of(provider, response)
             if call.stream:
-                answer = UpstreamStream(lease, response, call, self)
+                answer = (PassedAnswer if call.relayed else UpstreamStream)(lease, response, call, self)
                 await answer.begin()
             else:
                 body, usage = provider.decode(call, await response.read())
@@ -195,7 +196,7 @@ class Dispatch:
         """``request`` is sent next: how long it may take, and that it counts."""
         deployment = lease.deployment
         request.timeouts = deployment.timeouts
-        request.whole = not call.stream
+        request.whole = not call.stream or (call.relayed and takes_its_time(call))
         budget = plan.models[0].budget
         if deployment.breaker.failing:
             # A good upstream may close kept connections as often as it likes; a failing one gets no more than a fifth.
@@ -255,6 +256,7 @@ class Dispatch:
             call.attempts > min(retry_budget.MOST, lease.deployment.retries)
             or not plan.can_continue(now + wait, self._routing.queue_timeout)
             or not budget.left(now)
+            or (call.form is not None and not call.form.can_repeat)
         ):
             return False
         budget.retry()

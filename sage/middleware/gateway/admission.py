@@ -242,6 +242,27 @@ def _check_text(body: dict[str, Any], limits: RequestLimits, walk: BodyWalk) -> 
         raise InvalidRequest("'prompt' must be text (or give 'messages')", param="prompt")
 
 
+def _check_speech(body: dict[str, Any], limits: RequestLimits, walk: BodyWalk) -> None:
+    if not isinstance(body.get("input"), str) or not body["input"]:
+        raise InvalidRequest("'input' must be the text to speak", param="input")
+
+
+def _check_images(body: dict[str, Any], limits: RequestLimits, walk: BodyWalk) -> None:
+    if "n" in body:
+        _check_count(body, "n", limits.max_choices)
+    if body.get("prompt") is not None and not isinstance(body["prompt"], str):
+        raise InvalidRequest("'prompt' must be text", param="prompt")
+
+
+def _check_transcription(body: dict[str, Any], limits: RequestLimits, walk: BodyWalk) -> None:
+    """Its fields are in a form: texts, which are walked as any others."""
+
+
+def check_late_fields(fields: Mapping[str, Any], limits: RequestLimits) -> None:
+    """As :func:`check`, for fields of a form that come after its files."""
+    BodyWalk(limits).check_fields(fields)
+
+
 def _check_tokens(body: dict[str, Any], limits: RequestLimits, walk: BodyWalk) -> None:
     tokens = body.get("tokens")
     if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
@@ -306,4 +327,11 @@ _INPUTS: dict[Operation, Callable[[dict[str, Any], RequestLimits, BodyWalk], Non
     Operation.SCORE: _check_pairs,
     Operation.TOKENIZE: _check_text,
     Operation.DETOKENIZE: _check_tokens,
+    Operation.MODERATIONS: _check_inputs,
+    Operation.SPEECH: _check_speech,
+    Operation.TRANSCRIPTIONS: _check_transcription,
+    Operation.TRANSLATIONS: _check_transcription,
+    Operation.IMAGES: _check_images,
+    Operation.IMAGE_EDITS: _check_images,
+    Operation.IMAGE_VARIATIONS: _check_images,
 }

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from sage.errors import SageError, Unavailable
 from sage.middleware.auth.principal import Principal
@@ -16,6 +16,7 @@ from sage.middleware.budgets.reservation import Reservation
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.dispatch.explain import Explanation
+from sage.middleware.dispatch.passed_answer import PassedAnswer
 from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.dispatch.upstream_answer import UpstreamAnswer, timeout_error, total_timeout
 from sage.middleware.gateway import admission
@@ -93,7 +94,7 @@ class Gateway:
         self.deadlines = dispatch.deadlines
         """What watches over calls are entered in."""
         self.transport = transport
-        self._limits = settings.llm.limits
+        self.limits = settings.llm.limits
         self.rates = RateLimits(limiter or LocalLimiter(), metrics)
         self.low_priority = dispatch.low_priority
         self.low_priority.count_running = metrics.count_in_flight
@@ -156,7 +157,11 @@ class Gateway:
     def check(self, call: ModelCall) -> None:
         """Raises :class:`sage.errors.InvalidRequest` for what no caller may ask of any model. Changes no object that
         ``call`` was made of but its body, and may run on any thread."""
-        admission.check(call, self._limits)
+        admission.check(call, self.limits)
+
+    def check_late_fields(self, fields: Mapping[str, Any]) -> None:
+        """As :meth:`check`, for ``fields`` of a form that come when its beginning was sent already."""
+        admission.check_late_fields(fields, self.limits)
 
     async def admit(self, principal: Principal, call: ModelCall) -> list[PublicModel]:
         """The models that may answer, in order: the requested one, the caller's fallbacks, its own, then theirs.
@@ -167,7 +172,7 @@ class Gateway:
         principal.require_model(call.model)
         for name in call.fallbacks:
             principal.require_model(name)
-        admission.check(call, self._limits)
+        admission.check(call, self.limits)
         registry = self.registry
         model = registry.get(call.model) or await registry.resolve(call.model)
         if not call.fallbacks and not model.fallbacks:
@@ -300,6 +305,16 @@ class GatewayCall:
     def prompt_estimate(self) -> int:
         """About how many tokens the prompt has; no upstream has counted them."""
         return self._prompt_tokens or estimate_prompt(self._call.body, self._call.text_size)
+
+    @property
+    def media_type(self) -> str:
+        """The ``Content-Type`` of an answer that goes on as it comes."""
+        return cast(PassedAnswer, self._answer).media_type
+
+    @property
+    def is_events(self) -> bool:
+        """Whether such an answer is a stream of events, in which an error can still be told."""
+        return cast(PassedAnswer, self._answer).is_events
 
     @property
     def finished(self) -> bool:

@@ -27,7 +27,7 @@ MAX_NAME = 256
 class Operation(StrEnum):
     """What a request asks a model for; the value is its path below ``/v1``.
 
-    The first three have OpenAI's shapes, ``RERANK`` has Cohere's (v2), the last three have vLLM's.
+    Most have OpenAI's shapes, ``RERANK`` has Cohere's (v2), ``SCORE``, ``TOKENIZE`` and ``DETOKENIZE`` have vLLM's.
     """
 
     CHAT = "chat/completions"
@@ -37,6 +37,56 @@ class Operation(StrEnum):
     SCORE = "score"
     TOKENIZE = "tokenize"
     DETOKENIZE = "detokenize"
+    MODERATIONS = "moderations"
+    SPEECH = "audio/speech"
+    TRANSCRIPTIONS = "audio/transcriptions"
+    TRANSLATIONS = "audio/translations"
+    IMAGES = "images/generations"
+    IMAGE_EDITS = "images/edits"
+    IMAGE_VARIATIONS = "images/variations"
+
+
+RELAYED = frozenset(
+    {
+        Operation.SPEECH,
+        Operation.TRANSCRIPTIONS,
+        Operation.TRANSLATIONS,
+        Operation.IMAGES,
+        Operation.IMAGE_EDITS,
+        Operation.IMAGE_VARIATIONS,
+    }
+)
+"""Operations on sounds and images. Their answers go on as they come, whatever their type, and so do their forms."""
+
+
+class Upload(Protocol):
+    """The body of a request that goes out as it comes in."""
+
+    length: int | None
+    """Its bytes; ``None`` means that nobody knows yet."""
+
+    async def read(self) -> bytes:
+        """The next bytes, as soon as there are some; empty at the end.
+
+        Raises what is wrong with the rest of the body, and whatever tells that the client has left.
+        """
+        ...
+
+
+class Form(Protocol):
+    """A form (``multipart/form-data``) of a caller, whose files are still on their way."""
+
+    content_type: str
+
+    @property
+    def can_repeat(self) -> bool:
+        """Whether :meth:`open` can still begin at its first byte."""
+        ...
+
+    def open(self, model: str, check: Callable[[Mapping[str, Any]], None]) -> Upload:
+        """All of it for an upstream that calls the model ``model``. ``check`` is given the fields that come later than
+        the first file, and raises for what is not to be passed on."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +130,10 @@ class ModelCall:
     """A field that an upstream has refused in this call and that the gateway has added to it: it is left out now."""
     native: Native | None = None
     """The same request as the caller wrote it, for providers that speak the caller's wire."""
+    relayed: bool = False
+    """Whether its answer goes on as it comes, whatever its type (bytes, JSON, events). ``stream`` is true then."""
+    form: Form | None = None
+    """The request where it is a form; ``body`` then has the fields that came before its files."""
     low_priority: bool = False
     """Live calls go before it (``x-sage-priority: low``)."""
     attempts: int = 0
@@ -182,6 +236,8 @@ class UpstreamRequest:
     """The transport has sent it twice, since the first connection broke."""
     transport: Answering | None = None
     """Answers the request in this process; ``None`` means that it goes out over HTTP."""
+    upload: Upload | None = None
+    """The body, where it goes out as it comes in, over a connection of its own; ``body`` is empty then."""
     retry_on_broken_connection: bool = False
     """Sends the request once more whenever the connection breaks before the answer has begun, not only when a
     connection that was used before breaks at once. Only for requests that cost nothing and change nothing."""
@@ -266,6 +322,16 @@ class Usage:
             return 0, 0, None
         cached, reasoning, units = token_details(self.reported)
         return min(cached, self.prompt_tokens), min(reasoning, self.completion_tokens), units
+
+
+@dataclass(slots=True)
+class MeasuredUsage(Usage):
+    """What the gateway has counted of a call itself, by genai-prices' names: characters, seconds, images."""
+
+    units: Mapping[str, int] = field(default_factory=dict)
+
+    def details(self) -> tuple[int, int, Mapping[str, int] | None]:
+        return 0, 0, self.units
 
 
 class Relay(Protocol):

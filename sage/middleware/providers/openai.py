@@ -15,11 +15,21 @@ from typing import Any
 import orjson
 
 from sage.errors import SageError
-from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Relay, UpstreamModel, UpstreamRequest, Usage
+from sage.middleware.providers.base import (
+    RELAYED,
+    Endpoint,
+    ModelCall,
+    Operation,
+    Relay,
+    UpstreamModel,
+    UpstreamRequest,
+    Usage,
+)
 from sage.middleware.providers.openai_fields import DOCUMENTED, MESSAGE
 from sage.middleware.providers.vendor import Vendor
 from sage.middleware.providers.wire.errors import error_of_choices, reported_error
 from sage.middleware.providers.wire.normal import NormalRelay, normalise_choices, normalise_texts
+from sage.middleware.providers.wire.passing import PassingRelay
 from sage.middleware.providers.wire.sse import EventRelay, read_usage
 from sage.middleware.providers.wire.vectors import normalise_embeddings
 from sage.middleware.settings.providers import OpenAISettings, RemoteProvider
@@ -32,6 +42,7 @@ _SHAPE = {
     Operation.EMBEDDINGS: "data",
     Operation.RERANK: "results",
     Operation.SCORE: "data",
+    Operation.MODERATIONS: "results",
 }
 
 _MOST_MODELS = 1000
@@ -45,9 +56,12 @@ class OpenAIProvider(Vendor):
         Operation.CHAT: "/chat/completions",
         Operation.COMPLETIONS: "/completions",
         Operation.EMBEDDINGS: "/embeddings",
+        Operation.MODERATIONS: "/moderations",
         Operation.RERANK: "/rerank",  # Jina, vLLM and llama.cpp have it, with one shape
     }
     """The path of each operation below the base URL; the vendor cannot do what is not here."""
+    relayed: Mapping[Operation, str] = {operation: f"/{operation}" for operation in RELAYED}
+    """The same of the operations whose answers go on as they come."""
     _documented: Mapping[Operation, frozenset[str]] = DOCUMENTED
     """All fields that an operation of the vendor has: the others are left out for a model with ``drop_unsupported``.
     Without an entry, none are."""
@@ -90,7 +104,7 @@ class OpenAIProvider(Vendor):
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         path = self.paths.get(call.operation)
         if path is None:
-            raise self._no_such_operation(call)
+            return self._encode_relayed(call, target, endpoint)
         self._check_denied(call.body)
         body = {**call.body, "model": target.model}
         if self._aliases and not self._aliases.keys().isdisjoint(body):
@@ -104,6 +118,16 @@ class OpenAIProvider(Vendor):
             else:
                 body.pop("stream_options", None)
         return self._post(endpoint.url(path), endpoint, body)
+
+    def _encode_relayed(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
+        """The request for sounds or images, which is a JSON with the caller's fields, or the caller's form."""
+        path = self.relayed.get(call.operation)
+        if path is None:
+            raise self._no_such_operation(call)
+        self._check_denied(call.body)
+        if call.form is not None:
+            return self._post_form(endpoint.url(path), endpoint, call.form, target.model)
+        return self._post(endpoint.url(path), endpoint, {**call.body, "model": target.model})
 
     def learn(self, model: str, omitted: str) -> None:
         if omitted == "stream_options" and len(self._refuse_usage) < _MOST_MODELS:
@@ -183,6 +207,8 @@ class OpenAIProvider(Vendor):
         }
         if call.operation is Operation.CHAT:
             return NormalRelay(call.model, keep_reasoning=self._keeps_reasoning, **options)
+        if call.relayed:
+            return PassingRelay(call, self._stream_error)
         return EventRelay(call.model, **options)
 
     def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None] | None:

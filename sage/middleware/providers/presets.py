@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sage.middleware.providers.base import Endpoint, ModelCall, Operation, UpstreamModel, UpstreamRequest
+from sage.middleware.providers.base import RELAYED, Endpoint, ModelCall, Operation, UpstreamModel, UpstreamRequest
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.openai_fields import FOREIGN_SAMPLING
 from sage.middleware.providers.vendor import has_effect
@@ -28,14 +28,17 @@ class PresetProvider(OpenAIProvider):
         super().__init__(name, settings)
         if settings.stream_options is None:
             self._requests_usage = not preset.always_streams_usage
-        self.paths = {operation: f"/{operation}" for operation in map(Operation, preset.operations)}
+        paths = {operation: f"/{operation}" for operation in map(Operation, preset.operations)}
+        self.paths = {operation: path for operation, path in paths.items() if operation not in RELAYED}
+        self.relayed = {operation: path for operation, path in paths.items() if operation in RELAYED}
         self._foreign = FOREIGN_SAMPLING.difference(preset.sampling)
         if "repetition_penalty" in preset.sampling:
             self._aliases = {"repeat_penalty": "repetition_penalty"}
         self._unsupported = [(field, value) for field, _, value in (text.partition(":") for text in preset.unsupported)]
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
-        dropped = set(self._unsupported_in(call.body)) if call.operation in self.paths else set()
+        has_it = call.operation in self.paths or call.operation in self.relayed
+        dropped = set(self._unsupported_in(call.body)) if has_it else set()
         for field, value in dropped:
             if has_effect(field, call.body[field]):
                 self._cannot(target, field, f" with '{value}'" if value else "")

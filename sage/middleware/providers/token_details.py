@@ -1,17 +1,21 @@
 """What upstreams report of a call beyond two numbers of tokens, as far as it has a price of its own.
 
-Sources: OpenAI's API reference (``usage`` of chat completions and of responses), Anthropic's (messages), Cohere's
-(``billed_units``), DeepSeek's and Moonshot's (names of their own for cached tokens).
+Sources: OpenAI's API reference (``usage`` of chat completions, responses, transcriptions and images), Mistral's
+(transcriptions), Anthropic's (messages), Cohere's (``billed_units``), DeepSeek's
+and Moonshot's (names of their own for cached tokens).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
+
+from sage.middleware.settings.usage import UNMEASURED
 
 _MOST = 10**12
 _PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
-_OF_PROMPT = ("prompt_tokens_details", "input_tokens_details")
+_OF_PROMPT = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
 _OF_ANSWER = ("completion_tokens_details", "output_tokens_details")
 _PROMPT_UNITS = (
     ("audio_tokens", "input_audio_tokens"),
@@ -26,7 +30,9 @@ _CACHED = (
     "cached_tokens",  # Moonshot, Cohere
     "cache_read_input_tokens",  # Anthropic
 )
-_ELSEWHERE = frozenset({*_CACHED, "cache_creation_input_tokens", "server_tool_use", "billed_units"})
+_SECONDS = ("seconds", "prompt_audio_seconds")
+"""Of a recording, at OpenAI and at Mistral."""
+_ELSEWHERE = frozenset({*_CACHED, *_SECONDS, "cache_creation_input_tokens", "server_tool_use", "billed_units"})
 
 
 def token_details(usage: Mapping[str, Any]) -> tuple[int, int, dict[str, int] | None]:
@@ -45,6 +51,7 @@ def token_details(usage: Mapping[str, Any]) -> tuple[int, int, dict[str, int] | 
         cached = cached or next(filter(None, (_count(usage, name) for name in _CACHED)), 0)
         units.update(_written(usage))
         units.update(_billed(usage))
+        units.update(_recorded(usage))
     return cached, reasoning, units or None
 
 
@@ -67,6 +74,19 @@ def _billed(usage: Mapping[str, Any]) -> dict[str, int]:
         "search_units": "rerank_searches",
     }
     return {unit: _count(billed, name) for name, unit in names.items() if billed.get(name) is not None}
+
+
+def _recorded(usage: Mapping[str, Any]) -> dict[str, int]:
+    """The seconds of a recording, the last one counted fully; where they are all that is told, no tokens are."""
+    told = [value for name in _SECONDS if _is_number(value := usage.get(name))]
+    if not told:
+        return {}
+    seconds = {"input_audio_seconds": math.ceil(max(told))}
+    return {**seconds, UNMEASURED: 1} if "seconds" in usage else seconds
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and 0 < value < _MOST
 
 
 def _objects(usage: Mapping[str, Any], names: tuple[str, ...]) -> list[Mapping[str, Any]]:

@@ -18,6 +18,7 @@ from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
 from sage.middleware.providers.base import (
     Endpoint,
     EngineSpec,
+    Form,
     ModelCall,
     ModelFileHost,
     ModelHost,
@@ -283,6 +284,15 @@ class Vendor(ABC):
             proxy=endpoint.proxy,
             retry_on_broken_connection=self.repeatable,
         )
+
+    def _post_form(self, url: str, endpoint: Endpoint, form: Form, model: str) -> UpstreamRequest:
+        """The request that carries ``form`` as it comes."""
+        headers = CIMultiDict(endpoint.headers)
+        headers["Content-Type"] = form.content_type
+        upload = form.open(model, self._check_denied)
+        request = UpstreamRequest(self.name, "POST", url, headers, b"", self.timeouts, endpoint.socket)
+        request.proxy, request.upload = endpoint.proxy, upload
+        return request
 
     @staticmethod
     def _mended(body: Mapping[str, Any]) -> bytes:

@@ -104,7 +104,10 @@ VENDORS: tuple[ProviderKind, ...] = (
         needs=("api_key", "base_url"),
         variables={"OPENAI_API_KEY": "api_key", "OPENAI_BASE_URL": "base_url"},
         default_url="https://api.openai.com/v1",
-        families=("gpt-*", "chatgpt-*", "o[0-9]*", "text-embedding-*", "davinci-*", "babbage-*"),
+        families=(
+            *("gpt-*", "chatgpt-*", "o[0-9]*", "text-embedding-*", "davinci-*", "babbage-*", "tts-*", "whisper-*"),
+            *("dall-e-*", "omni-moderation-*", "text-moderation-*"),
+        ),
     ),
     ProviderKind(
         name="vllm",

@@ -141,6 +141,10 @@ class RequestLimits(SettingsSection):
     """``n`` or ``best_of`` times the number of prompts."""
     max_inputs: int = Field(2048, ge=1)
     """Texts in one embeddings request."""
+    max_audio_bytes: Size = Field(25 * 2**20, ge=1)
+    """Of the recording in one form (``/v1/audio/transcriptions``, ``/translations``)."""
+    max_image_bytes: Size = Field(50 * 2**20, ge=1)
+    """Of all images in one form (``/v1/images/edits``, ``/variations``)."""
     image_hosts: tuple[str, ...] = ()
     """Hosts whose media URLs a request may have an upstream fetch; ``data:`` URLs are always allowed."""
 

@@ -13,9 +13,14 @@ from sage.middleware.settings.quantities import Duration
 Usd = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=18, decimal_places=9)]
 
 
+UNMEASURED = "unmeasured"
+"""Among what a call has used: nobody has counted its tokens, so that a price by tokens gives no cost."""
+
+
 class PriceSettings(SettingsSection):
     """What a model costs, in US dollars. What is left out costs nothing of its own: cached tokens then cost what
-    ``input`` says, as those of sounds and images do, and tokens of reasoning and of speech what ``output`` says.
+    ``input`` says, as those of sounds and images do, and tokens of reasoning, of speech and of images in answers what
+    ``output`` says.
     """
 
     input: Usd | None = None
@@ -32,6 +37,14 @@ class PriceSettings(SettingsSection):
     """A million tokens of sound in answers."""
     image: Usd | None = None
     """A million tokens of images in prompts, as the upstream counts them."""
+    image_output: Usd | None = None
+    """A million tokens of images in answers."""
+    characters: Usd | None = None
+    """A million characters of texts that are spoken."""
+    per_audio_minute: Usd | None = None
+    """A minute of a recording that is transcribed."""
+    per_image: Usd | None = None
+    """An image that is made."""
     per_request: Usd | None = None
     per_second: Usd | None = None
     """A second of a call, from its beginning to its end."""

@@ -315,7 +315,7 @@ class Ledger:
             self._work.notify_all()
 
 
-def _cost(price: Price, record: UsageRecord) -> int:
+def _cost(price: Price, record: UsageRecord) -> int | None:
     tokens = record.prompt_tokens, record.cached_tokens, record.completion_tokens, record.reasoning_tokens
     return price.of_call(*tokens, record.ms, record.units, record.time)
 

@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from sage.middleware.settings.usage import PriceSettings
+from sage.middleware.settings.usage import UNMEASURED, PriceSettings
 from sage.middleware.usage.records import NANO, priced_counts
 
+_ALWAYS_COUNTED = frozenset({"requests", "milliseconds"})
 _SCALE = 9 * 10**9
 """The least common multiple of all numbers of units that rates are stated for (1, 60, 1,000, 3,600, 10**6, 10**9)."""
 _MILLION = 10**6
@@ -163,10 +164,12 @@ class Price:
         ms: float,
         units: Mapping[str, int] | None,
         time: float,
-    ) -> int:
+    ) -> int | None:
         """As :meth:`cost`, of what a :class:`~sage.middleware.usage.records.UsageRecord` says; ``cached`` tokens are
         among those of the prompt, and ``reasoning`` among those of the answer."""
         rates = self._tokens
+        if units and UNMEASURED in units and not self._is_measured(units, time):
+            return None
         if rates is None or units or cached > prompt or reasoning > answer:
             return self.cost(priced_counts(prompt, cached, answer, reasoning, ms, units), time)
         total = rates.prompt * prompt + rates.answer * answer
@@ -175,6 +178,11 @@ class Price:
         if reasoning and rates.reasoning is not None:
             total += (rates.reasoning - rates.answer) * reasoning
         return (2 * total + _SCALE) // (2 * _SCALE)
+
+    def _is_measured(self, units: Mapping[str, int], time: float) -> bool:
+        """Whether the price is for something that was counted, though tokens were not; or for nothing."""
+        parts = self.parts_at(time)
+        return not parts or any(part.unit in units or part.unit in _ALWAYS_COUNTED for part in parts)
 
     def most_rates(self, seconds: float) -> MostRates | None:
         """The rates that :meth:`most` goes by for a call of that many seconds; ``None`` where they depend on the time
@@ -246,7 +254,12 @@ def configured_price(settings: PriceSettings) -> Price:
     add("input_image_tokens", settings.image, _MILLION)
     add("output_audio_tokens", settings.audio_output, _MILLION)
     add("input_tokens", settings.input, _MILLION, "cache_read_tokens", "input_audio_tokens", "input_image_tokens")
-    add("output_tokens", settings.output, _MILLION, "output_reasoning_tokens", "output_audio_tokens")
+    add("output_image_tokens", settings.image_output, _MILLION)
+    within = ("output_reasoning_tokens", "output_audio_tokens", "output_image_tokens")
+    add("output_tokens", settings.output, _MILLION, *within)
+    add("input_characters", settings.characters, _MILLION)
+    add("input_audio_seconds", settings.per_audio_minute, 60)
+    add("images", settings.per_image, 1)
     add("requests", settings.per_request, 1)
     add("milliseconds", settings.per_second, 1000)
     return Price.of(*parts)

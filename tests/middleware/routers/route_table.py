@@ -10,6 +10,13 @@ from dataclasses import dataclass
 _LINES = """
 GET    /v1/models                                   admin,owner,user,viewer models:read       openai_models
 GET    /v1/models/{model}                           admin,owner,user,viewer models:read       openai_model
+POST   /v1/audio/speech                             admin,owner,user        generate          speech
+POST   /v1/audio/transcriptions                     admin,owner,user        generate          transcriptions
+POST   /v1/audio/translations                       admin,owner,user        generate          translations
+POST   /v1/images/generations                       admin,owner,user        generate          image_generations
+POST   /v1/images/edits                             admin,owner,user        generate          image_edits
+POST   /v1/images/variations                        admin,owner,user        generate          image_variations
+POST   /v1/moderations                              admin,owner,user        generate          moderations
 POST   /v1/files                                    admin,owner,user        tasks             files_create
 GET    /v1/files                                    admin,owner,user        tasks             files_list
 GET    /v1/files/{file_id}                          admin,owner,user        tasks             files_get

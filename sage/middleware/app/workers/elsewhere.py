@@ -138,7 +138,7 @@ class FrontGateway(Gateway):
         self.low_priority = dispatch.low_priority
         self._dispatch = dispatch
         self.deadlines = dispatch.deadlines
-        self._limits = settings.llm.limits
+        self.limits = settings.llm.limits
         self.rates = RateLimits(limiter or cast(Any, OfTheOwner()), metrics)
         self._embedders = None
         self.mcp = cast(Any, OfTheOwner())

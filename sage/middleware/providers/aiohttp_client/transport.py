@@ -22,6 +22,7 @@ from sage.middleware.providers.aiohttp_client.sessions import (
     UpstreamConnections,
     newest_connection,
 )
+from sage.middleware.providers.aiohttp_client.uploads import SentUpload
 from sage.middleware.providers.base import ReadInChunks, UpstreamRequest, UpstreamResponse
 from sage.middleware.providers.http import errors
 from sage.middleware.providers.http.decoded import DecodedResponse
@@ -55,6 +56,8 @@ class AiohttpTransport:
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         if self._closed:
             raise errors.shutting_down()
+        if request.upload is not None:
+            return await self._send_upload(request, SentUpload(request.upload))
         connections = self._connections
         if request.socket is not None:
             session = connections.of_socket(request.socket)
@@ -80,6 +83,32 @@ class AiohttpTransport:
         if encoding is not None:
             return DecodedResponse(_AiohttpResponse(response, request, loop, started + total), request, encoding)
         return _AiohttpResponse(response, request, loop, started + total)
+
+    async def _send_upload(self, request: UpstreamRequest, upload: SentUpload) -> UpstreamResponse:
+        """Over a fresh connection, as our own client does it."""
+        loop = asyncio.get_running_loop()
+        total = request.timeouts.total if request.total is None else request.total
+        ends = loop.time() + total
+        try:
+            response = await self._connections.fresh(request.socket).request(
+                request.method,
+                self._url(request.url),
+                data=upload.pieces(),
+                headers=upload.headers(request.headers),
+                # The limit on silence would begin before all of the body is out.
+                timeout=_timeout(request.timeouts, total, whole=True, all_in_all=total),
+                allow_redirects=False,
+                proxy=None if request.proxy is None else self._url(request.proxy),
+            )
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            if upload.failure is not None:
+                raise upload.failure from exc
+            if self._closed:
+                raise errors.shutting_down() from exc
+            raise _translate(exc, request, total) from exc
+        answer = _AiohttpResponse(response, request, loop, ends)
+        encoding = response.headers.get(CONTENT_ENCODING)
+        return answer if encoding is None else DecodedResponse(answer, request, encoding)
 
     async def _send_again(self, request: UpstreamRequest, total: float) -> aiohttp.ClientResponse:
         """Sends ``request`` over a fresh connection, after a kept one broke before anything of an answer came.

@@ -10,6 +10,7 @@ from sage.middleware.providers.base import Sink
 from sage.middleware.providers.http.answer import AnswerFault, HttpAnswer
 from sage.middleware.providers.http.deadline import CLOCK, Deadline
 from sage.middleware.providers.http.parser import AnswerParser
+from sage.middleware.providers.http.upload import UploadPump
 
 MAX_UNREAD = 256 * 1024
 """Bytes of an answer that may wait for their reader; then nothing more is read from the connection."""
@@ -43,7 +44,6 @@ class HttpConnection(asyncio.Protocol):
         "_answer",
         "_deadline",
         "_gone",
-        "_is_full",
         "_is_paused",
         "_loop",
         "_owner",
@@ -51,6 +51,8 @@ class HttpConnection(asyncio.Protocol):
         "_transport",
         "_unread",
         "_unsent",
+        "_upload",
+        "is_full",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, owner: ConnectionOwner) -> None:
@@ -62,7 +64,10 @@ class HttpConnection(asyncio.Protocol):
         self._unread = 0
         self._is_paused = False
         self._unsent: memoryview | None = None
-        self._is_full = False
+        """The rest of a body that has not gone out whole; empty while an upload goes out."""
+        self._upload: UploadPump | None = None
+        self.is_full = False
+        """Whether the upstream has not taken yet what was sent."""
         self._transport: asyncio.Transport
         self._gone: asyncio.Future[None] | None = None
 
@@ -103,15 +108,41 @@ class HttpConnection(asyncio.Protocol):
         if not rest:
             if answer.waiter is not None:
                 self._set_deadline(answer)  # from now on its silence counts
-        elif not self._is_full:
+        elif not self.is_full:
             self._loop.call_soon(self._write_piece)
 
+    def begin_upload(self, answer: HttpAnswer, head: bytes, upload: UploadPump) -> asyncio.Future[None]:
+        """As :meth:`begin`, for a request whose body ``upload`` sends from now on."""
+        self._answer = answer
+        self._parser.begin(answer, is_bodyless=False)
+        waiter = answer.waiter = self._loop.create_future()
+        self._deadline.set(answer.ends)
+        self._unsent = memoryview(b"")
+        self._upload = upload
+        self._transport.write(head)
+        upload.start()
+        return waiter
+
+    def write_upload(self, data: bytes) -> None:
+        """The next piece of the upload."""
+        self._transport.write(data)
+
+    def end_upload(self, last: bytes) -> None:
+        """The upload is whole with ``last``."""
+        self._transport.write(last)
+        self._unsent = self._upload = None
+        if self._answer is not None and self._answer.waiter is not None:
+            self._set_deadline(self._answer)  # from now on its silence counts
+
     def pause_writing(self) -> None:
-        self._is_full = True
+        self.is_full = True
 
     def resume_writing(self) -> None:
-        self._is_full = False
-        self._write_piece()
+        self.is_full = False
+        if self._upload is not None:
+            self._upload.wake()
+        else:
+            self._write_piece()
 
     # The answer
 
@@ -245,6 +276,9 @@ class HttpConnection(asyncio.Protocol):
 
     def _close(self) -> None:
         self._unsent = None
+        if self._upload is not None:
+            self._upload.wake()
+            self._upload = None
         self._deadline.at = math.inf
         self._transport.abort()
         self._owner.drop(self)

@@ -16,7 +16,7 @@ _ESCAPE = re.compile(r"%(?:[0-9A-Fa-f]{2})?")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-# The length of the body is written with each request, which is never sent in chunks.
+# The length of the body is written with each request; only uploads are sent in chunks.
 _FRAMING = frozenset({"content-length", "transfer-encoding"})
 
 
@@ -39,6 +39,11 @@ class RequestHead:
         if body or self._has_length:
             return b"%bContent-Length: %d\r\n\r\n" % (self._lines, len(body))
         return self._lines + b"\r\n"
+
+    def to_send_upload(self, length: int | None) -> bytes:
+        """The whole head of a request with a body of ``length`` bytes; ``None`` means that it is sent in chunks."""
+        framing = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
+        return self._lines + framing + b"\r\n\r\n"
 
 
 def _lines(method: str, url: str, headers: Mapping[str, str], address: Address) -> bytes:

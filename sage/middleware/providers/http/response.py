@@ -13,6 +13,7 @@ from sage.middleware.providers.http.answer import AnswerFault, HttpAnswer
 from sage.middleware.providers.http.connection import HttpConnection
 from sage.middleware.providers.http.request_head import RequestHead
 from sage.middleware.providers.http.response_head import parse_headers, values_of
+from sage.middleware.providers.http.upload import UploadPump
 from sage.middleware.providers.http.whole_answer import read_whole
 
 
@@ -139,3 +140,39 @@ class HttpResponse(HttpAnswer):
     def close(self) -> None:
         if not self.is_over:
             self._connection.end()
+
+
+class UploadResponse(HttpResponse):
+    """The answer to a request whose body goes out as it comes in, perhaps while the answer comes."""
+
+    __slots__ = ("_pump",)
+    _pump: UploadPump
+
+    def begin(self, head: RequestHead) -> asyncio.Future[None]:
+        upload = self._request.upload
+        assert upload is not None
+        self._pump = UploadPump(upload, self._connection)
+        return self._connection.begin_upload(self, head.to_send_upload(upload.length), self._pump)
+
+    async def chunk(self) -> bytes:
+        try:
+            return await super().chunk()
+        except SageError:
+            self.raise_failure()
+            raise
+
+    async def pour(self, sink: Sink) -> bool:
+        try:
+            return await super().pour(sink)
+        except SageError:
+            self.raise_failure()
+            raise
+
+    def raise_failure(self) -> None:
+        """Raises what was wrong with the body, if the connection was closed because of that."""
+        if self._pump.failure is not None:
+            raise self._pump.failure
+
+    def close(self) -> None:
+        self._pump.stop()
+        super().close()

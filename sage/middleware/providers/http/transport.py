@@ -21,7 +21,7 @@ from sage.middleware.providers.http.decoded import DecodedResponse
 from sage.middleware.providers.http.dialer import Dialer, NoSuchHost
 from sage.middleware.providers.http.pool import ConnectionPool
 from sage.middleware.providers.http.request_head import RequestHead
-from sage.middleware.providers.http.response import HttpResponse
+from sage.middleware.providers.http.response import HttpResponse, UploadResponse
 from sage.middleware.providers.transport import Transport
 
 _Prepared = tuple[RequestHead, ConnectionPool]
@@ -54,6 +54,8 @@ class HttpTransport:
         # By identity: the headers of an endpoint are one object, and comparing them would cost more than all the rest.
         prepared = self._prepared.get((id(request.headers), request.url, request.method, request.socket))
         if prepared is None:
+            if request.upload is not None:  # whose headers are its own, so that nothing is known of it before
+                return await self._send_upload(request)
             prepared = self._prepare(request)
         head, pool = prepared
         loop = pool.loop
@@ -139,10 +141,41 @@ class HttpTransport:
             return errors.total_timeout(request) if is_total else errors.connect_timeout(request)
         return errors.unreachable(request, str(address), exc, no_such_host=isinstance(exc, NoSuchHost))
 
+    async def _send_upload(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Over a fresh connection: one that breaks because it was kept too long could not be told from one that breaks
+        at work, and what has gone out of an upload may be gone."""
+        loop = asyncio.get_running_loop()
+        total = request.timeouts.total if request.total is None else request.total
+        ends = loop.time() + total
+        pool = self._pool(request)
+        head = RequestHead(request, pool.address)
+        connection = await self._connect(request, pool, total)
+        if self._is_closed:
+            connection.end()
+            raise errors.shutting_down()
+        response = UploadResponse(request, connection, loop, ends)
+        try:
+            await response.begin(head)
+            if not response.status:
+                response.raise_failure()
+                raise response.error()
+        except BaseException:
+            response.close()
+            raise
+        if response.encoding is not None:
+            return DecodedResponse(response, request, response.encoding)
+        return response
+
     def _prepare(self, request: UpstreamRequest) -> _Prepared:
         if len(self._prepared) >= _MOST_CACHED:  # engines listen at another port each time
             self._prepared.clear()
             self._pools = {address: pool for address, pool in self._pools.items() if pool.open}
+        pool = self._pool(request)
+        prepared = RequestHead(request, pool.address), pool
+        self._prepared[id(request.headers), request.url, request.method, request.socket] = prepared
+        return prepared
+
+    def _pool(self, request: UpstreamRequest) -> ConnectionPool:
         try:
             address = address_of(request.url, request.socket)
         except UnicodeError as exc:
@@ -151,9 +184,7 @@ class HttpTransport:
         pool = self._pools.get(address)
         if pool is None:
             pool = self._pools[address] = ConnectionPool(address, asyncio.get_running_loop())
-        prepared = RequestHead(request, address), pool
-        self._prepared[id(request.headers), request.url, request.method, request.socket] = prepared
-        return prepared
+        return pool
 
     async def _through_proxy(self, request: UpstreamRequest) -> UpstreamResponse:
         if self._proxied is None:

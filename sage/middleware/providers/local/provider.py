@@ -15,6 +15,7 @@ import orjson
 
 from sage.errors import InvalidRequest, NotFound, SageError, Unsupported
 from sage.middleware.providers.base import (
+    RELAYED,
     Endpoint,
     EngineSpec,
     ModelCall,
@@ -66,7 +67,10 @@ class LocalEngineProvider(OpenAIProvider):
 
     repeatable = True
     tokenizes: frozenset[TokenForm] = frozenset({"prompt"})
-    paths: Mapping[Operation, str] = {operation: f"/{operation}" for operation in Operation}
+    paths: Mapping[Operation, str] = {
+        operation: f"/{operation}" for operation in Operation if operation not in RELAYED | {Operation.MODERATIONS}
+    }
+    relayed: Mapping[Operation, str] = {}
     _documented: Mapping[Operation, frozenset[str]] = {}
 
     def __init__(self, name: str, settings: LocalProvider, data_dir: Path) -> None:

@@ -46,11 +46,17 @@ class VllmProvider(OpenAIProvider):
     """One vLLM server and its keys, or no server: a deployment with an ``engine`` has a server of its own."""
 
     paths: Mapping[Operation, str] = {
-        **OpenAIProvider.paths,
+        Operation.CHAT: "/chat/completions",
+        Operation.COMPLETIONS: "/completions",
+        Operation.EMBEDDINGS: "/embeddings",
         Operation.RERANK: "/rerank",
         Operation.SCORE: "/score",
         Operation.TOKENIZE: "/tokenize",
         Operation.DETOKENIZE: "/detokenize",
+    }
+    relayed: Mapping[Operation, str] = {
+        Operation.TRANSCRIPTIONS: "/audio/transcriptions",
+        Operation.TRANSLATIONS: "/audio/translations",
     }
     _keeps_reasoning = False
     tokenizes: frozenset[TokenForm] = frozenset({"messages", "prompt"})
@@ -86,6 +92,8 @@ class VllmProvider(OpenAIProvider):
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         if call.not_to_think:
             call = _without_thinking(call)
+        if call.form is not None:
+            return super().encode(call, target, replace(endpoint, headers=self._opening(endpoint)))
         request = super().encode(_with_reasoning(call), target, endpoint)
         if call.operation in (Operation.TOKENIZE, Operation.DETOKENIZE):
             request.url = endpoint.url(self.paths[call.operation], root_of(endpoint.base_url))

@@ -16,7 +16,7 @@ from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.routers.http.asgi import ASGIApp
 from sage.middleware.routers.http.guard import Guard
-from sage.middleware.routers.http.openapi_bodies import EVENTS, ErrorEnvelope
+from sage.middleware.routers.http.openapi_bodies import EVENTS, JSON, ErrorEnvelope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,8 @@ class HotRoute:
     ``request`` and ``answer`` are the models of its bodies, for OpenAPI only: the endpoint parses its body itself.
     ``answer=None`` means that the answer is the upstream's, an object of any shape. ``stream_media`` is the media type
     of the answer to a request with ``stream``.
+
+    ``takes`` are the media types of its bodies, ``gives`` is that of the answer, where it is no stream.
 
     ``max_body`` is how many bytes its bodies have at most; ``None`` means ``api.max_body_bytes``.
 
@@ -43,6 +45,8 @@ class HotRoute:
     endpoint: Callable[[Gateway], ASGIApp]
     max_body: int | None = None
     stream_media: str = EVENTS
+    takes: tuple[str, ...] = (JSON,)
+    gives: str = JSON
     errors: Callable[[ASGIApp], ASGIApp] | None = None
     error_model: type[BaseModel] = ErrorEnvelope
 
