@@ -46,7 +46,9 @@ _MESSAGE = KeyMeanings(
         | {"tool_name", "tool_plan", "signature", "thought_signature"}
     ),
     # What an earlier answer said, which is sent back as it was: the pages that it cites are not fetched again.
-    frozenset({"tool_calls", "function_call", "annotations", "citations", "reasoning_details", "metadata"}),
+    frozenset(
+        {"tool_calls", "function_call", "annotations", "citations", "reasoning_details", "thinking_blocks", "metadata"}
+    ),
 )
 _DOCUMENT = KeyMeanings(
     frozenset({"id", "type", "text", "title", "snippet", "content", "contents", "body"}),
@@ -132,8 +134,8 @@ class BodyWalk:
             else:
                 self._walk(value, f"{where}.{key}", key, _PART)
 
-    def check_parts(self, parts: list[Any], where: str) -> None:
-        """Checks the parts of a message, or of an input: objects that each have a ``type``."""
+    def check_parts(self, parts: list[Any], where: str, *, is_result: bool = False) -> None:
+        """Checks the parts of a message, of an input, or of a tool's result: objects that each have a ``type``."""
         self._count(parts, where)
         for index, part in enumerate(parts):
             field = f"{where}[{index}]"
@@ -144,7 +146,11 @@ class BodyWalk:
             if isinstance(part.get("image_url"), dict):
                 media.restore_head(part["image_url"])
             for key, value in part.items():
-                if (key not in _PART.words or not isinstance(value, str)) and not _is_of_tool_call(part, key):
+                if (key in _PART.words and isinstance(value, str)) or _is_said(part, key):
+                    continue
+                if not is_result and key == "content" and part.get("type") == "tool_result" and isinstance(value, list):
+                    self.check_parts(value, f"{field}.content", is_result=True)
+                else:
                     is_document = key == "document" and part.get("type") == "document"
                     self._walk(value, f"{field}.{key}", key, _DOCUMENT if is_document else _PART)
 
@@ -209,12 +215,33 @@ def _is_words(value: Any) -> bool:
     return set(map(type, value)) <= {str, int}
 
 
-def _is_of_tool_call(part: dict[str, Any], key: str) -> bool:
-    """Whether it is what a tool was called with, or a text that it answered, in Anthropic's form. Some agents send
-    that to every server."""
-    if key == "input":
-        return part.get("type") == "tool_use"
-    return key == "content" and part.get("type") == "tool_result" and isinstance(part[key], str)
+_OF_VENDOR = ("web_search", "web_fetch", "code_execution", "bash_code_execution", "text_editor_code_execution")
+_SAID = {
+    **{kind: frozenset({"input"}) for kind in ("tool_use", "server_tool_use", "mcp_tool_use")},
+    **{f"{tool}_tool_result": frozenset({"content"}) for tool in (*_OF_VENDOR, "tool_search", "mcp")},
+    "text": frozenset({"citations"}),
+    "thinking": frozenset({"signature"}),
+    "redacted_thinking": frozenset({"data"}),
+}
+"""Of Anthropic's blocks, what an earlier answer said: it is sent back as it was, and nobody fetches it again."""
+_SAID_IN_WORDS = {
+    "tool_result": frozenset({"content"}),
+    "document": frozenset({"title", "context"}),
+    "search_result": frozenset({"title", "source"}),
+}
+"""What is words there, if it is text."""
+_NOTHING: frozenset[str] = frozenset()
+
+
+def _is_said(part: dict[str, Any], key: str) -> bool:
+    """Whether ``key`` of a block in Anthropic's form is words, or what an earlier answer said. Some agents send such
+    blocks to every server."""
+    kind = part.get("type")
+    if not isinstance(kind, str):
+        return False
+    return key in _SAID.get(kind, _NOTHING) or (
+        key in _SAID_IN_WORDS.get(kind, _NOTHING) and isinstance(part[key], str)
+    )
 
 
 def _inner(

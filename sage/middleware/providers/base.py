@@ -467,8 +467,8 @@ class Provider(Protocol):
     :meth:`relay` return the vendor's own answer under the public model name."""
 
     reads_marks: bool
-    """Whether it reads ``cache_control`` of parts and tools, and ``thinking_blocks`` of messages, in OpenAI's shape:
-    others refuse them, or do not know them."""
+    """Whether it reads ``cache_control`` of parts and tools, and ``thinking_blocks`` and ``is_error`` of messages, in
+    OpenAI's shape: others refuse them, or do not know them."""
     tokenizes: frozenset[TokenForm]
     """What ``TOKENIZE`` counts there; empty means that it has no tokenizer."""
 

@@ -28,8 +28,10 @@ class Foreign:
 
 
 class BlockReader:
-    """Reads the blocks of one request. ``marks``: keep ``cache_control`` and the signatures of thinking, and one part
-    for each block; without it, blocks of nothing but text become one text, which every server takes.
+    """Reads the blocks of one request.
+
+    ``marks``: keep ``cache_control``, the signatures of thinking and ``is_error``, and one part for each block. Without
+    it, blocks of nothing but text become one text, which every server takes.
 
     ``foreign`` is the first block that no chat can say; such a block goes on as it is. Methods raise
     :class:`InvalidRequest`, which names the block, for one that is malformed.
@@ -121,12 +123,14 @@ class BlockReader:
                 else:
                     texts += self._parts(inner, at, kind)
             answer = self._simplest(texts)
-        if block.get("is_error") is True:
+        failed = block.get("is_error") is True
+        if failed and not self._marks:
             answer = _as_error(answer)
         if self._marks and block.get("cache_control") is not None:
             answer = [{"type": "text", "text": answer}] if isinstance(answer, str) else answer
             answer[-1] = {**answer[-1], "cache_control": block["cache_control"]}
-        return {"role": "tool", "tool_call_id": _string(block, "tool_use_id", where), "content": answer}
+        message = {"role": "tool", "tool_call_id": _string(block, "tool_use_id", where), "content": answer}
+        return {**message, "is_error": True} if failed and self._marks else message
 
     def _parts(self, block: Mapping[str, Any], where: str, kind: str) -> list[Part]:
         read = _READERS.get(kind)

@@ -17,14 +17,14 @@ from sage.middleware.gateway import admission
 from sage.middleware.gateway.context.chat_memory import MemoryRequest
 from sage.middleware.gateway.context.context import add_context
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
-from sage.middleware.providers.base import ModelCall, Native, Operation
+from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.anthropic import answer as answers
 from sage.middleware.routers.anthropic.blocks import Foreign
 from sage.middleware.routers.anthropic.credentials import WithApiKey
 from sage.middleware.routers.anthropic.errors import AnthropicErrorEnvelope, with_request_id
 from sage.middleware.routers.anthropic.events import MessageEvents
 from sage.middleware.routers.anthropic.request import chat_request
-from sage.middleware.routers.anthropic.targets import KIND, Targets, targets_of
+from sage.middleware.routers.anthropic.targets import KIND, Targets, native_request, targets_of
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, read_json, take_flag, take_model
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.memory_turn import MakeBody, MakeEvents, in_context, read_memory
@@ -48,7 +48,7 @@ class Messages:
         targets = await targets_of(self._gateway, caller(scope), model, fallbacks)
         if memory is not None:
             targets = targets._replace(native=False)  # the caller's own body has no memories
-        call = message_call(body, model, fallbacks, targets)
+        call = message_call(scope, body, model, fallbacks, targets)
         del body  # which the call lets go of once its stream has begun
         answer = _Answer(call, scope["state"]["request_id"])
         send = with_request_id(send, answer.request_id)
@@ -60,7 +60,9 @@ class Messages:
         await respond(self._gateway, call, scope, receive, send, make_body, make_events)
 
 
-def message_call(body: dict[str, Any], model: str, fallbacks: tuple[str, ...], targets: Targets) -> ModelCall:
+def message_call(
+    scope: Scope, body: dict[str, Any], model: str, fallbacks: tuple[str, ...], targets: Targets
+) -> ModelCall:
     """The same question in OpenAI's shape, and as it came for who speaks its wire.
 
     Raises :class:`Unsupported` for what only Anthropic can do, where none of the deployments is there.
@@ -71,7 +73,7 @@ def message_call(body: dict[str, Any], model: str, fallbacks: tuple[str, ...], t
     stream = take_flag(body, "stream")
     call = ModelCall(Operation.CHAT, request.body, model, stream=stream, wants_usage=True, fallbacks=fallbacks)
     if targets.native:
-        call.native = Native(KIND, body)
+        call.native = native_request(scope, body)
     if request.effort is not None:
         call.hints = {"reasoning_effort": request.effort}
     return call

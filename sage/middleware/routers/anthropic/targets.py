@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sage.errors import SageError
 from sage.middleware.auth.principal import Principal
 from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.gateway import Gateway
-from sage.middleware.providers.base import TokenForm
+from sage.middleware.providers.base import Native, TokenForm
+from sage.middleware.routers.http.asgi import FIELDS, Scope
 
 KIND = "anthropic"
 """Anthropic's own wire (:class:`sage.middleware.providers.base.Native`)."""
+_HEADERS = ("anthropic-version", "anthropic-beta")
+"""Those of a request that belong to its wire."""
 
 
 class Targets(NamedTuple):
@@ -63,3 +66,10 @@ def _with_fallbacks(gateway: Gateway, model: PublicModel, fallbacks: tuple[str, 
                 models.append(other)
                 names += other.fallbacks
     return models
+
+
+def native_request(scope: Scope, body: dict[str, Any]) -> Native:
+    """The request as it came, for a provider of Anthropic's wire."""
+    fields = scope[FIELDS]
+    headers = {name: fields[name.encode()].decode("latin-1") for name in _HEADERS if name.encode() in fields}
+    return Native(KIND, body, headers)

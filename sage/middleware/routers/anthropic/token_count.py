@@ -16,13 +16,13 @@ from sage.errors import InvalidRequest, Unsupported
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
-from sage.middleware.providers.base import ModelCall, Native, Operation
+from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.providers.wire.messages import reasoning_of, text_of
 from sage.middleware.routers.anthropic.credentials import WithApiKey
 from sage.middleware.routers.anthropic.errors import AnthropicErrorEnvelope, with_request_id
 from sage.middleware.routers.anthropic.inference import foreign_error
 from sage.middleware.routers.anthropic.request import chat_request
-from sage.middleware.routers.anthropic.targets import KIND, Targets, targets_of
+from sage.middleware.routers.anthropic.targets import Targets, native_request, targets_of
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, read_json, send_json, take_model
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.openapi_bodies import OpenBody
@@ -52,7 +52,9 @@ class CountTokens:
         if request.foreign is not None and not targets.native:
             raise foreign_error(request.foreign, model)
         chat = {name: value for name, value in request.body.items() if name in _QUESTION}
-        call, how, extra = _question(chat, body, model, fallbacks, targets)
+        call, how, extra = _question(chat, model, fallbacks, targets)
+        if targets.native:
+            call.native = native_request(scope, body)
         send = with_request_id(send, scope["state"]["request_id"])
         if targets.tokenizes:
             try:
@@ -66,14 +68,11 @@ class CountTokens:
 
 
 def _question(
-    chat: dict[str, Any], body: dict[str, Any], model: str, fallbacks: tuple[str, ...], targets: Targets
+    chat: dict[str, Any], model: str, fallbacks: tuple[str, ...], targets: Targets
 ) -> tuple[ModelCall, bytes, int]:
     """The call that counts, what its count is, and the tokens to add to it."""
     if "messages" in targets.tokenizes:
-        call = ModelCall(Operation.TOKENIZE, chat, model, fallbacks=fallbacks)
-        if targets.native:
-            call.native = Native(KIND, body)
-        return call, b"exact", 0
+        return ModelCall(Operation.TOKENIZE, chat, model, fallbacks=fallbacks), b"exact", 0
     prompt = {"model": model, "prompt": _texts(chat)}
     between = _BETWEEN * len(chat["messages"])
     return ModelCall(Operation.TOKENIZE, prompt, model, fallbacks=fallbacks), b"texts", between
