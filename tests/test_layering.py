@@ -35,7 +35,7 @@ FLOORS = [
     {
         *("sage.middleware.providers", "sage.middleware.retrieval", "sage.middleware.auth", "sage.middleware.queue"),
         *("sage.middleware.budgets", "sage.middleware.ingest", "sage.middleware.limits", "sage.middleware.usage"),
-        "sage.api",
+        *("sage.api", "sage.middleware.vector_stores"),
     },
     {"sage.middleware.engines", "sage.middleware.evaluation", "sage.service", "sage.middleware.client"},
     {"sage.middleware.dispatch"},

@@ -58,9 +58,9 @@ class Client:
             except (OSError, http.client.HTTPException) as exc:
                 raise CallFailed(f"the answer of {self._url} broke off: {exc}") from exc
 
-    def post(self, path: str, body: Mapping[str, Any] | bytes | None = None) -> dict[str, Any]:
+    def post(self, path: str, body: Mapping[str, Any] | bytes | None = None, **query: str) -> dict[str, Any]:
         """``body`` may be JSON already, as bytes."""
-        return self._json(self._open("POST", path, body or {}))
+        return self._json(self._open("POST", path, body or {}, query=query))
 
     def send(
         self, path: str, body: Body, *, query: Query | None = None, headers: Mapping[str, str] | None = None

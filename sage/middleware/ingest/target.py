@@ -32,7 +32,7 @@ class GatewayClient(Protocol):
 
     def get(self, path: str, **query: str | int) -> dict[str, Any]: ...
 
-    def post(self, path: str, body: Mapping[str, Any] | bytes | None = None) -> dict[str, Any]:
+    def post(self, path: str, body: Mapping[str, Any] | bytes | None = None, **query: str) -> dict[str, Any]:
         """``body`` may be JSON already, as bytes."""
 
 
@@ -55,10 +55,19 @@ class SourceMark:
 class IngestTarget:
     """One collection. Every call is repeated while the gateway is unreachable or too busy."""
 
-    def __init__(self, client: GatewayClient, collection: str, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        client: GatewayClient,
+        collection: str,
+        sleep: Callable[[float], None] = time.sleep,
+        *,
+        may_create: bool = True,
+    ) -> None:
+        """Without ``may_create`` a collection that is not there, or is deleted meanwhile, is not made."""
         self._client = client
         self._path = f"/collections/{collection}"
         self._sleep = sleep
+        self._may_create = may_create
         self.name = collection
         self.description: dict[str, Any] = {}
         self.is_new = False
@@ -86,7 +95,7 @@ class IngestTarget:
         try:
             self.description = self._client.get(self._path)
         except CallFailed as exc:
-            if exc.code != "collection_not_found":
+            if exc.code != "collection_not_found" or not self._may_create:
                 raise
             self.is_new = True
 
@@ -116,7 +125,8 @@ class IngestTarget:
         """
         body = orjson.dumps({"documents": documents}, option=orjson.OPT_NON_STR_KEYS)
         try:
-            answer = self._with_retries(lambda: self._client.post(f"{self._path}/documents", body))
+            query = {} if self._may_create else {"create": "false"}
+            answer = self._with_retries(lambda: self._client.post(f"{self._path}/documents", body, **query))
             if self.is_new:
                 self.description = self._with_retries(lambda: self._client.get(self._path))
                 self.is_new = False

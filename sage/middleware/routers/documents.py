@@ -83,7 +83,13 @@ class DeleteDocuments(Selection):
 )
 @requires(Scope.COLLECTIONS_WRITE)
 @max_body(None)
-async def add_documents(collection: str, request: Request, principal: Caller, collections: TheCollections) -> Response:
+async def add_documents(
+    collection: str,
+    request: Request,
+    principal: Caller,
+    collections: TheCollections,
+    create: Annotated[bool, Query(description="Make the collection if it is not there.")] = True,
+) -> Response:
     """Adds documents, or replaces those of the same `id`; answers once they are durable, and found by every search.
 
     Takes `{"documents": […]}`, or one document a line (`application/x-ndjson`). What is refused leaves nothing behind.
@@ -94,9 +100,9 @@ async def add_documents(collection: str, request: Request, principal: Caller, co
     if media_type(request) == NDJSON:
         lines = JsonLinesBody(limits)
         with lines.naming():
-            written = await collections.add(principal, collection, lambda: lines.parse(body))
+            written = await collections.add(principal, collection, lambda: lines.parse(body), create=create)
     else:
-        written = await collections.add(principal, collection, lambda: list_of(body, "documents", '{"text": "…"}'))
+        written = await collections.add(principal, collection, lambda: list_of(body, "documents", '{"text": "…"}'), create=create)
     answer: dict[str, Any] = {"ids": written.ids, "inserted": written.inserted, "updated": written.updated}
     if written.warnings:
         answer["warnings"] = written.warnings

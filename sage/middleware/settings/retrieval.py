@@ -90,6 +90,8 @@ class RetrievalLimits(SettingsSection):
     """In one batch."""
     max_collections: int = Field(1000, ge=1)
     """Of one tenant."""
+    max_store_files: int = Field(10_000, ge=1)
+    """Of one vector store."""
     max_shards: int = Field(64, ge=1, le=1024)
     """Over which a request may spread a new collection."""
     max_snapshot: Size = 64 * 2**30

@@ -30,15 +30,14 @@ class ThreadClient:
         self._calls: set[Future[Answer]] = set()
 
     def get(self, path: str, **query: str | int) -> dict[str, Any]:
-        address = f"{quote(path)}?{urlencode(query)}" if query else quote(path)
-        return self._json(self._client.get(address))
+        return self._json(self._client.get(_address(path, query)))
 
-    def post(self, path: str, body: Mapping[str, Any] | bytes | None = None) -> dict[str, Any]:
+    def post(self, path: str, body: Mapping[str, Any] | bytes | None = None, **query: str) -> dict[str, Any]:
         """``body`` may be JSON already, as bytes."""
         if isinstance(body, bytes):
             headers = {"Content-Type": "application/json"}
-            return self._json(self._client.request("POST", quote(path), body=body, headers=headers))
-        return self._json(self._client.post(quote(path), dict(body or {})))
+            return self._json(self._client.request("POST", _address(path, query), body=body, headers=headers))
+        return self._json(self._client.post(_address(path, query), dict(body or {})))
 
     def sleep(self, seconds: float) -> None:
         """Raises :class:`WorkStopped` as soon as the run ends."""
@@ -83,3 +82,7 @@ class ThreadClient:
         finally:
             with self._lock:
                 self._calls.discard(call)
+
+
+def _address(path: str, query: Mapping[str, str | int]) -> str:
+    return f"{quote(path)}?{urlencode(query)}" if query else quote(path)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what searches is loaded by the first search
     from sage.service.vdb.sharded.collections import AnyCollection, TenantCollections
 
 T = TypeVar("T")
+_PAGE = 200  # documents
 _SHARD_SECONDS = 60.0
 """That a shard has for an answer, at least."""
 
@@ -76,19 +77,29 @@ class CollectionGateway:
         return await self._searches.run(principal, searches)
 
     async def add(
-        self, principal: Principal, name: str, documents: Callable[[], Sequence[Mapping[str, Any]]]
+        self,
+        principal: Principal,
+        name: str,
+        documents: Callable[[], Sequence[Mapping[str, Any]]],
+        *,
+        create: bool = True,
     ) -> Written:
-        """Upserts what ``documents`` gives, which is called on a thread; a collection that is not there is made."""
-        work = on_behalf_of(principal, partial(self._add, principal, name, documents))
+        """Upserts what ``documents`` gives, which is called on a thread; a collection that is not there is made, unless
+        ``create`` is false."""
+        work = on_behalf_of(principal, partial(self._add, principal, name, documents, create))
         written = await self._writing.run(work, principal.tenant)
         self._metrics.written += len(written.ids)
         return written
 
-    def _add(self, principal: Principal, name: str, parse: Callable[[], Sequence[Mapping[str, Any]]]) -> Written:
+    def _add(
+        self, principal: Principal, name: str, parse: Callable[[], Sequence[Mapping[str, Any]]], create: bool
+    ) -> Written:
         documents = parse()
         try:
             collection = self.open(principal, name)
         except NotFound:
+            if not create:
+                raise
             from sage.middleware.retrieval.types.documents import check_documents
 
             check_documents(documents, self.limits)
@@ -123,9 +134,37 @@ class CollectionGateway:
     ) -> tuple[list[StoredDocument], str | None]:
         return await self._reading.run(lambda: self.open(principal, name).page(cursor, limit, filter), principal.tenant)
 
+    async def change_metadata(
+        self, principal: Principal, name: str, filter: Mapping[str, Any], change: Callable[[dict[str, Any]], Any]
+    ) -> int:
+        """Puts what ``change`` makes of it in place of the metadata of every document that passes; how many there are.
+        Texts and vectors stay."""
+
+        def work() -> int:
+            from sage.middleware.retrieval.types.documents import check_metadata
+
+            collection = self.open(principal, name)
+            cursor, count = None, 0
+            while True:
+                page, cursor = collection.page(cursor, _PAGE, filter)
+                for document in page:
+                    metadata = check_metadata(change(document.metadata), f"document '{document.id}'", self.limits)
+                    collection.update(document.id, metadata=metadata)
+                    count += 1
+                if cursor is None:
+                    return count
+
+        return await self._working.run(work, principal.tenant)
+
     async def describe(self, principal: Principal, name: str) -> dict[str, Any]:
         """One collection, as ``GET /collections/{name}`` shows it."""
         return await self._reading.run(lambda: self._described(principal, name), principal.tenant)
+
+    async def outline(self, principal: Principal, name: str) -> dict[str, Any]:
+        """One collection without the state of its index, which stays closed if it is."""
+        return await self._reading.run(
+            lambda: self._collections().outline(principal.tenant, name), principal.tenant
+        )
 
     async def describe_all(self, principal: Principal) -> list[dict[str, Any]]:
         """Every collection of the tenant, without the state of its index; one that does not open has an ``error``."""

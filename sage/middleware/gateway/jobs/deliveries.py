@@ -58,6 +58,7 @@ class Deliveries:
     async def record(self, run: str, body: bytes) -> bool:
         """Takes the results in ``body``, JSON lines; returns whether the worker is to stop."""
         lines = [_result_line(line) for line in body.split(b"\n") if line]
+        await self._jobs.take(lines)
         job = await self._store.record(run, lines)
         return job.state == CANCELLING
 
@@ -72,6 +73,7 @@ class Deliveries:
 
     async def finish(self, run: str, ending: JobEnd, lines: Sequence[ResultLine] = ()) -> StoredJob:
         """Ends a run, with its last results."""
+        await self._jobs.take(lines)
         return await self._store.finish(run, ending, lines)
 
     async def _credential(self, run: str, job: StoredJob, code: str) -> str | None:

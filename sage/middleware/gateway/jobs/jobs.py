@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from sage.errors import PermissionDenied, SageError
@@ -16,7 +16,7 @@ from sage.middleware.gateway.jobs.progress import ProgressMeter
 from sage.middleware.gateway.jobs.rights import WORK, JobRights
 from sage.middleware.gateway.jobs.views import job_view
 from sage.middleware.queue.publisher import Publisher
-from sage.middleware.queue.records import NewJob, StoredJob
+from sage.middleware.queue.records import NewJob, ResultLine, StoredJob
 from sage.middleware.queue.states import RUNNING
 from sage.middleware.queue.store import JobStore
 from sage.middleware.queue.tenant_quota import TenantQuota
@@ -40,6 +40,8 @@ class Jobs:
         self.events = JobEvents()
         self.progress = ProgressMeter()
         self.metrics = JobMetrics()
+        self.takers: list[Callable[[Sequence[ResultLine]], Awaitable[None]]] = []
+        """Are told what workers hand in, before it is stored: what one of them raises makes the worker do it again."""
         self._quota = TenantQuota(most_unfinished, store.count_unfinished)
         self._dispatching: asyncio.Task[None] | None = None
         store.listen(self._changed)
@@ -98,6 +100,11 @@ class Jobs:
         if is_new:
             self.metrics.submitted(job.kind)
         return job, is_new
+
+    async def take(self, lines: Sequence[ResultLine]) -> None:
+        """Tells the takers what a worker hands in."""
+        for taker in self.takers:
+            await taker(lines)
 
     async def worker_gone(self, worker: str, *, in_order: bool = False) -> None:
         """A worker has ended, ``in_order`` or not: what it was doing goes to others at once."""

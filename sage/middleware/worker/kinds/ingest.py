@@ -37,6 +37,10 @@ _MOST_WARNINGS = 10
 _STOP_SECONDS = 0.2
 
 
+class UnknownKind(Unreadable):
+    """A file is of no kind that can be read."""
+
+
 async def run(run: Run) -> Outcome:
     """Ingests every source; the result counts what became of them, as the summary of ``sage ingest`` does."""
     with scratch_directory() as scratch, IngestJob(run, scratch) as job:
@@ -74,6 +78,8 @@ class IngestJob:
         """Fetches, parses and writes one source. Raises :class:`ConnectionError` when the gateway is lost."""
         try:
             return await self._ingest(item)
+        except UnknownKind as exc:
+            return _failed(item, str(exc), "unsupported_file" if "store" in item.body else "unreadable")
         except Unreadable as exc:
             return _failed(item, str(exc), "unreadable")
         except CallFailed as exc:
@@ -111,15 +117,19 @@ class IngestJob:
     async def _ingest(self, item: JobItem) -> ItemResult:
         if "obstacle" in item.body:
             raise Unreadable(item.body["obstacle"])
+        store = item.body.get("store")
         with tempfile.NamedTemporaryFile(dir=self._scratch) as file:
             kind, recipe = await self._fetch(item, cast(BinaryIO, file))
             file.flush()
+            if store is not None:
+                recipe = Recipe(store["chunk_size"], store["overlap"], None, store["metadata"])
             entry = _entry(item, Path(file.name), kind)
             if entry is None:
                 return ItemResult(item.index, True, _line(item, {"outcome": "skipped", "reason": "binary"}))
             parser = await self._parsers.get()
             try:
-                summary = await self._on_thread(partial(self._write, entry, recipe, parser), parser)
+                write = partial(self._write, entry, recipe, parser, store is None)
+                summary = await self._on_thread(write, parser)
             finally:
                 self._parsers.put_nowait(parser)
         return _result(item, summary)
@@ -165,9 +175,11 @@ class IngestJob:
                 await asyncio.wait([done], timeout=_STOP_SECONDS)
             done.exception()
 
-    def _write(self, entry: FileEntry, recipe: Recipe, parser: Parser, client: ThreadClient) -> Summary:
+    def _write(
+        self, entry: FileEntry, recipe: Recipe, parser: Parser, may_create: bool, client: ThreadClient
+    ) -> Summary:
         name = self._run.params["collection"]
-        target, summary = IngestTarget(client, name, client.sleep), Summary(name)
+        target, summary = IngestTarget(client, name, client.sleep, may_create=may_create), Summary(name)
         target.open()
         again = bool(self._run.params["again"])
         Ingestion(target, parser, recipe, summary, NoDisplay(), again, has_journal=False).run([entry])
@@ -177,13 +189,17 @@ class IngestJob:
 
 
 def _entry(item: JobItem, path: Path, kind: FileKind | None) -> FileEntry | None:
-    """``None`` means a binary file that a directory has among others."""
+    """``None`` means a binary file that a directory has among others. In a vector store, lines of JSON are text: they
+    belong to their file, and are no documents of their own."""
     source = str(item.body["source"])
+    name = str(item.body["path"]) if "store" in item.body else source
     with path.open("rb") as file:
         head = file.read(_HEAD)
-    kind = kind or kind_of(source.partition("?")[0] if "url" in item.body else source, head)
+    kind = kind or kind_of(name.partition("?")[0] if "url" in item.body else name, head)
+    if kind is FileKind.JSONL and "store" in item.body:
+        kind = FileKind.TEXT
     if kind is None and item.body.get("named"):
-        raise Unreadable("is neither text nor a document of a known kind")
+        raise UnknownKind("is neither text nor a document of a known kind")
     if kind is None:
         return None
     return FileEntry(path, source, str(item.body["path"]), kind, path.stat().st_size, source)
@@ -217,7 +233,9 @@ def _failed(item: JobItem, message: str, code: str) -> ItemResult:
 
 
 def _line(item: JobItem, fields: dict[str, Any]) -> dict[str, Any]:
-    return {"index": item.index, "source": item.body["source"], **fields}
+    store = item.body.get("store")
+    ticket = {} if store is None else {"ticket": store["ticket"]}
+    return {"index": item.index, "source": item.body["source"], **ticket, **fields}
 
 
 class _Sums:

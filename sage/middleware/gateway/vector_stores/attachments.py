@@ -1,0 +1,331 @@
+"""Files on their way into a store, and out of it: a job reads them, and this room keeps what became of each.
+
+A file is recorded as in progress before its job is submitted, under a ticket that the job's items carry. What a worker
+hands in is recorded before the worker is told that it was taken: after any interruption the item is done again, and
+its result comes again. A job that ends without results of all its files leaves them to :meth:`Attachments.settle`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from sage.errors import Conflict, InvalidRequest, NotFound, SageError
+from sage.middleware.auth.principal import Principal
+from sage.middleware.gateway.jobs.opening import Queue
+from sage.middleware.gateway.vector_stores.access import StoreAccess, of_tenant
+from sage.middleware.gateway.vector_stores.attributes import FILE_ID, metadata_of
+from sage.middleware.gateway.vector_stores.requests import AUTO, AttachFile
+from sage.middleware.ingest.document import OVERLAP, SIZE
+from sage.middleware.queue.files import StoredFile
+from sage.middleware.queue.records import NewJob, ResultLine, StoredJob
+from sage.middleware.queue.states import CANCELLED as JOB_CANCELLED
+from sage.middleware.queue.states import ENDED
+from sage.middleware.vector_stores.records import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    IN_PROGRESS,
+    REMOVED,
+    BatchRecord,
+    FileRecord,
+    StoreRecord,
+)
+
+KIND = "ingest"
+PURPOSES = ("assistants", "user_data", "ingest")
+"""Files that are uploaded for these may come into a store."""
+_MARK = b'"ticket":'
+_UNSUPPORTED = frozenset({"unsupported_file"})
+_INVALID = frozenset({"unreadable", "not_found"})
+_LONGEST_ERROR = 1000
+
+
+class Attachments:
+    """The files of the stores of one gateway. Belongs to its event loop."""
+
+    def __init__(self, access: StoreAccess, queue: Queue, most_files: int) -> None:
+        self._access = access
+        self._queue = queue
+        self._most_files = most_files
+
+    async def check(self, principal: Principal, entries: Sequence[AttachFile]) -> dict[str, StoredFile]:
+        """The uploaded files of ``entries`` by id. Raises :class:`NotFound`, :class:`InvalidRequest` for one that stands
+        twice or was uploaded for something else, and what :meth:`Jobs.may_submit` raises."""
+        if not entries:
+            return {}
+        queue = await self._queue.open()
+        queue.jobs.may_submit(principal, KIND)
+        store, tenant = queue.files.store, principal.tenant
+
+        def find() -> dict[str, StoredFile]:
+            found: dict[str, StoredFile] = {}
+            for entry in entries:
+                if entry.file_id in found:
+                    raise InvalidRequest(f"the file '{entry.file_id}' stands twice in this request", param="file_ids")
+                file = store.get(tenant, entry.file_id)
+                if file.purpose not in PURPOSES:
+                    raise InvalidRequest(
+                        f"the file '{file.id}' was uploaded for '{file.purpose}'; a vector store takes files whose "
+                        f"purpose is {' or '.join(PURPOSES)}",
+                        param="file_id",
+                        code="invalid_file_purpose",
+                    )
+                found[file.id] = file
+            return found
+
+        return await queue.files.run(principal, find)
+
+    async def attach(
+        self,
+        principal: Principal,
+        store: StoreRecord,
+        entries: Sequence[AttachFile],
+        found: dict[str, StoredFile],
+        *,
+        batch: BatchRecord | None = None,
+    ) -> list[FileRecord]:
+        """Puts files into a store, each in place of itself if it was there. They are in progress then, durably."""
+        ticket, now = secrets.token_hex(16), self._access.clock()
+        records = [_new_record(store, entry, found[entry.file_id], ticket, now) for entry in entries]
+        key = store.key
+        before = await self._access.run(
+            lambda rows: rows.files.get_many(key, [record.file_id for record in records]), key.tenant
+        )
+        going_on = [each for each in before.values() if each.status == IN_PROGRESS]
+        if going_on and (len(records) > 1 or not _is_same(going_on[0], records[0])):
+            raise Conflict(
+                f"the file '{going_on[0].file_id}' is being read for this vector store; wait until it is done",
+                param="file_id",
+                code="file_in_progress",
+            )
+        if going_on:
+            return going_on
+        new = len(records) - len(before)
+        await self._access.run(lambda rows: rows.stores.require_room(key, new, self._most_files), key.tenant)
+        await self._access.recorded(store)
+        await self._access.run(lambda rows: rows.files.put(records), key.tenant)
+        if batch is not None:
+            ids = [record.file_id for record in records]
+            await self._access.run(lambda rows: rows.stores.add_batch(batch, ids), key.tenant)
+        try:
+            job = await self._submit(principal, store, records)
+        except BaseException:
+            await self._access.run(lambda rows: [rows.files.remove(record) for record in records], key.tenant)
+            await self._access.run(lambda rows: rows.files.put(list(before.values())), key.tenant)
+            if batch is not None:
+                await self._access.run(lambda rows: rows.stores.forget_batch(batch.id), key.tenant)
+            raise
+        await self._access.run(lambda rows: rows.files.set_job(ticket, job.id), key.tenant)
+        if batch is not None:
+            await self._access.run(lambda rows: rows.stores.change_batch(batch.id, job_id=job.id), key.tenant)
+        await self._access.run(lambda rows: rows.stores.change(key, last_active_at=now), key.tenant)
+        return [replace(record, job_id=job.id) for record in records]
+
+    async def _submit(self, principal: Principal, store: StoreRecord, records: Sequence[FileRecord]) -> StoredJob:
+        queue = await self._queue.open()
+        sources = self._queue.settings.ingest
+        params = {
+            "collection": store.collection,
+            "chunk_size": SIZE,
+            "overlap": OVERLAP,
+            "encoding": None,
+            "format": None,
+            "metadata": {},
+            "again": False,
+            "url_hosts": [],
+            "max_file": sources.max_file,
+            "prune": [],
+        }
+        lines = b"".join(orjson.dumps(_item(record)) + b"\n" for record in records)
+        new = NewJob(
+            kind=KIND,
+            tenant="",  # who asks is set by Jobs.submit
+            user="",
+            params=params,
+            input=lines,
+            total=len(records),
+            time_limit=self._queue.settings.time_limit,
+            details={"vector_store": store.collection},
+        )
+        job, _ = await queue.jobs.submit(principal, new)
+        return job
+
+    async def detach(self, record: FileRecord) -> None:
+        """Takes a file out of its store. It is hidden at once, and gone when its chunks are: if that is interrupted, or
+        a job is still at the file, it is done later."""
+        await self._access.run(lambda rows: rows.files.change(record, status=REMOVED, settled=False), record.tenant)
+        await self._purge(record)
+        if record.settled:
+            await self._access.run(lambda rows: rows.files.remove(record), record.tenant)
+
+    async def cancel_batch(self, batch: BatchRecord) -> None:
+        """Ends the reading of a batch: files that are not done are cancelled."""
+        key = batch.key
+        await self._access.run(lambda rows: rows.stores.change_batch(batch.id, cancelled=True), key.tenant)
+        if batch.job_id is not None:
+            unsettled = await self._access.run(lambda rows: rows.files.unsettled(batch.job_id), key.tenant)
+            for record in unsettled:
+                if record.status == IN_PROGRESS:
+                    await self._change(record, status=CANCELLED)
+            await self.cancel(key.tenant, [batch.job_id])
+
+    async def stop(self, store: StoreRecord) -> None:
+        """Ends the jobs that write into a store."""
+        unsettled = await self._access.run(lambda rows: rows.files.unsettled(), store.tenant)
+        jobs = {each.job_id for each in unsettled if each.key == store.key and each.job_id is not None}
+        await self.cancel(store.tenant, sorted(jobs))
+
+    async def cancel(self, tenant: str, jobs: Sequence[str]) -> None:
+        """Cancels jobs; those that have ended, or are not there, are passed over."""
+        for job_id in jobs:
+            with contextlib.suppress(Conflict, NotFound):
+                await (await self._queue.open()).jobs.store.cancel(tenant, job_id)
+
+    async def take(self, lines: Sequence[ResultLine]) -> None:
+        """What a worker hands in; lines of other jobs are passed over. May be called again with the same lines."""
+        for line in lines:
+            if _MARK not in line.line:
+                continue
+            told = orjson.loads(line.line)
+            if isinstance(told, dict) and isinstance(told.get("ticket"), str):
+                await self._take(str(told["ticket"]), str(told.get("source")), told)
+
+    async def _take(self, ticket: str, file_id: str, told: dict[str, Any]) -> None:
+        record = await self._access.run(lambda rows: rows.files.by_ticket(ticket, file_id))
+        if record is None:  # it has been replaced, or its store is no more
+            return
+        if record.status in (CANCELLED, REMOVED):
+            await self._finish(record, record.status)
+        elif told.get("outcome") in ("added", "changed", "unchanged"):
+            size = await self._measure(record)
+            await self._change(
+                record, status=COMPLETED, usage_bytes=size, error_code=None, error_message=None, settled=True
+            )
+        elif told.get("outcome") == "empty":
+            await self._finish(record, FAILED, "invalid_file", "the file has no text")
+        else:
+            error = told.get("error") or {}
+            code, message = str(error.get("code")), str(error.get("message"))[:_LONGEST_ERROR]
+            await self._finish(record, FAILED, _error_code(code), f"the file {message}")
+
+    async def settle(self, job: StoredJob | None, records: Sequence[FileRecord]) -> None:
+        """Ends what the job, which has ended, left open; ``None`` means that there is no such job any more."""
+        for record in records:
+            if record.status == IN_PROGRESS and job is not None and job.state == JOB_CANCELLED:
+                await self._finish(record, CANCELLED)
+            elif record.status == IN_PROGRESS:
+                why = None if job is None else job.error_message
+                message = f"the file was not read: {why or 'its job has ended'}; attach it again"
+                await self._finish(record, FAILED, "server_error", message)
+            else:
+                await self._finish(record, record.status, record.error_code, record.error_message)
+
+    async def settle_open(self) -> None:
+        """Settles whatever jobs that have ended left open, as after a restart."""
+        by_job: dict[str | None, list[FileRecord]] = {}
+        for record in await self._access.run(lambda rows: rows.files.unsettled()):
+            by_job.setdefault(record.job_id, []).append(record)
+        if not by_job:
+            return
+        store = (await self._queue.open()).jobs.store
+        for job_id, records in by_job.items():
+            job = None if job_id is None else await store.find(job_id)
+            if job is None or job.state in ENDED:
+                await self.settle(job, [each for each in records if self._is_left(each)])
+
+    def _is_left(self, record: FileRecord) -> bool:
+        """Whether a file without a job is not just being attached."""
+        return record.job_id is not None or self._access.clock() - record.created_at > _ATTACHING
+
+    async def _finish(
+        self, record: FileRecord, status: str, code: str | None = None, message: str | None = None
+    ) -> None:
+        """The end of a file that has not come into its store: nothing of it stays there."""
+        await self._purge(record)
+        if status == REMOVED:
+            await self._access.run(lambda rows: rows.files.remove(record), record.tenant)
+        else:
+            await self._change(record, status=status, error_code=code, error_message=message, settled=True)
+
+    async def _change(self, record: FileRecord, **values: Any) -> None:
+        await self._access.run(lambda rows: rows.files.change(record, **values), record.tenant)
+
+    async def _purge(self, record: FileRecord) -> None:
+        with contextlib.suppress(NotFound):  # the collection is gone, too
+            await self._access.collections.delete_documents(
+                of_tenant(record.tenant), record.collection, None, {FILE_ID: record.file_id}
+            )
+
+    async def _measure(self, record: FileRecord) -> int:
+        """Bytes of the texts of a file's chunks."""
+        size, cursor = 0, None
+        try:
+            while True:
+                page, cursor = await self._access.collections.page(
+                    of_tenant(record.tenant), record.collection, cursor, 1000, {FILE_ID: record.file_id}
+                )
+                size += sum(len(document.text.encode()) for document in page)
+                if cursor is None:
+                    return size
+        except SageError as exc:
+            if exc.status != 404:
+                raise
+            return size
+
+
+_ATTACHING = 120.0
+"""Seconds that a request takes to submit its job at most; later it has been interrupted."""
+
+
+def _new_record(store: StoreRecord, entry: AttachFile, file: StoredFile, ticket: str, now: float) -> FileRecord:
+    most, overlap = (entry.chunking_strategy or AUTO).sizes
+    return FileRecord(
+        store.tenant,
+        store.collection,
+        file.id,
+        file.filename,
+        IN_PROGRESS,
+        dict(entry.attributes or {}),
+        most,
+        overlap,
+        now,
+        ticket,
+    )
+
+
+def _is_same(one: FileRecord, other: FileRecord) -> bool:
+    names = ("attributes", "max_tokens", "overlap_tokens")
+    return all(getattr(one, name) == getattr(other, name) for name in names)
+
+
+def _item(record: FileRecord) -> dict[str, Any]:
+    """The file as an item of an ingest job."""
+    return {
+        "source": record.file_id,
+        "path": record.filename,
+        "file_id": record.file_id,
+        "named": True,
+        "store": {
+            "ticket": record.ticket,
+            "chunk_size": _characters(record.max_tokens),
+            "overlap": _characters(record.overlap_tokens),
+            "metadata": metadata_of(record.file_id, record.attributes),
+        },
+    }
+
+
+def _characters(tokens: int) -> int:
+    return tokens * SIZE // 200
+
+
+def _error_code(code: str) -> str:
+    """OpenAI's code for one of the ingest's."""
+    if code in _UNSUPPORTED:
+        return "unsupported_file"
+    return "invalid_file" if code in _INVALID else "server_error"
