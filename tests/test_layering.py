@@ -102,6 +102,8 @@ LATE = {
     "sage.middleware.gateway.collections.model_access": _NUMPY,
     "sage.middleware.gateway.collections.requests": _NUMPY,
     "sage.middleware.gateway.jobs.webhooks.webhooks": _WEBHOOKS,
+    "sage.middleware.gateway.vector_stores.access": "the fronts of a gateway on SQLite start without SQLAlchemy",
+    "sage.middleware.gateway.vector_stores.search": _NUMPY,
     "sage.middleware.gateway.services.plans": "a gateway that uses no service starts without the runtime and numpy",
     "sage.middleware.limits.limiter": "a gateway without Redis starts without its client",
     "sage.middleware.llm.service": _NUMPY,

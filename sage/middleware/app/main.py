@@ -47,6 +47,10 @@ from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.gateway.model_caller import RunningGateway
 from sage.middleware.gateway.readiness import Readiness
 from sage.middleware.gateway.services.generating import generate
+from sage.middleware.gateway.vector_stores.attachments import Attachments
+from sage.middleware.gateway.vector_stores.files import StoreFiles
+from sage.middleware.gateway.vector_stores.stores import VectorStores
+from sage.middleware.gateway.vector_stores.upkeep import StoreUpkeep
 from sage.middleware.limits.limiter import make_limiter, make_login_counts
 from sage.middleware.providers.clients import make_transport
 from sage.middleware.providers.transport import Transport
@@ -102,6 +106,10 @@ def create_app(
     queue = Queue(settings, rights, own_worker)
     if own_worker is not None:
         own_worker.on_exit = queue.worker_gone
+    attachments = Attachments(gateway.stores.access, queue, settings.retrieval.limits.max_store_files)
+    vector_stores = VectorStores(gateway.stores.access, attachments)
+    store_upkeep = StoreUpkeep(vector_stores, attachments, audit)
+    queue.followers.append(store_upkeep.follow)
     app = FastAPI(
         title="SAGE Middleware",
         version=version(),
@@ -114,6 +122,7 @@ def create_app(
         lifespan=_lifespan(
             *(gateway, owned, accounts, authenticator, budgets, log, queue, mcp),
             make_audit_upkeep(audit, accounts, settings),
+            store_upkeep,
             shares_models=settings.database is not None,
         ),
     )
@@ -122,6 +131,8 @@ def create_app(
     app.state.readiness = Readiness(gateway.registry, queue, gateway.ledger, gateway.rates.limiter, mcp.servers)
     app.state.mcp_servers = mcp.servers
     app.state.queue = queue
+    app.state.vector_stores = vector_stores
+    app.state.store_files = StoreFiles(gateway.stores.access, attachments)
     app.state.own_worker = own_worker
     app.state.accounts = accounts
     if accounts is not None:
@@ -208,12 +219,13 @@ def _lifespan(
     queue: Queue,
     mcp: Mcp,
     audit: AuditUpkeep,
+    store_upkeep: StoreUpkeep,
     *,
     shares_models: bool,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        followers = [asyncio.create_task(audit.run())]
+        followers = [asyncio.create_task(audit.run()), asyncio.create_task(store_upkeep.run())]
         if log is not None:
             log.start()
         if accounts is not None and authenticator is not None:

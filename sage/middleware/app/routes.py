@@ -33,6 +33,8 @@ from sage.middleware.routers.openai import batches as openai_batches
 from sage.middleware.routers.openai import files as openai_files
 from sage.middleware.routers.openai import images as openai_images
 from sage.middleware.routers.openai import models as openai_models
+from sage.middleware.routers.openai import vector_store_files as openai_vector_store_files
+from sage.middleware.routers.openai import vector_stores as openai_vector_stores
 from sage.middleware.routers.tasks import schedules, tasks, worker
 
 FORM_ROUTES: tuple[HotRoute, ...] = (*openai_audio.FORM_ROUTES, *openai_images.FORM_ROUTES)
@@ -42,6 +44,8 @@ _ROUTERS: tuple[APIRouter, ...] = (
     openai_models.router,
     openai_files.router,
     openai_batches.router,
+    openai_vector_stores.router,
+    openai_vector_store_files.router,
     ollama_models.router,
     models.router,
     documents.router,

@@ -121,8 +121,8 @@ def _rooms(data_dir: Path) -> list[RoomFile]:
     from sage.middleware.database.copying import RoomFile
     from sage.middleware.queue.database import SCHEMA as JOBS
     from sage.middleware.usage.database import SCHEMA as USAGE
-    from sage.middleware.vector_stores.database import FILE
     from sage.middleware.vector_stores.database import SCHEMA as VECTOR_STORES
+    from sage.middleware.vector_stores.records import FILE
 
     return [
         *(RoomFile(schema, data_dir / "sage.db") for schema in (ACCOUNTS, BUDGETS, AUDIT)),

@@ -28,6 +28,8 @@ from sage.middleware.gateway.rates import RatedCall, RateLimits
 from sage.middleware.gateway.services.plans import Messages, ServiceDependencies
 from sage.middleware.gateway.services.services import GatewayServices
 from sage.middleware.gateway.settlement import answered_for, captured, estimate, forget, settled_cost
+from sage.middleware.gateway.vector_stores.access import StoreAccess
+from sage.middleware.gateway.vector_stores.search import StoreSearch
 from sage.middleware.limits.local_limiter import Admitted, Limiter, LocalLimiter
 from sage.middleware.providers.base import ModelCall, Sink, takes_nothing
 from sage.middleware.providers.transport import Transport
@@ -82,6 +84,7 @@ class Gateway:
             metrics.retrieval,
             settings.services,
         )
+        self.stores = StoreSearch(StoreAccess(self.collections, data_dir, settings.database))
         self.services = GatewayServices(
             data_dir,
             settings.services,
@@ -134,6 +137,7 @@ class Gateway:
         await self.registry.close()
         await self.transport.close()  # ends the calls of models that a collection still waits for
         await closing
+        await self.stores.access.close()
         if self._embedders is not None:
             await asyncio.to_thread(self._embedders.close)
         if self.ledger is not None:

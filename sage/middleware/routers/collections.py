@@ -17,6 +17,7 @@ from sage.middleware.routers.http.deps import AuditNote, Caller, TheCollections
 from sage.middleware.routers.http.guard import guarded_router, max_body, requires
 from sage.middleware.routers.http.openapi_bodies import EVENTS, bytes_body, json_body
 from sage.middleware.routers.http.progress import ProgressStream
+from sage.middleware.routers.openai.vector_stores import TheStores
 from sage.middleware.routers.snapshots import SnapshotStream, receive_file
 from sage.middleware.settings.retrieval import CollectionOptions
 
@@ -115,11 +116,18 @@ async def show_collection(collection: str, principal: Caller, collections: TheCo
 @router.delete("/collections/{collection}", name="collections_delete", status_code=204)
 @requires(Scope.COLLECTIONS_WRITE)
 async def delete_collection(
-    collection: str, request: Request, principal: Caller, collections: TheCollections, note_audit: AuditNote
+    *,
+    collection: str,
+    request: Request,
+    principal: Caller,
+    collections: TheCollections,
+    stores: TheStores,
+    note_audit: AuditNote,
 ) -> None:
     """Deletes a collection with all its documents; requests that run on it end first."""
     note(request.scope, collection=collection)
     await collections.delete(principal, collection)
+    await stores.forget(principal.tenant, collection)
     await note_audit("collection.delete", f"collection:{collection}")
 
 

@@ -102,7 +102,9 @@ async def add_documents(
         with lines.naming():
             written = await collections.add(principal, collection, lambda: lines.parse(body), create=create)
     else:
-        written = await collections.add(principal, collection, lambda: list_of(body, "documents", '{"text": "…"}'), create=create)
+        written = await collections.add(
+            principal, collection, lambda: list_of(body, "documents", '{"text": "…"}'), create=create
+        )
     answer: dict[str, Any] = {"ids": written.ids, "inserted": written.inserted, "updated": written.updated}
     if written.warnings:
         answer["warnings"] = written.warnings

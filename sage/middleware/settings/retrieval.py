@@ -108,4 +108,7 @@ class Retrieval(SettingsSection):
     ``services.runtime`` says."""
     source_tokens: int = Field(2000, ge=100)
     """How much of a model's context the sources of one answer may take, in tokens."""
+    rewrite_model: Text | None = None
+    """The model that makes queries of questions where a search of a vector store asks for it (``rewrite_query``);
+    ``None`` means that they stay as they are."""
     limits: RetrievalLimits = RetrievalLimits()

@@ -7,6 +7,7 @@ from pathlib import Path
 from sage.middleware.database.database import Database
 from sage.middleware.database.schema import Schema
 from sage.middleware.settings.database import DatabaseUrl
+from sage.middleware.vector_stores.records import FILE
 from sage.middleware.vector_stores.tables import metadata
 
 REVISIONS = ("0001",)
@@ -15,7 +16,6 @@ REVISIONS = ("0001",)
 SCHEMA = Schema(
     "the records of vector stores", Path(__file__).parent / "migrations", REVISIONS, metadata, name="vector_stores"
 )
-FILE = "vector_stores.db"
 
 
 def open_vector_stores_database(data_dir: Path, url: DatabaseUrl | None = None) -> Database:

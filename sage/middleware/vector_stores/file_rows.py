@@ -88,6 +88,12 @@ class FileRows:
             connection.execute(insert(files), [asdict(record) for record in records])
         return list(before.values())
 
+    def take_back(self, records: Sequence[FileRecord], before: Sequence[FileRecord]) -> None:
+        """Undoes :meth:`put`."""
+        for record in records:
+            self.remove(record)
+        self.put(before)
+
     def change(self, record: FileRecord, **values: Any) -> bool:
         """Changes a record, unless it has been replaced; whether it has not."""
         with self._database.writing() as connection:
@@ -125,4 +131,4 @@ def _is(record: FileRecord) -> ColumnElement[bool]:
 
 
 def _record(row: Row[Any]) -> FileRecord:
-    return FileRecord(*row)
+    return FileRecord(**row._mapping)

@@ -16,6 +16,8 @@ REMOVED: Final = "removed"
 """Of a file that is taken out of its store while a job may still be at it: nobody sees it."""
 
 DAY = 86_400.0
+FILE = "vector_stores.db"
+"""Where SQLite keeps them, below ``data_dir``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,15 +60,15 @@ class StoreRows:
         """As :meth:`forget`, but that there was a store, and that it has expired, is known on."""
         with self._database.writing() as connection:
             jobs = self._jobs_of(connection, key)
-            connection.execute(
-                delete(files).where(files.c.tenant == key.tenant, files.c.collection == key.collection)
-            )
+            connection.execute(delete(files).where(files.c.tenant == key.tenant, files.c.collection == key.collection))
             connection.execute(update(stores).where(_is(key)).values(expired_at=at))
         return jobs
 
     def _jobs_of(self, connection: Connection, key: StoreKey) -> list[str]:
         unsettled = select(files.c.job_id).distinct()
-        unsettled = unsettled.where(files.c.tenant == key.tenant, files.c.collection == key.collection, ~files.c.settled)
+        unsettled = unsettled.where(
+            files.c.tenant == key.tenant, files.c.collection == key.collection, ~files.c.settled
+        )
         return [job for job in connection.scalars(unsettled) if job is not None]
 
     def with_expiry(self) -> list[StoreRecord]:

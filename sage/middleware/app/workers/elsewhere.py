@@ -132,6 +132,7 @@ class FrontGateway(Gateway):
         self.metrics = metrics
         self.retrieval = settings.retrieval
         self.collections = cast(Any, OfTheOwner())
+        self.stores = cast(Any, OfTheOwner())
         self.services = cast(Any, OfTheOwner())
         self.loop = None
         self.transport = transport

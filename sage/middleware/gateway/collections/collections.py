@@ -162,9 +162,7 @@ class CollectionGateway:
 
     async def outline(self, principal: Principal, name: str) -> dict[str, Any]:
         """One collection without the state of its index, which stays closed if it is."""
-        return await self._reading.run(
-            lambda: self._collections().outline(principal.tenant, name), principal.tenant
-        )
+        return await self._reading.run(lambda: self._collections().outline(principal.tenant, name), principal.tenant)
 
     async def describe_all(self, principal: Principal) -> list[dict[str, Any]]:
         """Every collection of the tenant, without the state of its index; one that does not open has an ``error``."""

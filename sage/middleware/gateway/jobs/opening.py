@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sage.errors import SageError, Unavailable
@@ -50,6 +51,8 @@ class Queue:
         self._own_worker = own_worker
         self._opened: asyncio.Task[OpenQueue] | None = None
         self._is_closed = False
+        self.followers: list[Callable[[Jobs], None]] = []
+        """Are given the jobs before any is handed out."""
         self._threads = BoundedPool("files", 8, 256)
 
     @property
@@ -87,6 +90,8 @@ class Queue:
         await self._rights.prepare()
         publisher = Publisher(self.settings, self._settings.data_dir, signer)
         jobs = Jobs(store, publisher, self._rights, self._own_worker, self.settings.limits.max_unfinished)
+        for follow in self.followers:
+            follow(jobs)
         jobs.begin()
         if self.settings.schedules and self._own_worker is not None:
             self._own_worker.ensure()

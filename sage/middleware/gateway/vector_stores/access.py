@@ -8,19 +8,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sage.errors import InvalidRequest, NotFound
 from sage.middleware.auth.principal import LOCAL, Principal
-from sage.middleware.database.database import Database
 from sage.middleware.gateway.collections.bounded_pool import BoundedPool
 from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.vector_stores.views import collection_of, store_id
 from sage.middleware.settings.database import DatabaseUrl
-from sage.middleware.vector_stores.database import FILE, open_vector_stores_database
-from sage.middleware.vector_stores.file_rows import FileRows
-from sage.middleware.vector_stores.records import StoreKey, StoreRecord
-from sage.middleware.vector_stores.store_rows import StoreRows
+from sage.middleware.vector_stores.records import FILE, StoreKey, StoreRecord
+
+if TYPE_CHECKING:  # SQLAlchemy is loaded by the first call
+    from sage.middleware.database.database import Database
+    from sage.middleware.vector_stores.file_rows import FileRows
+    from sage.middleware.vector_stores.store_rows import StoreRows
 
 T = TypeVar("T")
 _SAME = 1e-3
@@ -68,6 +69,10 @@ class StoreAccess:
     def _open(self) -> Rows:
         with self._lock:
             if self._rows is None:
+                from sage.middleware.vector_stores.database import open_vector_stores_database
+                from sage.middleware.vector_stores.file_rows import FileRows
+                from sage.middleware.vector_stores.store_rows import StoreRows
+
                 database = open_vector_stores_database(self._data_dir, self._url)
                 self._rows = Rows(database, StoreRows(database), FileRows(database))
             return self._rows

@@ -55,7 +55,9 @@ class Attachments:
         self._most_files = most_files
 
     async def check(self, principal: Principal, entries: Sequence[AttachFile]) -> dict[str, StoredFile]:
-        """The uploaded files of ``entries`` by id. Raises :class:`NotFound`, :class:`InvalidRequest` for one that stands
+        """The uploaded files of ``entries`` by id.
+
+        Raises :class:`NotFound`, :class:`InvalidRequest` for one that stands
         twice or was uploaded for something else, and what :meth:`Jobs.may_submit` raises."""
         if not entries:
             return {}
@@ -116,8 +118,7 @@ class Attachments:
         try:
             job = await self._submit(principal, store, records)
         except BaseException:
-            await self._access.run(lambda rows: [rows.files.remove(record) for record in records], key.tenant)
-            await self._access.run(lambda rows: rows.files.put(list(before.values())), key.tenant)
+            await self._access.run(lambda rows: rows.files.take_back(records, list(before.values())), key.tenant)
             if batch is not None:
                 await self._access.run(lambda rows: rows.stores.forget_batch(batch.id), key.tenant)
             raise

@@ -39,9 +39,7 @@ class StoreFiles:
         record = await self._access.find(principal, store, expired=True)
         if position.batch is not None:
             await self._batch(record, position.batch)
-        files, has_more = await self._access.run(
-            lambda rows: rows.files.page(record.key, position), principal.tenant
-        )
+        files, has_more = await self._access.run(lambda rows: rows.files.page(record.key, position), principal.tenant)
         return page_view([file_view(each) for each in files], has_more)
 
     async def get(self, principal: Principal, store: str, file_id: str) -> View:
@@ -98,9 +96,7 @@ class StoreFiles:
         record = await self._access.find(principal, store)
         entries = request.entries
         found = await self._attachments.check(principal, entries)
-        batch = BatchRecord(
-            f"vsfb_{secrets.token_hex(12)}", record.tenant, record.collection, self._access.clock()
-        )
+        batch = BatchRecord(f"vsfb_{secrets.token_hex(12)}", record.tenant, record.collection, self._access.clock())
         await self._attachments.attach(principal, record, entries, found, batch=batch)
         return await self._batch_view(batch)
 

@@ -51,11 +51,11 @@ class StoreSearch:
     """Searches the stores of one gateway. Belongs to its event loop."""
 
     def __init__(self, access: StoreAccess) -> None:
-        self._access = access
+        self.access = access
 
     async def find(self, principal: Principal, store: str) -> StoreRecord:
         """The caller's store. Raises as :meth:`StoreAccess.find` does."""
-        return await self._access.find(principal, store)
+        return await self.access.find(principal, store)
 
     async def search(
         self, principal: Principal, stores: Sequence[StoreRecord], queries: Sequence[str], options: SearchOptions
@@ -66,7 +66,7 @@ class StoreSearch:
         ranked: list[list[FoundChunk]] = []
         for store in stores:
             searches = [_search(store.collection, query, condition, options) for query in queries]
-            answers = await self._access.collections.search(principal, searches)
+            answers = await self.access.collections.search(principal, searches)
             ids = {
                 str(result.metadata[FILE_ID])
                 for answer in answers
@@ -75,13 +75,13 @@ class StoreSearch:
             }
             files = await self._files(store.key, sorted(ids))
             ranked += [[_chunk(store.collection, result, files) for result in answer.results] for answer in answers]
-            await self._access.touch(store)
+            await self.access.touch(store)
         return merged(ranked)[: options.max_num_results]
 
     async def _files(self, key: StoreKey, ids: Sequence[str]) -> dict[str, FileRecord]:
         if not ids:
             return {}
-        return await self._access.run(lambda rows: rows.files.get_many(key, ids), key.tenant)
+        return await self.access.run(lambda rows: rows.files.get_many(key, ids), key.tenant)
 
 
 def checked_filter(options: SearchOptions) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 from dataclasses import replace
@@ -142,10 +143,8 @@ class VectorStores:
 
     async def expire(self, record: StoreRecord) -> None:
         """Removes the collection of a store that has expired, and keeps that it has."""
-        try:
+        with contextlib.suppress(NotFound):
             await self.access.collections.delete(of_tenant(record.tenant), record.collection)
-        except NotFound:
-            pass
         now = self.access.clock()
         jobs = await self.access.run(lambda rows: rows.stores.expire(record.key, now), record.tenant)
         await self.attachments.cancel(record.tenant, jobs)

@@ -1,4 +1,4 @@
-"""What vector stores need beside requests: expired ones go, and what an interruption left open is brought to its end."""
+"""What vector stores need beside requests: expired ones go, and what was interrupted is brought to its end."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from sage.middleware.routers.http.multipart import FORM
 from sage.middleware.routers.http.openapi_bodies import BYTES
 from sage.middleware.routers.items import reply
 from sage.middleware.routers.openai.uploads import MAX_EXPIRY, MIN_EXPIRY, UPLOAD_PURPOSES, receive_upload
+from sage.middleware.routers.openai.vector_store_files import TheStoreFiles
 
 router = guarded_router("OpenAI")
 
@@ -133,9 +134,12 @@ async def get_content(file_id: str, who: Caller, files: TheFiles) -> FileContent
 
 @router.delete("/v1/files/{file_id}", name="files_delete", response_model=DeletedFile)
 @requires(Scope.TASKS)
-async def delete_file(file_id: str, who: Caller, files: TheFiles) -> Response:
-    """Deletes a file. A batch that still reads it goes on."""
+async def delete_file(file_id: str, who: Caller, files: TheFiles, stores: TheStoreFiles) -> Response:
+    """Deletes a file, and takes it out of the vector stores where the caller may change these. A batch that still reads
+    it goes on."""
     await files.delete(who, file_id)
+    if Scope.COLLECTIONS_WRITE in who.scopes:
+        await stores.detach_everywhere(who.tenant, file_id)
     return reply({"id": file_id, "object": "file", "deleted": True})
 
 

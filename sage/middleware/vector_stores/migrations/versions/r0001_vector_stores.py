@@ -79,6 +79,4 @@ def _make_files() -> None:
     op.create_index("ix_vector_store_files_ticket", table, ["ticket", "file_id"])
     op.create_index("ix_vector_store_files_job", table, ["job_id"])
     some = sa.text("NOT settled")
-    op.create_index(
-        "ix_vector_store_files_unsettled", table, ["sequence"], sqlite_where=some, postgresql_where=some
-    )
+    op.create_index("ix_vector_store_files_unsettled", table, ["sequence"], sqlite_where=some, postgresql_where=some)
