@@ -21,7 +21,7 @@ from sage.middleware.routers.items import reply
 from sage.middleware.routers.openai.vector_stores import FileCounts, PageSize, note_collection
 from sage.middleware.vector_stores.records import FilePosition
 
-router = guarded_router("OpenAI", prefix="/v1/vector_stores/{vector_store_id}")
+router = guarded_router("OpenAI", prefix="/v1/vector_stores/{store}")
 
 Status = Literal["in_progress", "completed", "failed", "cancelled"]
 
@@ -90,23 +90,23 @@ TheStoreFiles = Annotated[StoreFiles, Depends(store_files)]
 
 @router.post(
     "/files",
-    name="vector_store_files_create",
+    name="store_files_create",
     response_model=StoreFileObject,
     openapi_extra=json_body(AttachFile, {"file_id": "file-…"}),
 )
 @requires(Scope.COLLECTIONS_WRITE)
-async def attach_file(vector_store_id: str, request: Request, who: Caller, files: TheStoreFiles) -> Response:
+async def attach_file(store: str, request: Request, who: Caller, files: TheStoreFiles) -> Response:
     """Puts an uploaded file into the store. It is read by a job: ask again until its status is no longer
     `in_progress`."""
-    note_collection(request, vector_store_id)
+    note_collection(request, store)
     wanted = parse(AttachFile, await read_json(request.receive, request.scope))
-    return reply(await files.attach(who, vector_store_id, wanted))
+    return reply(await files.attach(who, store, wanted))
 
 
-@router.get("/files", name="vector_store_files_list", response_model=StoreFileList)
+@router.get("/files", name="store_files_list", response_model=StoreFileList)
 @requires(Scope.SEARCH)
 async def list_files(
-    vector_store_id: str,
+    store: str,
     who: Caller,
     files: TheStoreFiles,
     limit: PageSize = 20,
@@ -117,86 +117,80 @@ async def list_files(
 ) -> Response:
     """The files of the store, the newest first."""
     position = FilePosition(limit, order == "asc", after, before, filter)
-    return reply(await files.page(who, vector_store_id, position))
+    return reply(await files.page(who, store, position))
 
 
-@router.get("/files/{file_id}", name="vector_store_files_get", response_model=StoreFileObject)
+@router.get("/files/{file}", name="store_files_get", response_model=StoreFileObject)
 @requires(Scope.SEARCH)
-async def get_file(vector_store_id: str, file_id: str, who: Caller, files: TheStoreFiles) -> Response:
+async def get_file(store: str, file: str, who: Caller, files: TheStoreFiles) -> Response:
     """One file of the store."""
-    return reply(await files.get(who, vector_store_id, file_id))
+    return reply(await files.get(who, store, file))
 
 
 @router.post(
-    "/files/{file_id}",
-    name="vector_store_files_change",
+    "/files/{file}",
+    name="store_files_change",
     response_model=StoreFileObject,
     openapi_extra=json_body(ChangeFile, {"attributes": {"lang": "en"}}),
 )
 @requires(Scope.COLLECTIONS_WRITE)
-async def change_file(
-    vector_store_id: str, file_id: str, request: Request, who: Caller, files: TheStoreFiles
-) -> Response:
+async def change_file(store: str, file: str, request: Request, who: Caller, files: TheStoreFiles) -> Response:
     """Gives the file other attributes, by which searches can filter."""
-    note_collection(request, vector_store_id)
+    note_collection(request, store)
     wanted = parse(ChangeFile, await read_json(request.receive, request.scope))
-    return reply(await files.change(who, vector_store_id, file_id, wanted.attributes or {}))
+    return reply(await files.change(who, store, file, wanted.attributes or {}))
 
 
-@router.delete("/files/{file_id}", name="vector_store_files_delete", response_model=DetachedFile)
+@router.delete("/files/{file}", name="store_files_delete", response_model=DetachedFile)
 @requires(Scope.COLLECTIONS_WRITE)
-async def detach_file(
-    vector_store_id: str, file_id: str, request: Request, who: Caller, files: TheStoreFiles
-) -> Response:
+async def detach_file(store: str, file: str, request: Request, who: Caller, files: TheStoreFiles) -> Response:
     """Takes the file out of the store. It stays at `/v1/files`."""
-    note_collection(request, vector_store_id)
-    await files.detach(who, vector_store_id, file_id)
-    return reply(deleted_view(file_id, "vector_store.file"))
+    note_collection(request, store)
+    await files.detach(who, store, file)
+    return reply(deleted_view(file, "vector_store.file"))
 
 
-@router.get("/files/{file_id}/content", name="vector_store_files_content", response_model=StoreFileContent)
+@router.get("/files/{file}/content", name="store_files_content", response_model=StoreFileContent)
 @requires(Scope.SEARCH)
-async def get_content(vector_store_id: str, file_id: str, who: Caller, files: TheStoreFiles) -> Response:
+async def get_content(store: str, file: str, who: Caller, files: TheStoreFiles) -> Response:
     """The text of the file as it was read, in its chunks."""
-    return reply(await files.content(who, vector_store_id, file_id))
+    return reply(await files.content(who, store, file))
 
 
 @router.post(
     "/file_batches",
-    name="vector_store_batches_create",
+    name="store_batches_create",
     response_model=FileBatchObject,
     openapi_extra=json_body(AttachBatch, {"file_ids": ["file-…"]}),
 )
 @requires(Scope.COLLECTIONS_WRITE)
-async def create_batch(vector_store_id: str, request: Request, who: Caller, files: TheStoreFiles) -> Response:
+async def create_batch(store: str, request: Request, who: Caller, files: TheStoreFiles) -> Response:
     """Puts many files into the store together."""
-    note_collection(request, vector_store_id)
+    note_collection(request, store)
     wanted = parse(AttachBatch, await read_json(request.receive, request.scope))
-    return reply(await files.create_batch(who, vector_store_id, wanted))
+    return reply(await files.create_batch(who, store, wanted))
 
 
-@router.get("/file_batches/{batch_id}", name="vector_store_batches_get", response_model=FileBatchObject)
+@router.get("/file_batches/{batch}", name="store_batches_get", response_model=FileBatchObject)
 @requires(Scope.SEARCH)
-async def get_batch(vector_store_id: str, batch_id: str, who: Caller, files: TheStoreFiles) -> Response:
+async def get_batch(store: str, batch: str, who: Caller, files: TheStoreFiles) -> Response:
     """How far a batch is."""
-    return reply(await files.get_batch(who, vector_store_id, batch_id))
+    return reply(await files.get_batch(who, store, batch))
 
 
-@router.post("/file_batches/{batch_id}/cancel", name="vector_store_batches_cancel", response_model=FileBatchObject)
+@router.post("/file_batches/{batch}/cancel", name="store_batches_cancel", response_model=FileBatchObject)
 @requires(Scope.COLLECTIONS_WRITE)
-async def cancel_batch(
-    vector_store_id: str, batch_id: str, request: Request, who: Caller, files: TheStoreFiles
-) -> Response:
+async def cancel_batch(store: str, batch: str, request: Request, who: Caller, files: TheStoreFiles) -> Response:
     """Ends a batch: its files that are not done are cancelled, the others stay."""
-    note_collection(request, vector_store_id)
-    return reply(await files.cancel_batch(who, vector_store_id, batch_id))
+    note_collection(request, store)
+    return reply(await files.cancel_batch(who, store, batch))
 
 
-@router.get("/file_batches/{batch_id}/files", name="vector_store_batches_files", response_model=StoreFileList)
+@router.get("/file_batches/{batch}/files", name="store_batches_files", response_model=StoreFileList)
 @requires(Scope.SEARCH)
 async def list_batch_files(
-    vector_store_id: str,
-    batch_id: str,
+    store: str,
+    batch: str,
     who: Caller,
     files: TheStoreFiles,
     limit: PageSize = 20,
@@ -206,5 +200,5 @@ async def list_batch_files(
     filter: Status | None = None,
 ) -> Response:
     """The files of a batch, the newest first."""
-    position = FilePosition(limit, order == "asc", after, before, filter, batch_id)
-    return reply(await files.page(who, vector_store_id, position))
+    position = FilePosition(limit, order == "asc", after, before, filter, batch)
+    return reply(await files.page(who, store, position))

@@ -136,57 +136,53 @@ async def list_stores(
     return reply(await stores.page(who, limit=limit, order=order, after=after, before=before))
 
 
-@router.get("/{vector_store_id}", name="vector_stores_get", response_model=VectorStoreObject)
+@router.get("/{store}", name="vector_stores_get", response_model=VectorStoreObject)
 @requires(Scope.SEARCH)
-async def get_store(vector_store_id: str, who: Caller, stores: TheStores) -> Response:
+async def get_store(store: str, who: Caller, stores: TheStores) -> Response:
     """One vector store."""
-    return reply(await stores.get(who, vector_store_id))
+    return reply(await stores.get(who, store))
 
 
 @router.post(
-    "/{vector_store_id}",
+    "/{store}",
     name="vector_stores_change",
     response_model=VectorStoreObject,
     openapi_extra=json_body(ChangeStore, {"name": "Support"}),
 )
 @requires(Scope.COLLECTIONS_WRITE)
-async def change_store(
-    vector_store_id: str, request: Request, who: Caller, stores: TheStores, note_audit: AuditNote
-) -> Response:
+async def change_store(store: str, request: Request, who: Caller, stores: TheStores, note_audit: AuditNote) -> Response:
     """Another name, other metadata, another expiry; what is left out stays."""
-    note_collection(request, vector_store_id)
+    note_collection(request, store)
     wanted = parse(ChangeStore, await read_json(request.receive, request.scope))
-    view = await stores.change(who, vector_store_id, wanted)
+    view = await stores.change(who, store, wanted)
     details = {"vector_store": view["id"], "changed": sorted(wanted.model_fields_set)}
-    await note_audit("collection.change", f"collection:{collection_of(vector_store_id)}", details)
+    await note_audit("collection.change", f"collection:{collection_of(store)}", details)
     return reply(view)
 
 
-@router.delete("/{vector_store_id}", name="vector_stores_delete", response_model=DeletedStore)
+@router.delete("/{store}", name="vector_stores_delete", response_model=DeletedStore)
 @requires(Scope.COLLECTIONS_WRITE)
-async def delete_store(
-    vector_store_id: str, request: Request, who: Caller, stores: TheStores, note_audit: AuditNote
-) -> Response:
+async def delete_store(store: str, request: Request, who: Caller, stores: TheStores, note_audit: AuditNote) -> Response:
     """Deletes a vector store with its collection. Its files stay at `/v1/files`."""
-    note_collection(request, vector_store_id)
-    record = await stores.delete(who, vector_store_id)
-    await note_audit("collection.delete", f"collection:{record.collection}", {"vector_store": vector_store_id})
-    return reply(deleted_view(vector_store_id, "vector_store"))
+    note_collection(request, store)
+    record = await stores.delete(who, store)
+    await note_audit("collection.delete", f"collection:{record.collection}", {"vector_store": store})
+    return reply(deleted_view(store, "vector_store"))
 
 
 @router.post(
-    "/{vector_store_id}/search",
+    "/{store}/search",
     name="vector_stores_search",
     response_model=StoreResults,
     openapi_extra=json_body(SearchStore, {"query": "How long is the warranty?"}),
 )
 @requires(Scope.SEARCH)
-async def search_store(vector_store_id: str, request: Request, who: Caller, gateway: TheGateway) -> Response:
+async def search_store(store: str, request: Request, who: Caller, gateway: TheGateway) -> Response:
     """The chunks that answer a question best, or several questions."""
-    note_collection(request, vector_store_id)
+    note_collection(request, store)
     wanted = parse(SearchStore, await read_json(request.receive, request.scope))
     search = gateway.stores
-    record = await search.find(who, vector_store_id)
+    record = await search.find(who, store)
     queries = await rewritten(gateway, who, wanted) if wanted.rewrite_query else wanted.queries
     found = await search.search(who, [record], queries, wanted)
     return reply(
