@@ -81,7 +81,7 @@ class McpUpstream:
     def __enter__(self) -> Self:
         manager = self.server().streamable_http_app(
             stateless_http=not self._sessions,
-            json_response=True,
+            json_response=False,
             transport_security=None,
             host="0.0.0.0",
         )
@@ -95,7 +95,7 @@ class McpUpstream:
                     return
             await manager(scope, receive, send)
 
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error")
+        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical")
         self._uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._uvicorn.run, daemon=True)
         self._thread.start()

@@ -13,6 +13,7 @@ from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway.context.context import Context, add_context
 from sage.middleware.gateway.context.generate_request import GenerateRequest, parse_generate
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
+from sage.middleware.gateway.tools.mcp_request import parse_mcp, with_mcp
 from sage.middleware.providers.wire.chunks import usage_object
 from sage.middleware.providers.wire.messages import DeltaReader, finish_of, read_message
 from sage.middleware.providers.wire.sse import payloads, read_usage
@@ -69,6 +70,7 @@ class GenerateAnswer(BaseModel):
     provider: str
     refusal: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
+    tool_runs: list[dict[str, Any]] | None = None
     sources: list[SourceShown] | None = None
     memories: list[MemoryShown] | None = None
     warnings: list[str] | None = None
@@ -93,8 +95,10 @@ class Generate:
             if request.search is not None:
                 note(scope, collection=request.search.collection)
             context = await add_context(self._gateway, caller(scope), call, request.search, request.memory)
+        gateway = self._gateway
+        answering = gateway if request.mcp is None else await with_mcp(gateway, caller(scope), parse_mcp(request.mcp))
         await respond(
-            self._gateway,
+            answering,
             call,
             scope,
             receive,
@@ -143,6 +147,7 @@ def complete_answer(answer: GatewayCall, context: Context) -> dict[str, Any]:
         "usage": _usage(chat.get("usage")),
         "provider": answer.provider,
         **_beside_text(message.refusal, message.calls),
+        **_told_by_gateway(chat),
         **context.fields(),
     }
 
@@ -161,6 +166,8 @@ class TextStream:
         self._pieces: list[str] = []
         self._finish_reason: str | None = None
         self._usage: Any = None
+        self._told: dict[str, Any] = {}
+        """Runs of tools that the next event tells of."""
 
     def texts(self, events: bytes) -> list[str]:
         """The pieces of text in ``events``."""
@@ -169,6 +176,7 @@ class TextStream:
             if not isinstance(chunk, dict):
                 continue
             self._usage = chunk.get("usage") or self._usage
+            self._told |= _told_by_gateway(chunk)
             choices = chunk.get("choices")
             if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
                 continue
@@ -186,6 +194,9 @@ class TextStream:
     def translate(self, events: bytes) -> bytes:
         """The same pieces as events of ``/generate``."""
         translated = b"".join([b"data: " + orjson.dumps({"text": text}) + b"\n\n" for text in self.texts(events)])
+        if self._told:
+            told, self._told = {"text": "", **self._told}, {}
+            translated += b"data: " + orjson.dumps(told) + b"\n\n"
         if not self._first:
             return translated
         first, self._first = {"text": "", **self._first}, {}
@@ -215,6 +226,12 @@ def _beside_text(refusal: str, calls: list[ToolCall]) -> dict[str, Any]:
     """What a model said that is no plain text, if it did."""
     fields: dict[str, Any] = {"refusal": refusal} if refusal else {}
     return fields | ({"tool_calls": [call.as_openai() for call in calls]} if calls else {})
+
+
+def _told_by_gateway(chat: dict[str, Any]) -> dict[str, Any]:
+    """What the gateway says of tools that it has run, in an answer or a chunk."""
+    runs = chat.get("tool_runs")
+    return {"tool_runs": runs} if isinstance(runs, list) else {}
 
 
 def _usage(usage: Any) -> dict[str, int] | None:

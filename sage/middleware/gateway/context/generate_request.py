@@ -13,7 +13,7 @@ from sage.middleware.gateway.context.chat_memory import MemoryRequest
 from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation
 from sage.middleware.settings.first_fault import first_fault
 
-_OURS = frozenset({"prompt", "messages", "stream", "models", "search", "memory", "cost"})
+_OURS = frozenset({"prompt", "messages", "stream", "models", "search", "memory", "mcp", "cost"})
 
 
 class GenerateRequest(BaseModel):
@@ -40,6 +40,11 @@ class GenerateRequest(BaseModel):
         None, description="Recall what earlier conversations hold, and store this turn once it is answered."
     )
 
+    mcp: Any = Field(
+        None,
+        description="MCP servers of the configuration whose tools the gateway runs in this answer: names, or "
+        '`{"server": …, "tools": […]}`. What was run comes back as `tool_runs`.',
+    )
     cost: bool = Field(False, description="Say in the answer what it cost (USD). Not for streams.")
 
     @model_validator(mode="after")

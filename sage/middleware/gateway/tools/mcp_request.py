@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Principal
+from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.gateway.tools.loop import WithTools
 from sage.middleware.gateway.tools.server_tool import ServerTool
 
 _MOST = 16
@@ -38,9 +40,40 @@ class McpRequest:
 class ToolServers(Protocol):
     """The MCP servers behind a gateway."""
 
+    @property
+    def turns(self) -> int:
+        """How often a model may be asked in one answer."""
+        ...
+
     async def tools_of(self, principal: Principal, requests: Sequence[McpRequest]) -> list[ServerTool]:
         """Their tools for one answer. Raises :class:`sage.errors.SageError` for what is not there for the caller."""
         ...
+
+
+async def with_mcp(
+    gateway: Gateway,
+    principal: Principal,
+    requests: Sequence[McpRequest],
+    others: Sequence[ServerTool] = (),
+    *,
+    separator: str = "\n\n",
+    beside: bool = False,
+) -> WithTools:
+    """``gateway`` with the tools that a request names, and ``others`` of the gateway (:class:`WithTools`).
+
+    Raises as :meth:`ToolServers.tools_of` does, and :class:`InvalidRequest` where no servers are configured.
+    """
+    servers = gateway.mcp
+    if servers is None:
+        raise InvalidRequest("this gateway has no MCP servers (mcp.servers in its configuration)", param="mcp")
+    tools = [*others, *await servers.tools_of(principal, requests)]
+    return WithTools(gateway, tools, turns=servers.turns, separator=separator, beside=beside)
+
+
+def take_mcp(body: dict[str, Any]) -> list[McpRequest] | None:
+    """Takes ``mcp`` out of the body of a chat; ``None`` means that it has none."""
+    value = body.pop("mcp", None)
+    return None if value is None else parse_mcp(value)
 
 
 def parse_mcp(value: Any) -> list[McpRequest]:

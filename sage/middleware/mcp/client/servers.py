@@ -69,6 +69,11 @@ class McpServers:
         self._accepted_at = float("-inf")
         self._looking = asyncio.Lock()
 
+    @property
+    def turns(self) -> int:
+        """How often a model may be asked in one answer with tools."""
+        return self.settings.turns
+
     def begin(self) -> None:
         """Connects to all, on the running loop; waits for none."""
         self._tasks = [asyncio.create_task(each.run(), name=f"mcp {name}") for name, each in self.connections.items()]

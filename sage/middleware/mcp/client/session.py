@@ -16,7 +16,8 @@ from sage.middleware.settings.mcp import McpServerSettings
 
 _CLIENT = types.Implementation(name="sage", version="1")
 _BROKEN = frozenset({types.CONNECTION_CLOSED, types.INVALID_REQUEST})
-"""Codes under which the SDK reports that the connection, or the session at the server, has ended."""
+"""Codes under which the SDK reports that the connection, or the session at the server, has ended; servers have the
+same ones for other things."""
 
 
 class McpSession:
@@ -52,7 +53,9 @@ class McpSession:
         try:
             result = await self._client.session.send_request(types.CallToolRequest(params=params), types.CallToolResult)
         except MCPError as exc:
-            raise (AnswerLost if exc.code in _BROKEN else AnsweredError)(exc.message[:500]) from exc
+            if exc.code in _BROKEN:
+                self._changed()  # asked for its tools, a server that is gone shows that it is
+            raise AnsweredError(exc.message[:500]) from exc
         except Exception as exc:
             raise AnswerLost(f"{type(exc).__name__}: {exc}"[:500]) from exc
         return result.model_dump(by_alias=True, mode="json", exclude_none=True)

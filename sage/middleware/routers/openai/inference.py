@@ -17,6 +17,7 @@ from sage.middleware.gateway.collections.requests import SourcesRequest, parse
 from sage.middleware.gateway.context.chat_memory import MemoryRequest
 from sage.middleware.gateway.context.context import add_context
 from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.gateway.tools.mcp_request import take_mcp, with_mcp
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, take_flag, take_model
 from sage.middleware.routers.http.hot_route import HotRoute
@@ -24,7 +25,7 @@ from sage.middleware.routers.http.memory_turn import in_context, read_memory
 from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import respond
 
-_OURS = frozenset({"search", "memory"})
+_OURS = frozenset({"search", "memory", "mcp"})
 """Fields of a chat that no provider sees."""
 
 
@@ -47,18 +48,19 @@ class Inference:
         await respond(self._gateway, call, scope, receive, send)
 
     async def _in_context(self, body: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> None:
-        """A chat before whose model sources or memories are put."""
-        memory, given = read_memory(body), body.pop("search", None)
+        """A chat before whose model sources or memories are put, or in which the gateway runs tools."""
+        memory, given, mcp = read_memory(body), body.pop("search", None), take_mcp(body)
         search = None if given is None else parse(SourcesRequest, given, "search")
         call = self._parse(body)
         scope["state"]["log"]["model"] = call.model
+        gateway = self._gateway if mcp is None else await with_mcp(self._gateway, caller(scope), mcp)
         if search is None and memory is None:
-            await respond(self._gateway, call, scope, receive, send)
+            await respond(gateway, call, scope, receive, send)
             return
         if search is not None:
             note(scope, collection=search.collection)
         context = await add_context(self._gateway, caller(scope), call, search, memory)
-        await respond(self._gateway, call, scope, receive, send, *in_context(context))
+        await respond(gateway, call, scope, receive, send, *in_context(context))
 
     def _parse(self, body: dict[str, Any]) -> ModelCall:
         model = take_model(body)
@@ -98,6 +100,12 @@ class ChatCompletionRequest(OpenBody):
         None,
         description="Recall what earlier conversations hold, and store this turn once it is answered. What was "
         "recalled comes back as `memories`, in a stream with its first chunk.",
+    )
+    mcp: list[str | dict[str, Any]] | None = Field(
+        None,
+        description="MCP servers of the configuration whose tools the gateway runs in this answer: names, or "
+        '`{"server": …, "tools": […]}`. What was run comes back as `tool_runs`.',
+        examples=[["docs"]],
     )
 
 
