@@ -42,7 +42,7 @@ from sage.middleware.usage.settled_calls import SettledCall
 
 if TYPE_CHECKING:  # bring SQLAlchemy and numpy, which fronts and a gateway without searches do not load
     from sage.middleware.gateway.call_budgets import CallBudgets
-    from sage.middleware.gateway.tools.mcp_request import ToolServers
+    from sage.middleware.gateway.tools.tool_servers import ToolServers
     from sage.middleware.retrieval.embedding.protocols import Models
     from sage.middleware.usage.ledger import Ledger
 

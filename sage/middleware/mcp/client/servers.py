@@ -20,8 +20,8 @@ from sage.middleware.audit.log import AuditLog
 from sage.middleware.auth.changes import actor_of
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway.metrics import CLIENT_LEFT, Durations
-from sage.middleware.gateway.tools.mcp_request import McpRequest
 from sage.middleware.gateway.tools.server_tool import ServerTool, ToolOutput
+from sage.middleware.gateway.tools.tool_servers import McpRequest
 from sage.middleware.mcp.client.connection import ServerConnection
 from sage.middleware.mcp.client.definitions import ToolDefinition, public_name
 from sage.middleware.mcp.client.results import output_of
