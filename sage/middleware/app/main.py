@@ -23,7 +23,9 @@ from sage.middleware.app.ledger import follow_captures, make_ledger
 from sage.middleware.app.mcp import Mcp
 from sage.middleware.app.open_streams import OpenStreams
 from sage.middleware.app.openapi import describe
-from sage.middleware.app.pages import add_pages
+from sage.middleware.app.pages.console import PATH as CONSOLE
+from sage.middleware.app.pages.console import add_console
+from sage.middleware.app.pages.documentation import add_pages
 from sage.middleware.app.registry import make_registry
 from sage.middleware.app.routes import add_routes, hot_limits
 from sage.middleware.app.separate_counts import warn_of_separate_counts
@@ -145,7 +147,9 @@ def create_app(
     hot = add_routes(app, gateway, authenticator) | job_shortcuts(gateway, queue, authenticator)
     app.router.routes.append(mcp.route)
     app.router.routes += flower_routes(gateway.transport, settings, accounts, authenticator)
-    add_pages(app, with_accounts=authenticator is not None)
+    add_pages(app, with_accounts=authenticator is not None, home=CONSOLE if settings.console else "/docs")
+    if settings.console:
+        add_console(app)
     slashes = Slashes(route.path for route in app.router.routes if isinstance(route, Route))
     return EdgeMiddleware(app, hot, hot_limits(), slashes, settings, log, secret)
 

@@ -21,7 +21,7 @@ from sage.middleware.routers import (
     usage,
     vdb,
 )
-from sage.middleware.routers.auth import keys, login, me, oidc, teams, users
+from sage.middleware.routers.auth import keys, login, me, oidc, options, teams, users
 from sage.middleware.routers.http.asgi import ASGIApp
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.http.hot_route import HotRoute
@@ -63,6 +63,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     audit.router,
     mcp_servers.router,
     mcp_metadata.router,
+    options.router,
 )
 
 _ACCOUNT_ROUTERS: tuple[APIRouter, ...] = (

@@ -48,6 +48,11 @@ class FirstAdmin:
         if issued is not None and self._clock() >= issued.expires_at:
             self._remove()
 
+    def is_awaited(self) -> bool:
+        """Whether there is a token that has not expired."""
+        self.expire()
+        return self._issued is not None
+
     def check(self, token: str) -> None:
         """Raises :class:`AuthenticationFailed` unless ``token`` is the one in the file and has not expired."""
         self.expire()

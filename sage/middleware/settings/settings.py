@@ -233,6 +233,8 @@ class Settings(SettingsSection):
     data_dir: Annotated[Path, AfterValidator(expand)] = Field(default_factory=_data_dir)
     database: DatabaseSetting | None = None
     """A PostgreSQL database for accounts, jobs, usage and budgets; ``None`` means SQLite files in ``data_dir``."""
+    console: bool = True
+    """Whether there is a console at ``/console``, which ``/`` leads browsers to."""
     api: Api = Api()
     auth: Auth = Auth()
     llm: Llm = Field(default_factory=lambda: Llm.model_validate({}))

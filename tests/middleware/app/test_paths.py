@@ -118,8 +118,8 @@ def test_the_root_answers_everyone(gateway: Callable[..., Running], auth: bool) 
     assert (head.status_code, head.content) == (200, b"")
     browser = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
     led = requests.get(running.url, headers=browser, timeout=10)
-    assert led.url == f"{running.url}/docs"
-    assert "swagger-ui" in led.text
+    assert led.url == f"{running.url}/console"
+    assert "/console/main.js" in led.text
 
 
 @pytest.mark.parametrize(

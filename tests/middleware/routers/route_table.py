@@ -146,6 +146,7 @@ GET    /auth/oidc/login                             public                  -   
 POST   /auth/refresh                                public                  -                 auth_refresh
 POST   /auth/logout                                 admin,owner,user,viewer account           auth_logout
 POST   /auth/setup                                  public                  -                 auth_setup
+GET    /auth/options                                public                  -                 auth_options
 GET    /.well-known/jwks.json                       public                  -                 jwks
 GET    /auth/me                                     admin,owner,user,viewer account           auth_me
 POST   /auth/password                               admin,owner,user,viewer account           auth_password

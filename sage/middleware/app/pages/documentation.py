@@ -46,13 +46,13 @@ document.addEventListener("keydown", event => {
 </script></body>"""
 
 
-def add_pages(app: FastAPI, *, with_accounts: bool) -> None:
-    """Adds the documentation routes to ``app``."""
+def add_pages(app: FastAPI, *, with_accounts: bool, home: str = "/docs") -> None:
+    """Adds the documentation routes to ``app``, and ``/``, which leads a browser to ``home``."""
 
     async def root(request: Request) -> Response:
-        """Leads a browser to the docs; others learn that there is a gateway, as Ollama's clients ask first."""
+        """Leads a browser to the console; others learn that there is a gateway, as Ollama's clients ask first."""
         if "text/html" in request.headers.get("accept", ""):
-            return RedirectResponse("/docs", headers={"vary": "accept"})
+            return RedirectResponse(home, headers={"vary": "accept"})
         return PlainTextResponse("SAGE Middleware is running\n", headers={"vary": "accept"})
 
     async def docs(request: Request) -> Response:

@@ -1,0 +1,49 @@
+"""``/console``: the gateway's pages for people, static files that use the public API alone and need no credential."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Message, Receive, Scope, Send
+
+PATH = "/console"
+_DIRECTORY = Path(__file__).parents[2] / "console"
+# Everything comes from the gateway and goes to it; nothing is inline, and no page may frame this one.
+_HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+        b"form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-cache"),  # asked for again, and answered with 304 while it is the same
+)
+
+
+def add_console(app: FastAPI) -> None:
+    """Adds the console's page and files to ``app``."""
+
+    async def page(request: Request) -> Response:
+        return FileResponse(_DIRECTORY / "index.html", headers={k.decode(): v.decode() for k, v in _HEADERS})
+
+    app.router.routes += [
+        Route(PATH, page, name="console"),
+        Mount(PATH, _Files(directory=_DIRECTORY, html=True), name="console_files"),
+    ]
+
+
+class _Files(StaticFiles):
+    """The console's files, with the headers that keep scripts of others out."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_HEADERS]
+            await send(message)
+
+        await super().__call__(scope, receive, with_headers)

@@ -1,0 +1,56 @@
+/** What stands around every page: the menu, the language, the theme, the user. */
+import {html, useEffect, useRef, useSignal, useState} from "../core/html.js"
+import {LANGUAGES, language, t, useLanguage} from "../core/language.js"
+import {address, place} from "../core/router.js"
+import {hasAccounts, logOut, me} from "../core/session.js"
+import {theme, toggleTheme} from "../core/theme.js"
+import {Icon} from "./icon.js"
+
+export function Shell({pages, children}) {
+  const {page} = useSignal(place)
+  const [open, setOpen] = useState(false)
+  const main = useRef(null)
+  useEffect(() => {
+    setOpen(false)
+    document.title = `${t(`page.${page}`)} · SAGE`
+    main.current?.focus({preventScroll: true})
+    main.current?.scrollTo(0, 0)
+  }, [page])
+  return html`
+    <a class="skip" href="#main" onClick=${event => { event.preventDefault(); main.current.focus() }}>${t("shell.skip")}</a>
+    <header class="bar">
+      <button class="quiet menu" aria-expanded=${open} aria-controls="menu" aria-label=${t("shell.menu")}
+              onClick=${() => setOpen(!open)}><${Icon} name=${open ? "close" : "menu"} /></button>
+      <a class="brand" href="#/"><img src="/console/icon.svg" alt="" width="24" height="24" /> SAGE</a>
+      <span class="spring" />
+      <${Choices} />
+      <${User} />
+    </header>
+    <nav id="menu" class=${open ? "open" : ""} aria-label=${t("shell.pages")}>
+      ${pages.map(({name}) => html`
+        <a key=${name} href=${address(name)} aria-current=${name === page ? "page" : undefined}>
+          <${Icon} name=${name} /> ${t(`page.${name}`)}</a>`)}
+    </nav>
+    <main id="main" ref=${main} tabindex="-1">${children}</main>`
+}
+
+/** The language and the theme; also on the page that logs in. */
+export function Choices() {
+  const now = useSignal(language)
+  const shade = useSignal(theme)
+  return html`
+    <label class="sr-only" for="language">${t("shell.language")}</label>
+    <select id="language" class="quiet" value=${now} onChange=${event => useLanguage(event.target.value)}>
+      ${Object.entries(LANGUAGES).map(([code, name]) => html`<option value=${code} lang=${code}>${name}</option>`)}
+    </select>
+    <button class="quiet" onClick=${toggleTheme} aria-label=${t(shade === "dark" ? "shell.light" : "shell.dark")}>
+      <${Icon} name=${shade === "dark" ? "sun" : "moon"} /></button>`
+}
+
+function User() {
+  const found = useSignal(me)
+  if (!hasAccounts.peek()) return html`<span class="dim">${t("shell.open")}</span>`
+  return html`
+    <span class="user" title=${`${found.role} · ${found.tenant}`}>${found.user}</span>
+    <button class="quiet" onClick=${logOut}>${t("action.log_out")}</button>`
+}

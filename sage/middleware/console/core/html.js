@@ -1,0 +1,47 @@
+/** The page's own view of the vendored libraries: hooks and templates, and signals that components follow. */
+import {useEffect, useState} from "../vendor/preact-htm.js"
+import {effect} from "../vendor/signals-core.js"
+
+export {html, render, useCallback, useEffect, useErrorBoundary, useLayoutEffect, useMemo, useRef, useState} from "../vendor/preact-htm.js"
+export {computed, effect, signal} from "../vendor/signals-core.js"
+
+/**
+ * The value of a signal; the component is drawn anew when it changes.
+ * @template T
+ * @param {{value: T, peek(): T}} source
+ * @returns {T}
+ */
+export function useSignal(source) {
+  const [, redraw] = useState(0)
+  useEffect(() => {
+    let first = true
+    return effect(() => {
+      source.value
+      if (!first) redraw(count => count + 1)
+      first = false
+    })
+  }, [source])
+  return source.peek()
+}
+
+/**
+ * What `load` promises, loaded again when one of `needs` changes or `reload` is called.
+ * @template T
+ * @param {(stop: AbortSignal) => Promise<T>} load
+ * @param {unknown[]} needs
+ * @returns {{data: T | undefined, error: Error | undefined, loading: boolean, reload: () => void}}
+ */
+export function useLoaded(load, needs = []) {
+  const [state, set] = useState({data: undefined, error: undefined, loading: true})
+  const [turn, next] = useState(0)
+  useEffect(() => {
+    const stop = new AbortController()
+    set(before => ({...before, loading: true}))
+    load(stop.signal).then(
+      data => stop.signal.aborted || set({data, error: undefined, loading: false}),
+      error => stop.signal.aborted || set(before => ({...before, error, loading: false})),
+    )
+    return () => stop.abort()
+  }, [...needs, turn])
+  return {...state, reload: () => next(count => count + 1)}
+}

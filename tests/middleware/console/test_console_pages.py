@@ -1,0 +1,236 @@
+"""The console in a real browser: every page in both languages and themes, by pointer and by keyboard, for everybody."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import axe_playwright_python
+import pytest
+from browser import Page, open_page
+from fresh_gateway import run_fresh_gateway
+from running_gateway import PASSWORD, Running
+from upstream import Upstream, chat_chunk, usage_chunk
+
+pytestmark = pytest.mark.slow
+
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+PAGES = {
+    "overview": ("Overview", "概览"),
+    "playground": ("Playground", "试用"),
+    "models": ("Models", "模型"),
+    "requests": ("Requests", "请求"),
+    "usage": ("Usage and cost", "用量与费用"),
+    "keys": ("Keys", "密钥"),
+    "connect": ("Connect", "接入"),
+}
+HOSTILE = "<img src=x onerror=document.title='caught'><script>document.title='caught'</script>\"'`${{7*7}}"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A gateway and the model behind it."""
+
+    gateway: Running
+    upstream: Upstream
+
+
+@pytest.fixture(scope="module")
+def watched(module_gateway: Callable[..., Running]) -> Iterator[Watched]:
+    with Upstream() as upstream:
+        providers = {"up": {"kind": "openai", "base_url": upstream.url, "api_key": "sk-upstream"}}
+        models = {name: {"deployments": [{"provider": "up", "model": "m"}]} for name in ("bench", "other", "a/b c")}
+        gateway = module_gateway(llm={"providers": providers, "models": models})
+        for _ in range(3):
+            gateway.chat()
+        yield Watched(gateway, upstream)
+
+
+def visit(watched: Watched, profile: Path, act: Callable[[Page], Coroutine[Any, Any, None]]) -> None:
+    """Does ``act`` in a page that has logged in; it must have talked to the gateway alone, without an error."""
+
+    async def visiting() -> None:
+        async with console(watched.gateway, profile) as page:
+            await act(page)
+
+    asyncio.run(visiting())
+
+
+@asynccontextmanager
+async def console(gateway: Running, profile: Path) -> AsyncIterator[Page]:
+    async with open_page(profile) as page:
+        await page.go(gateway.url)
+        await log_in(page)
+        yield page
+        own = urlsplit(gateway.url).netloc
+        assert {urlsplit(url).netloc for url in page.requested if not url.startswith(("data:", "blob:"))} == {own}
+        assert page.errors == []
+
+
+async def log_in(page: Page) -> None:
+    await page.type("input[name=username]", "root")
+    await page.type("input[name=password]", PASSWORD)
+    await page.click("button.primary")
+    await page.wait_for("document.querySelector('nav a')")
+
+
+async def open_tab(page: Page, name: str) -> None:
+    """Follows the link of the menu, and waits until the page has its data."""
+    await page.click(f"nav a[href='#/{name}']")
+    current = f"document.querySelector('nav a[aria-current]')?.hash === '#/{name}'"
+    await page.wait_for(f"{current} && document.querySelector('main h1') && !document.querySelector('main .waiting')")
+
+
+async def grave_faults(page: Page) -> list[str]:
+    """What axe finds that is serious or critical."""
+    if not await page.evaluate("'axe' in window"):
+        await page.evaluate(AXE)
+    found = await page.evaluate("axe.run().then(found => JSON.stringify(found.violations))")
+    return [
+        f"{fault['id']}: {node['html']}"
+        for fault in json.loads(found)
+        if fault["impact"] in ("serious", "critical")
+        for node in fault["nodes"]
+    ]
+
+
+def test_every_page_in_both_languages_and_themes(watched: Watched, tmp_path: Path) -> None:
+    async def act(page: Page) -> None:
+        for language, at in (("en", 0), ("zh", 1)):
+            await page.evaluate(
+                f"(() => {{ const s = document.querySelector('#language'); s.value = '{language}';"
+                " s.dispatchEvent(new Event('change', {bubbles: true})) })()"
+            )
+            for name, titles in PAGES.items():
+                await open_tab(page, name)
+                assert await page.text("main h1") == titles[at]
+                for _ in ("light", "dark"):
+                    assert await grave_faults(page) == []
+                    await page.click(f"header button[aria-label='{await other_theme(page)}']")
+
+    visit(watched, tmp_path / "profile", act)
+
+
+async def other_theme(page: Page) -> str:
+    return str(await page.evaluate("[...document.querySelectorAll('header button')].at(-2).ariaLabel"))
+
+
+def test_a_question_by_keyboard(watched: Watched, tmp_path: Path) -> None:
+    text = (
+        f"**Paris**, said {HOSTILE}\n\n[a link](javascript:document.title='caught')\n\n![seen](http://192.0.2.1/x.png)"
+    )
+
+    async def act(page: Page) -> None:
+        watched.upstream.reset()
+        watched.upstream.stream([chat_chunk(text), chat_chunk(None, "stop"), usage_chunk(5, 7)])
+        await open_tab(page, "playground")
+        await page.evaluate("document.querySelector('#question').focus()")
+        await page.insert("What is the capital?")
+        await page.press("Enter", 13)
+        await page.wait_for("document.querySelector('.took')")
+        await page.wait_for("document.querySelector('.markdown strong')?.innerText === 'Paris'")
+        shown = await page.text(".markdown")
+        assert HOSTILE.split("<script>")[0] in shown
+        assert await page.evaluate("document.querySelectorAll('.markdown img, .markdown script').length") == 0
+        assert await page.evaluate("document.querySelector('.markdown a').getAttribute('href')") is None
+        assert "5 → 7" in await page.text(".took")
+        assert await page.evaluate("document.title") == "Playground · SAGE"
+        assert await grave_faults(page) == []
+
+    visit(watched, tmp_path / "profile", act)
+    (request,) = watched.upstream.requests
+    assert request.body["messages"] == [{"role": "user", "content": "What is the capital?"}]
+
+
+def test_a_key_is_made_and_revoked(watched: Watched, tmp_path: Path) -> None:
+    made: list[str] = []
+
+    async def act(page: Page) -> None:
+        await open_tab(page, "keys")
+        await page.click("main button.primary")
+        await page.type("dialog input[name=name]", HOSTILE[:90])
+        await page.click("dialog button.primary")
+        await page.wait_for("document.querySelector('dialog pre')")
+        made.append(await page.text("dialog pre"))
+        assert watched.gateway.chat(key=made[0]).status_code == 200
+        await page.click("dialog button.primary")
+        await page.wait_for(f"document.querySelector('tbody').innerText.includes({json.dumps(HOSTILE[:60])})")
+        await page.click("tbody tr:last-child button")
+        assert "cannot be undone" in await page.text("dialog")
+        await page.click("dialog button.danger")
+        await page.wait_for(f"!document.querySelector('main').innerText.includes({json.dumps(HOSTILE[:60])})")
+
+    visit(watched, tmp_path / "profile", act)
+    assert watched.gateway.chat(key=made[0]).status_code == 401
+
+
+def test_the_session_goes_on_after_a_reload_and_ends(watched: Watched, tmp_path: Path) -> None:
+    async def act(page: Page) -> None:
+        await open_tab(page, "usage")
+        await page.evaluate("location.hash = '#/keys'; location.reload()")
+        await page.wait_for("document.querySelector('main h1')?.innerText === 'Keys'")
+        assert await page.evaluate("document.cookie + JSON.stringify(localStorage)") == "{}"
+        await page.click("header button:last-of-type")
+        await page.wait_for("document.querySelector('input[name=password]')")
+        await page.evaluate("location.reload()")
+        await page.wait_for("document.querySelector('input[name=password]')")
+
+    visit(watched, tmp_path / "profile", act)
+
+
+def test_a_model_opens_with_its_deployments(watched: Watched, tmp_path: Path) -> None:
+    async def act(page: Page) -> None:
+        await open_tab(page, "models")
+        await page.click("tbody a[href='#/models/a%2Fb%20c']")
+        await page.wait_for("document.querySelector('main h1')?.innerText === 'a/b c'")
+        await page.wait_for("document.querySelector('tbody')?.innerText.includes('up/m')")
+        assert await grave_faults(page) == []
+
+    visit(watched, tmp_path / "profile", act)
+
+
+def test_many_models_are_drawn_as_they_are_seen(gateway: Callable[..., Running], tmp_path: Path) -> None:
+    providers = {"up": {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key": "sk"}}
+    models = {f"model-{number:04}": {"deployments": [{"provider": "up", "model": "m"}]} for number in range(3000)}
+    running = gateway(llm={"providers": providers, "models": models})
+
+    async def visiting() -> None:
+        async with console(running, tmp_path / "profile") as page:
+            await open_tab(page, "models")
+            assert await page.evaluate("document.querySelectorAll('tbody tr').length") < 120
+            await page.evaluate("document.querySelector('.table-box').scrollTo(0, 1e9)")
+            await page.wait_for("document.querySelector('tbody').innerText.includes('model-2999')")
+            assert await page.evaluate("document.querySelectorAll('tbody tr').length") < 120
+
+    asyncio.run(visiting())
+
+
+def test_the_first_admin_asks_a_model(tmp_path: Path) -> None:
+    async def visiting(url: str, token: str) -> None:
+        async with open_page(tmp_path / "profile") as page:
+            await page.go(url)
+            await page.type("input[name=given]", token)
+            await page.type("input[name=username]", "ada")
+            await page.type("input[name=password]", "password")
+            await page.click("button.primary")
+            await page.wait_for("document.querySelector('.notice.bad')?.innerText.includes('password')")
+            await page.evaluate("document.querySelector('input[name=password]').select()")
+            await page.insert(PASSWORD)
+            await page.click("button.primary")
+            await page.wait_for("document.querySelector('#question')")
+            await page.type("#question", "What is the capital of France?")
+            await page.press("Enter", 13)
+            await page.wait_for("document.querySelector('.took')")
+            assert "France?" in await page.text(".markdown")
+
+    with Upstream() as upstream:
+        providers = {"up": {"kind": "openai", "base_url": upstream.url, "api_key": "sk-upstream"}}
+        llm = {"providers": providers, "models": {"bench": {"deployments": [{"provider": "up", "model": "m"}]}}}
+        with run_fresh_gateway(tmp_path / "data", llm=llm) as url:
+            asyncio.run(visiting(url, (tmp_path / "data/setup-token").read_text().strip()))
