@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -13,12 +14,14 @@ from pydantic import BaseModel
 def quick_loading() -> Iterator[None]:
     """Modules that are imported within cost no more than they must.
 
-    The validators of pydantic models, the framework's among them, are made when a model is first used. The collector of
+    The validators of pydantic models, the framework's among them, are made when a model is first used, also where a
+    module asks for them at once (``model_rebuild``). The collector of
     cycles rests: code makes hardly any, and looking for them over and over takes a tenth of the time. What was loaded
     lives as long as the process, and the collector does not look at it later either.
     """
-    usual = BaseModel.model_config
+    usual, rebuild = BaseModel.model_config, BaseModel.__dict__["model_rebuild"]
     BaseModel.model_config = {**usual, "defer_build": True}
+    setattr(BaseModel, "model_rebuild", classmethod(_not_yet))  # noqa: B010
     gc.disable()
     try:
         yield
@@ -26,10 +29,15 @@ def quick_loading() -> Iterator[None]:
         gc.freeze()
         gc.enable()
         BaseModel.model_config = usual
+        setattr(BaseModel, "model_rebuild", rebuild)  # noqa: B010
         for model in _below(BaseModel):
             # What the framework makes of a model later, it makes at once: otherwise that warns, once it is used, of
             # what the framework keeps pydantic from warning of.
             model.model_config.pop("defer_build", None)
+
+
+def _not_yet(kind: type[BaseModel], **options: Any) -> None:
+    """In place of ``model_rebuild``: the first use of the model does that."""
 
 
 def _below(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:

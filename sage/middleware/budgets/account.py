@@ -116,7 +116,7 @@ class BudgetAccount:
 
     def grow_busy(self) -> int:
         """To be called with each draw: for how many calls to come it is to be; more each time, until it is quiet."""
-        ahead, self._ahead = self._ahead, min(self._ahead * 4, _MOST_AHEAD)
+        ahead, self._ahead = self._ahead, min(self._ahead * 4, MOST_AHEAD)
         return ahead
 
     def grow_quiet(self) -> bool:
@@ -161,4 +161,5 @@ class BudgetAccount:
 
 _QUIET_ROUNDS, _ROOMY_QUIET_ROUNDS = 2, 20
 _SMALL_PART = 100
-_FIRST_AHEAD, _MOST_AHEAD = 64, 16384
+_FIRST_AHEAD, MOST_AHEAD = 64, 16384
+"""For how many calls to come a draw is: at first, and at most."""

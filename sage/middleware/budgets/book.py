@@ -34,8 +34,8 @@ class BudgetBook:
         self._retired: list[BudgetAccount] = []
         """Of windows that are over and of budgets that have changed; calls still run on them."""
         self._applying: dict[_Met, tuple[BudgetAccount, ...]] = {}
-        self.edition: object = object()
-        """Another one whenever calls may meet other accounts than before."""
+        self.on_edition: list[Callable[[], object]] = []
+        """Called whenever calls may meet other accounts than before."""
         self._lease_until = -math.inf
 
     def load(self, budgets: BudgetList) -> None:
@@ -75,8 +75,11 @@ class BudgetBook:
         account = self._accounts[name] = BudgetAccount(budget, period_at(budget.window, now))
         return account
 
-    def take(self, accounts: tuple[BudgetAccount, ...], money: int, tokens: int) -> Reservation | None:
-        """Reserves at once; ``None`` means that something has to be drawn first, and nothing is reserved."""
+    def take(
+        self, accounts: tuple[BudgetAccount, ...], money: int, tokens: int, has_soft: bool = True
+    ) -> Reservation | None:
+        """Reserves at once; ``None`` means that something has to be drawn first, and nothing is reserved. ``has_soft``:
+        whether there may be a soft budget among ``accounts``."""
         now = self.clock()
         for account in accounts:
             need = tokens if account.counts_tokens else money
@@ -85,7 +88,7 @@ class BudgetBook:
                     taken.settle(tokens if taken.counts_tokens else money, 0)
                 return None
             account.free -= need
-        return Reservation(accounts, money, tokens)
+        return Reservation(accounts, money, tokens, has_soft)
 
     def heard(self, at: float) -> None:
         """The database has heard of this process at that time, which may give out what it holds for a while."""
@@ -128,7 +131,8 @@ class BudgetBook:
 
     def _begin_edition(self) -> None:
         self._applying.clear()
-        self.edition = object()
+        for forget in self.on_edition:
+            forget()
 
     def _all(self) -> Iterator[BudgetAccount]:
         yield from self._accounts.values()

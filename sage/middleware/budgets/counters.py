@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, delete, or_, select, text, update
 
+from sage.middleware.budgets.account import MOST_AHEAD
 from sage.middleware.budgets.spending import Counted, Spending, WindowKey
 from sage.middleware.budgets.tables import counters, holders, holdings
 from sage.middleware.database.database import Database
 
 _SHARES = 32
+_ROOMY_SHARES = 4096
 _BEAT = text(
     "INSERT INTO budget_holders (id, beat) VALUES (:holder, 1) "
     "ON CONFLICT (id) DO UPDATE SET beat = budget_holders.beat + 1 RETURNING beat"
@@ -95,7 +97,8 @@ def share(left: int, has: int, needs: Sequence[int], ahead: int) -> int:
     """How much of ``left`` a holder gets that has ``has`` and wants to serve ``needs``, first come first.
 
     More than that is given for calls to come: as much as ``ahead`` calls with the dearest need take, a 32nd part of
-    what is left at most, so nothing once 32 such calls would empty the budget.
+    what is left at most, so nothing once 32 such calls would empty the budget. A 4096th part is given at once, up to
+    ``MOST_AHEAD`` such calls: others hardly miss it, and each further draw would be a transaction.
     """
     granted, room = 0, max(left, 0)
     for need in needs:
@@ -105,7 +108,8 @@ def share(left: int, has: int, needs: Sequence[int], ahead: int) -> int:
             has += missing - need
     dearest = max(needs)
     if granted and dearest:
-        granted += min((room - granted) // _SHARES // dearest, ahead) * dearest
+        calls = (room - granted) // dearest
+        granted += min(calls // _SHARES, max(ahead, min(calls // _ROOMY_SHARES, MOST_AHEAD))) * dearest
     return granted
 
 

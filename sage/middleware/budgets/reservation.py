@@ -12,10 +12,12 @@ _SAFE = ":/@+. "
 class Reservation:
     """Reserves ``money`` nano-dollars or ``tokens``, by the budget's unit, of each of ``accounts``."""
 
-    __slots__ = ("accounts", "is_settled", "money", "tokens")
+    __slots__ = ("accounts", "has_soft", "is_settled", "money", "tokens")
 
-    def __init__(self, accounts: tuple[BudgetAccount, ...], money: int, tokens: int) -> None:
+    def __init__(self, accounts: tuple[BudgetAccount, ...], money: int, tokens: int, has_soft: bool = True) -> None:
+        """``has_soft``: whether there may be a soft budget among them."""
         self.accounts = accounts
+        self.has_soft = has_soft
         self.money = money
         self.tokens = tokens
         self.is_settled = False
@@ -40,10 +42,7 @@ class Reservation:
 
     def notes(self) -> list[str]:
         """What ``x-sage-budget`` says: the soft budgets that are used up."""
-        for account in self.accounts:
-            if account.is_soft:
-                return [_note(each) for each in self.accounts if each.is_soft and each.is_used_up]
-        return []
+        return [_note(each) for each in self.accounts if each.is_soft and each.is_used_up]
 
 
 def _note(account: BudgetAccount) -> str:

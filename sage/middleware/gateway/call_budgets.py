@@ -22,7 +22,7 @@ _CHAT, _COMPLETIONS = Operation.CHAT, Operation.COMPLETIONS  # a look-up in the 
 _MULTIPLIES = frozenset({"n", "best_of", "prompt"})
 _EACH_MESSAGE = 16
 """Tokens that a chat template may put around a message, and its role."""
-_TOKENIZE, _DETOKENIZE = Operation.TOKENIZE, Operation.DETOKENIZE
+_WITHOUT_ANSWER = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
 _MOST_KNOWN = 4096
 
 
@@ -34,7 +34,7 @@ class _CallTerms:
     counts_money: bool
     rates: MostRates | None
     """``None`` where costs have to be looked up for each call."""
-    edition: object
+    has_soft: bool
     deployments: list[Deployment]
     """Those of the model when this was looked up."""
     of: tuple[Principal, PublicModel]
@@ -46,11 +46,11 @@ class CallBudgets:
 
     def __init__(self, budgets: Budgets, prices: PriceList, most_output: int) -> None:
         self._budgets = budgets
-        self._book = budgets.book
         self._take = budgets.take
         self._prices = prices
         self._known: dict[tuple[int, int], _CallTerms] = {}
         """By the identities of a caller and of the model that it asks for."""
+        budgets.book.on_edition.append(self._known.clear)
         self._assumed_output = min(budgets.settings.assumed_output, most_output)
         self._most_output = most_output
         self._refuses_unpriced = budgets.settings.unpriced == "refuse"
@@ -64,17 +64,9 @@ class CallBudgets:
         (``budget_exceeded``), or :class:`PermissionDenied` (``unpriced_model``) for a model without a known price under
         a hard budget in dollars. A fallback that may not be charged is taken out of ``models``.
         """
-        operation = call.operation
-        if operation is _TOKENIZE or operation is _DETOKENIZE:
-            return None
         model = models[0]
         known = self._known.get((id(principal), id(model)))
-        if (
-            known is None
-            or len(models) > 1
-            or known.edition is not self._book.edition
-            or known.deployments != model.deployments
-        ):
+        if known is None or len(models) > 1 or known.deployments != model.deployments:
             known = self._look_up(principal, models)
         accounts = known.accounts
         if not accounts:
@@ -85,6 +77,8 @@ class CallBudgets:
                 answer = self._most_output
             # a byte of text is a token at most
             tokens = (call.text_size or 0) + _EACH_MESSAGE * (len(call.body["messages"]) + 1)
+        elif call.operation in _WITHOUT_ANSWER:
+            return None
         else:
             tokens, answer = self._tokens(call)
         money = 0
@@ -94,13 +88,15 @@ class CallBudgets:
             if most is None:
                 return self._draw(call, accounts, models, tokens, answer)
             money = most
-        return self._take(accounts, money, tokens + answer) or self._draw(call, accounts, models, tokens, answer)
+        taken = self._take(accounts, money, tokens + answer, known.has_soft)
+        return taken or self._draw(call, accounts, models, tokens, answer)
 
     def _look_up(self, principal: Principal, models: list[PublicModel]) -> _CallTerms:
         accounts = self._budgets.accounts(principal, tuple([model.name for model in models]))
         counts_money = any(not account.counts_tokens for account in accounts)
         deployments = list(models[0].deployments)
-        known = _CallTerms(accounts, counts_money, None, self._book.edition, deployments, (principal, models[0]))
+        has_soft = any(account.is_soft for account in accounts)
+        known = _CallTerms(accounts, counts_money, None, has_soft, deployments, (principal, models[0]))
         if len(models) == 1:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()

@@ -363,10 +363,8 @@ class GatewayCall:
         attempts = self._call.attempts
         number = _FIRST_ATTEMPT if attempts == 1 else (b"x-sage-attempts", b"%d" % attempts)
         headers = [self._answer.deployment.header, number]
-        if self._reservation is not None:
-            notes = self._reservation.notes()
-            if notes:
-                headers += [(b"x-sage-budget", note.encode()) for note in notes]
+        if self._reservation is not None and self._reservation.has_soft:
+            headers += [(b"x-sage-budget", note.encode()) for note in self._reservation.notes()]
         if self._rated is not None:
             headers += self._rated.headers
         return headers

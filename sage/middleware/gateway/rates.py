@@ -126,13 +126,16 @@ class RateLimits:
         self, limits: CallLimits, call: ModelCall, model: PublicModel, prompt: int
     ) -> Admitted | Awaitable[Admitted]:
         answer = 0
-        if limits.counts_tokens:
+        if call.is_plain:
+            prompt = prompt or estimate_prompt(call.body, call.text_size)
+            answer = call.answer_bound or _UNBOUNDED_ANSWER
+        elif limits.counts_tokens:
             if not prompt:
                 prompt = estimate_prompt(call.body, call.text_size)
             operation = call.operation
             if operation is _CHAT or operation is _COMPLETIONS:
                 answer = call.answer_bound or _UNBOUNDED_ANSWER
-                if not (call.is_plain or _MULTIPLIES.isdisjoint(call.body)):
+                if not _MULTIPLIES.isdisjoint(call.body):
                     answer *= call.answers
         try:
             taken = self.limiter.admit(limits.subjects, prompt, answer)

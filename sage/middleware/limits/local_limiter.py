@@ -32,23 +32,34 @@ _SWEPT = 8
 class BoundedSubjects:
     """The subjects whose limits a call meets, each with what it has used: looked up once for many calls."""
 
-    __slots__ = ("least_tpm", "limits", "rows", "uses")
+    __slots__ = ("_clock", "least_tpm", "limits", "rows", "uses")
 
-    def __init__(self, limits: Sequence[SubjectLimits], uses: list[SubjectUse]) -> None:
+    def __init__(
+        self, limits: Sequence[SubjectLimits], uses: list[SubjectUse], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.limits = limits
+        self._clock = clock
         self.uses = uses
         self.rows = [(use, *bounds_of(each)) for use, each in zip(uses, limits, strict=True)]
         self.least_tpm = min((tpm for _, _, tpm, _ in self.rows), default=UNBOUNDED)
         """No more tokens than that are taken for a call, so that an answer with a generous bound can be asked for."""
 
+    def charge(self, tokens: int) -> None:
+        """A call has ended that used so many tokens more than it has taken."""
+        slot = int(self._clock() / SLOT)
+        for use in self.uses:
+            use.running -= 1
+            if use.newest != slot:
+                use.enter(slot)
+            use.tokens += tokens
+
 
 class Admitted:
     """What a call has taken from its limits. :meth:`settle` or :meth:`cancel` is called once."""
 
-    __slots__ = ("_left", "_limiter", "_slot", "_subjects", "tokens")
+    __slots__ = ("_left", "_slot", "_subjects", "tokens")
 
-    def __init__(self, limiter: LocalLimiter, subjects: BoundedSubjects, slot: int, tokens: int, left: Left) -> None:
-        self._limiter = limiter
+    def __init__(self, subjects: BoundedSubjects, slot: int, tokens: int, left: Left) -> None:
         self._subjects = subjects
         self._slot = slot
         self.tokens = tokens
@@ -64,7 +75,7 @@ class Admitted:
         """The call has ended and has used so many tokens."""
         slot, excess = self._slot, self.tokens - tokens
         if excess < 0:
-            self._limiter.charge(self._subjects.uses, -excess)
+            self._subjects.charge(-excess)
             return
         for use in self._subjects.uses:
             use.running -= 1
@@ -158,7 +169,7 @@ class LocalLimiter:
             raise _refusal(limits, subjects.uses, now, prompt, tokens)
         if self._has_new:  # only now, since a new one is idle before
             self._sweep(slot)
-        return Admitted(self, subjects, slot, tokens, (tightest_rpm, left_requests, tightest_tpm, left_tokens))
+        return Admitted(subjects, slot, tokens, (tightest_rpm, left_requests, tightest_tpm, left_tokens))
 
     def take(self, limits: Sequence[SubjectLimits], tokens: int, left: Left) -> Admitted:
         """Counts a call that others have admitted, by whom so much is left."""
@@ -172,26 +183,17 @@ class LocalLimiter:
             use.tokens += tokens
         if self._has_new:
             self._sweep(slot)
-        return Admitted(self, subjects, slot, tokens, left)
+        return Admitted(subjects, slot, tokens, left)
 
     def reserved(self, limits: Sequence[SubjectLimits], tokens: int) -> int:
         """The tokens that are taken for a call that may use so many."""
         return min(tokens, (self._known.get(id(limits)) or self._look_up(limits)).least_tpm)
 
-    def charge(self, uses: Sequence[SubjectUse], tokens: int) -> None:
-        """A call has ended that used so many tokens more than it has taken."""
-        slot = int(self._clock() / SLOT)
-        for use in uses:
-            use.running -= 1
-            if use.newest != slot:
-                use.enter(slot)
-            use.tokens += tokens
-
     def _look_up(self, limits: Sequence[SubjectLimits]) -> BoundedSubjects:
         uses = [self._uses.get(each.subject) or self._begin(each.subject) for each in limits]
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
-        found = self._known[id(limits)] = BoundedSubjects(limits, uses)
+        found = self._known[id(limits)] = BoundedSubjects(limits, uses, self._clock)
         return found
 
     def _begin(self, subject: str) -> SubjectUse:

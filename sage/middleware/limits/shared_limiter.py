@@ -42,7 +42,7 @@ class SharedAdmitted(Admitted):
     __slots__ = ("_shared", "_shared_slot")
 
     def __init__(self, own: Admitted, shared: SharedLimiter, slot: int | None) -> None:
-        super().__init__(own._limiter, own._subjects, own._slot, own.tokens, own._left)
+        super().__init__(own._subjects, own._slot, own.tokens, own._left)
         self._shared = shared
         self._shared_slot = slot
 

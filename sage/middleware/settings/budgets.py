@@ -58,7 +58,7 @@ def _rising(thresholds: tuple[int, ...]) -> tuple[int, ...]:
 class BudgetsSettings(SettingsSection):
     """Budgets of the configuration, and how all of them are kept. A stored budget of the same subject goes first."""
 
-    defaults: DefaultBudgets = DefaultBudgets()
+    defaults: DefaultBudgets = Field(default_factory=DefaultBudgets)
     tenants: dict[str, BudgetSettings] = Field(default_factory=dict)
     users: dict[str, BudgetSettings] = Field(default_factory=dict)
     tags: dict[str, BudgetSettings] = Field(default_factory=dict)

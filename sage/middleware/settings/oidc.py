@@ -39,7 +39,7 @@ class Oidc(SettingsSection):
     client_id: str
     client_secret: SecretStr | None = None
     scopes: tuple[str, ...] = ("openid", "profile", "email")
-    claims: OidcClaims = OidcClaims()
+    claims: OidcClaims = Field(default_factory=OidcClaims)
     role_map: dict[str, Literal["viewer", "user", "owner", "admin"]] = Field(default_factory=dict)
     """The role here by a value of the claim; the highest counts, and who has none may not come in. Empty means that
     everyone comes in as ``user`` and that admins say the rest."""

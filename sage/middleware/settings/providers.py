@@ -96,7 +96,7 @@ class ProviderCommon(SettingsSection):
 
     kind: str
     """The name of one of :data:`sage.middleware.settings.kinds.KINDS`."""
-    timeouts: Timeouts = Timeouts()
+    timeouts: Timeouts = Field(default_factory=Timeouts)
     max_concurrency: int | None = Field(None, ge=1)
     retries: int = Field(2, ge=0, le=2)
     """Further attempts after the first, elsewhere where that can be, and only before the first byte to the client."""

@@ -150,10 +150,10 @@ class QueueSettings(SettingsSection):
     """Seconds that a job may run which names no limit of its own."""
     result_ttl: Duration = 7 * 86400.0
     """Seconds after its end that a job, its results and its files are kept."""
-    ingest: IngestSources = IngestSources()
-    flower: FlowerSettings = FlowerSettings()
-    webhooks: WebhookSettings = WebhookSettings()
-    limits: JobLimits = JobLimits()
+    ingest: IngestSources = Field(default_factory=IngestSources)
+    flower: FlowerSettings = Field(default_factory=FlowerSettings)
+    webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
+    limits: JobLimits = Field(default_factory=JobLimits)
     schedules: dict[ScheduleName, JobSchedule] = Field(default_factory=dict)
 
     @property

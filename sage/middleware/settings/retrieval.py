@@ -68,8 +68,8 @@ class CollectionOptions(SettingsSection):
     metric: Metric = Metric.COSINE
     target_recall: float = Field(0.98, gt=0, le=1)
     """The share of the true nearest neighbours that a search among many must find."""
-    keywords: KeywordOptions = KeywordOptions()
-    analysis: AnalysisOptions = AnalysisOptions()
+    keywords: KeywordOptions = Field(default_factory=KeywordOptions)
+    analysis: AnalysisOptions = Field(default_factory=AnalysisOptions)
 
 
 class RetrievalLimits(SettingsSection):
@@ -101,7 +101,7 @@ class RetrievalLimits(SettingsSection):
 class Retrieval(SettingsSection):
     """Collections and search."""
 
-    defaults: CollectionOptions = CollectionOptions()
+    defaults: CollectionOptions = Field(default_factory=CollectionOptions)
     """The options of a new collection that the request leaves out."""
     shards: int = Field(0, ge=0, le=1024)
     """Over how many shards a new collection is spread where the request says nothing; 0 means one store. Shards run as
@@ -111,4 +111,4 @@ class Retrieval(SettingsSection):
     rewrite_model: Text | None = None
     """The model that makes queries of questions where a search of a vector store asks for it (``rewrite_query``);
     ``None`` means that they stay as they are."""
-    limits: RetrievalLimits = RetrievalLimits()
+    limits: RetrievalLimits = Field(default_factory=RetrievalLimits)

@@ -111,8 +111,8 @@ class ServicesSettings(SettingsSection):
     """Seconds that one call of a service may take; then 504."""
     discovery: SecretStr | None = None
     """Where services are announced: the path of a SQLite file, or ``redis://…``; ``None`` means one in ``data_dir``."""
-    kv: KVSettings = KVSettings()
-    vdb: VDBSettings = VDBSettings()
-    memory: MemorySettings = MemorySettings()
-    ray: RaySettings = RaySettings()
-    limits: ServiceLimits = ServiceLimits()
+    kv: KVSettings = Field(default_factory=KVSettings)
+    vdb: VDBSettings = Field(default_factory=VDBSettings)
+    memory: MemorySettings = Field(default_factory=MemorySettings)
+    ray: RaySettings = Field(default_factory=RaySettings)
+    limits: ServiceLimits = Field(default_factory=ServiceLimits)

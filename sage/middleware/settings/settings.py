@@ -122,7 +122,7 @@ class Model(SettingsSection):
     """Managed models: loaded when the gateway starts."""
     drop_unsupported: bool = False
     """Leaves out what a deployment's vendor cannot do, instead of refusing the request."""
-    timeouts: TimeoutOverrides = TimeoutOverrides()
+    timeouts: TimeoutOverrides = Field(default_factory=TimeoutOverrides)
     max_concurrency: int | None = Field(None, ge=1)
     """Requests at a time for each of its deployments; ``None`` means no bound but the provider's."""
     retries: int = Field(2, ge=0, le=2)
@@ -175,8 +175,8 @@ class Llm(SettingsSection):
     keep_alive: Duration = 600.0
     memory_budget: Size | None = None
     """Bytes that managed models may take together; ``None`` means no bound."""
-    routing: Routing = Routing()
-    limits: RequestLimits = RequestLimits()
+    routing: Routing = Field(default_factory=Routing)
+    limits: RequestLimits = Field(default_factory=RequestLimits)
     transport: TransportKind = "builtin"
     """The HTTP client towards upstreams. Requests through a proxy are always aiohttp's."""
 
@@ -235,15 +235,15 @@ class Settings(SettingsSection):
     """A PostgreSQL database for accounts, jobs, usage and budgets; ``None`` means SQLite files in ``data_dir``."""
     console: bool = True
     """Whether there is a console at ``/console``, which ``/`` leads browsers to."""
-    api: Api = Api()
-    auth: Auth = Auth()
+    api: Api = Field(default_factory=Api)
+    auth: Auth = Field(default_factory=Auth)
     llm: Llm = Field(default_factory=lambda: Llm.model_validate({}))
-    retrieval: Retrieval = Retrieval()
-    services: ServicesSettings = ServicesSettings()
-    queue: QueueSettings = QueueSettings()
-    usage: UsageSettings = UsageSettings()
-    limits: LimitsSettings = LimitsSettings()
-    budgets: BudgetsSettings = BudgetsSettings()
+    retrieval: Retrieval = Field(default_factory=Retrieval)
+    services: ServicesSettings = Field(default_factory=ServicesSettings)
+    queue: QueueSettings = Field(default_factory=QueueSettings)
+    usage: UsageSettings = Field(default_factory=UsageSettings)
+    limits: LimitsSettings = Field(default_factory=LimitsSettings)
+    budgets: BudgetsSettings = Field(default_factory=BudgetsSettings)
 
     @model_validator(mode="after")
     def _webhook_is_allowed(self) -> Self:
@@ -267,8 +267,8 @@ class Settings(SettingsSection):
         models = self.llm.models.values()
         return bool(self.auth.default_limits()) or any(model.limits is not None for model in models)
 
-    audit: AuditSettings = AuditSettings()
-    mcp: McpSettings = McpSettings()
+    audit: AuditSettings = Field(default_factory=AuditSettings)
+    mcp: McpSettings = Field(default_factory=McpSettings)
 
     @model_validator(mode="after")
     def _keys_are_no_sources(self) -> Self:

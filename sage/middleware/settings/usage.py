@@ -62,7 +62,7 @@ class UsageRetention(SettingsSection):
 class UsageSettings(SettingsSection):
     """The ledger of what calls have used."""
 
-    retention: UsageRetention = UsageRetention()
+    retention: UsageRetention = Field(default_factory=UsageRetention)
     published_prices: bool = True
     """Whether vendors' published prices are looked up (a process of a second, when a model is first used)."""
     max_waiting: int = Field(200_000, ge=1)

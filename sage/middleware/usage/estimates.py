@@ -25,11 +25,10 @@ def estimate_prompt(body: Mapping[str, Any], text_size: int | None = None) -> in
     """About how many tokens the request in ``body`` has, in OpenAI's shape; at least 1. ``text_size``: the bytes of its
     messages, where these are a role and a text each and were measured before."""
     if "tools" not in body and "messages" in body:
-        messages = body["messages"]
         if text_size is None:
-            text_size = _text_size(messages)
+            text_size = _text_size(body["messages"])
         if text_size is not None:
-            return _EACH_MESSAGE * len(messages) - (-text_size // _BYTES) or 1
+            return _EACH_MESSAGE * len(body["messages"]) - (-text_size // _BYTES) or 1
     size = tokens = 0
     for field, value in body.items():
         if field == "messages" and isinstance(value, list):
