@@ -256,7 +256,7 @@ def sage_jobs(name: str, folder: Path, upstream_port: int, broker: str | None) -
     }
     config.write_text(json.dumps(settings, indent=2))
     environment = clean_environment({"SAGE_CONFIG": str(config)})
-    sage = [sys.executable, "-m", "sage.middleware.cli.main"]
+    sage = [sys.executable, "-m", "sage.middleware.cli.start"]
     command([*sage, "user", "add", "bench", "--password-stdin"], environment, secrets.token_urlsafe(24) + "\n")
     key = command([*sage, "key", "add", "--user", "bench"], environment)
     port = free_port()

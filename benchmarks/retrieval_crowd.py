@@ -66,7 +66,7 @@ def _serving(store: Path, data: Path, workers: int) -> Iterator[tuple[Server, in
     (data / "collections" / "local" / "default").symlink_to(store)
     config = {"data_dir": str(data), "api": {"port": port, "access_log": False}, "auth": {"enabled": False}}
     (data / "config.yaml").write_text(json.dumps(config))
-    argv = [sys.executable, "-m", "sage.middleware.cli.main", "serve", "--config", str(data / "config.yaml")]
+    argv = [sys.executable, "-m", "sage.middleware.cli.start", "serve", "--config", str(data / "config.yaml")]
     with running("sage", [*argv, "--workers", str(workers)], clean_environment({}), data / "log") as server:
         server.wait_ready(port, "/health", 60)
         yield server, port

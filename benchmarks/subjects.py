@@ -120,7 +120,7 @@ def gateway(
         govern(settings)
     config.write_text(json.dumps(settings, indent=2))
     environment = clean_environment({"SAGE_CONFIG": str(config)})
-    sage = [sys.executable, "-m", "sage.middleware.cli.main"]
+    sage = [sys.executable, "-m", "sage.middleware.cli.start"]
     command([*sage, "user", "add", "bench", "--password-stdin"], environment, secrets.token_urlsafe(24) + "\n")
     key = command([*sage, "key", "add", "--user", "bench"], environment)
     several = ["--workers", str(workers)] if workers > 1 else []

@@ -93,6 +93,8 @@ LATE = {
     "sage.middleware.cli.import_command": _COMMANDS,
     "sage.middleware.cli.ingest_command": _COMMANDS,
     "sage.middleware.cli.main": _COMMANDS,
+    "sage.middleware.cli.serve": _COMMANDS,
+    "sage.middleware.cli.start": "the server starts without the other commands",
     "sage.middleware.cli.model_files": _COMMANDS,
     "sage.middleware.app.workers.front_collections": _NUMPY,
     "sage.middleware.app.server": "one process alone starts without what several share",

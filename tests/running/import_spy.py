@@ -29,7 +29,7 @@ class Spy:
 spy = Spy()
 atexit.register(spy.report, sys.argv.pop(1))
 sys.meta_path.insert(0, spy)
-from sage.middleware.cli.main import main
+from sage.middleware.cli.start import main
 sys.argv[0] = "sage"
 main()
 """

@@ -21,7 +21,7 @@ def quick_loading() -> Iterator[None]:
     """
     usual, rebuild = BaseModel.model_config, BaseModel.__dict__["model_rebuild"]
     BaseModel.model_config = {**usual, "defer_build": True}
-    setattr(BaseModel, "model_rebuild", classmethod(_not_yet))  # noqa: B010
+    setattr(BaseModel, "model_rebuild", _when_used(rebuild))  # noqa: B010
     gc.disable()
     try:
         yield
@@ -36,8 +36,18 @@ def quick_loading() -> Iterator[None]:
             model.model_config.pop("defer_build", None)
 
 
-def _not_yet(kind: type[BaseModel], **options: Any) -> None:
-    """In place of ``model_rebuild``: the first use of the model does that."""
+def _when_used(rebuild: Any) -> Any:
+    """``model_rebuild`` of pydantic, which does nothing where a module calls it without any option. pydantic itself
+    calls it with some when the model is first used."""
+
+    def model_rebuild(kind: Any, /, **options: Any) -> bool | None:
+        if not options:
+            return None
+        options["_parent_namespace_depth"] = options.get("_parent_namespace_depth", 2) + 1  # this function
+        made: bool | None = rebuild.__get__(None, kind)(**options)
+        return made
+
+    return classmethod(model_rebuild)
 
 
 def _below(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:

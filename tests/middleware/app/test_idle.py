@@ -87,6 +87,19 @@ def test_only_what_every_gateway_needs_is_loaded(tmp_path: Path) -> None:
     assert surplus(found, COMMAND_LINE | KEYS | SERVER, "SERVER") == []
 
 
+def test_the_server_starts_without_the_other_commands() -> None:
+    program = (
+        "import sys, sage.middleware.cli.start as start; sys.argv[1:] = ['serve', '--help']\n"
+        "try: start.main()\nfinally: print(*sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout
+    assert shown.lstrip().startswith("Usage: sage serve [OPTIONS]")
+    loaded = {name for name in shown.splitlines()[-1].split() if name.startswith("sage.middleware.cli.")}
+    assert {name.removeprefix("sage.middleware.cli.").split(".")[0] for name in loaded} == {
+        *("config", "language", "output", "root", "serve", "start")
+    }
+
+
 def test_a_front_of_several_workers_loads_no_database() -> None:
     program = "import sys, sage.middleware.app.workers.front; print(*sys.modules)"
     found = set(

@@ -53,6 +53,28 @@ def test_what_is_made_of_such_a_model_is_whole() -> None:
     assert adapter.validate_python({"count": 3}) == Body(count=3)
 
 
+def test_a_module_that_builds_its_models_at_once_does_it_later() -> None:
+    """As the framework's models of OpenAPI; one that is used meanwhile is built."""
+    try:
+        with quick_loading():
+
+            class Node(BaseModel):
+                children: list[Node] = []
+
+            class Used(BaseModel):
+                count: int
+
+            Node.model_rebuild()
+            Used.model_rebuild()
+            used = Used(count=1)
+    finally:
+        gc.unfreeze()
+    assert used.count == 1
+    assert (Node.__pydantic_complete__, Used.__pydantic_complete__) == (False, True)
+    assert Node.model_rebuild()
+    assert Node.model_validate({"children": [{}]}).children == [Node()]
+
+
 def test_an_error_while_loading_leaves_everything_as_it_was() -> None:
     try:
         with pytest.raises(ImportError), quick_loading():
