@@ -88,6 +88,7 @@ def test_what_a_sign_says() -> None:
         "zhipu": "",
         "cohere": "",
         "anthropic": "",
+        "gemini": "",
         "local": "",
     }
     assert (rows["n"]["ollama"], rows["LoRA"]["vllm"], rows["stop"]["ollama"]) == ("✗", "●", "")

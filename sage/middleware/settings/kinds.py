@@ -152,6 +152,13 @@ VENDORS: tuple[ProviderKind, ...] = (
         families=("claude-*",),
     ),
     ProviderKind(
+        name="gemini",
+        adapter="gemini.provider:GeminiProvider",
+        variables={"GEMINI_API_KEY": "api_key", "GOOGLE_API_KEY": "api_key"},
+        default_url="https://generativelanguage.googleapis.com/v1beta",
+        families=("gemini-*",),
+    ),
+    ProviderKind(
         name="local", adapter="local.provider:LocalEngineProvider", settings=LocalProvider, needs=(), keeps_files=True
     ),
 )

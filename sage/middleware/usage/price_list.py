@@ -20,6 +20,7 @@ SELF_HOSTED = frozenset({"local", "ollama", "vllm"})
 _VENDORS: Mapping[str, str] = {
     "openai": "openai",
     "anthropic": "anthropic",
+    "gemini": "google",
     "cohere": "cohere",
     "zhipu": "zhipuai",
     "deepseek": "deepseek",

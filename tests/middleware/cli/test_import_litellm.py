@@ -70,6 +70,7 @@ def one(params: str, name: str = "m") -> str:
         ("model: claude-sonnet-4, extra_headers: {anthropic-beta: os.environ/BETA}", "anthropic",
          {"api_key": "${ANTHROPIC_API_KEY:-}",
           "headers": {"anthropic-beta": "${BETA:-}"}}, "claude-sonnet-4"),
+        ("model: gemini/gemini-2.5-flash", "gemini", {"api_key": "${GEMINI_API_KEY:-}"}, "gemini-2.5-flash"),
         ("model: together_ai/meta-llama/Llama-3", "together-ai",
          {"kind": "openai", "base_url": "https://api.together.xyz/v1", "api_key": "${TOGETHERAI_API_KEY:-}"},
          "meta-llama/Llama-3"),

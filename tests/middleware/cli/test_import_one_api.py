@@ -119,6 +119,11 @@ def channel(**fields: Any) -> dict[str, Any]:
         (NEW_API, 26, "", {"kind": "zhipu"}),
         (ONE_API, 26, "", {"kind": "openai", "base_url": "https://api.baichuan-ai.com/v1"}),
         (NEW_API, 45, "", {"kind": "openai", "base_url": "https://ark.cn-beijing.volces.com/api/v3"}),
+        (ONE_API, 14, "", {"kind": "anthropic"}),
+        (NEW_API, 14, "https://proxy.example", {"kind": "anthropic", "base_url": "https://proxy.example/v1"}),
+        (NEW_API, 24, "", {"kind": "gemini"}),
+        (ONE_API, 24, "https://proxy.example/", {"kind": "gemini", "base_url": "https://proxy.example/v1beta"}),
+        (ONE_API, 51, "", {"kind": "openai", "base_url": "https://generativelanguage.googleapis.com/v1beta/openai"}),
     ],
 )  # fmt: skip
 def test_types_are_numbered_by_each_program(types: Any, number: int, base_url: str, expected: dict[str, str]) -> None:

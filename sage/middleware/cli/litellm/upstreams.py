@@ -51,11 +51,11 @@ PROVIDERS: Mapping[str, LiteLLMProvider] = {
     "siliconflow": LiteLLMProvider("siliconflow", "SILICONFLOW_API_KEY"),
     "dashscope": LiteLLMProvider("dashscope", "DASHSCOPE_API_KEY"),
     "anthropic": LiteLLMProvider("anthropic", "ANTHROPIC_API_KEY"),
+    "gemini": LiteLLMProvider("gemini", "GEMINI_API_KEY"),
     # These speak OpenAI's wire at an address of their own.
     "cerebras": _openai_wire("CEREBRAS_API_KEY", "https://api.cerebras.ai/v1"),
     "deepinfra": _openai_wire("DEEPINFRA_API_KEY", "https://api.deepinfra.com/v1/openai"),
     "fireworks_ai": _openai_wire("FIREWORKS_AI_API_KEY", "https://api.fireworks.ai/inference/v1"),
-    "gemini": _openai_wire("GEMINI_API_KEY", "https://generativelanguage.googleapis.com/v1beta/openai"),
     "mistral": _openai_wire("MISTRAL_API_KEY", "https://api.mistral.ai/v1"),
     "nvidia_nim": _openai_wire("NVIDIA_NIM_API_KEY", "https://integrate.api.nvidia.com/v1"),
     "perplexity": _openai_wire("PERPLEXITYAI_API_KEY", "https://api.perplexity.ai"),
@@ -85,7 +85,8 @@ def split_model(model: str, provider: str | None) -> tuple[str, str]:
         return provider, rest if slash and prefix == provider else model
     if slash:
         return prefix, rest
-    for vendor in vendors_of(model):
-        return ("zai" if vendor == "zhipu" else vendor), model
     family = next((family for family in _UNPREFIXED if model.startswith(family)), None)
-    return _UNPREFIXED.get(family or "", ""), model
+    if family is not None:
+        return _UNPREFIXED[family], model
+    vendor = next(iter(vendors_of(model)), "")
+    return ("zai" if vendor == "zhipu" else vendor), model

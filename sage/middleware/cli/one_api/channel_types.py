@@ -53,7 +53,7 @@ _COMMON: Mapping[int, ChannelType] = {
     16: _ZHIPU,
     17: _DASHSCOPE,
     20: ChannelType("openrouter", "https://openrouter.ai/api"),
-    24: ChannelType("gemini", "https://generativelanguage.googleapis.com", "/v1beta/openai"),
+    24: ChannelType("gemini", "https://generativelanguage.googleapis.com", "/v1beta"),
     25: ChannelType("moonshot", "https://api.moonshot.cn"),
     31: ChannelType(_OWN, "https://api.lingyiwanwu.com"),
 }
@@ -79,7 +79,7 @@ ONE_API: Mapping[int, ChannelType] = {
     48: ChannelType(_OWN, "https://spark-api-open.xf-yun.com"),
     49: _DASHSCOPE,
     50: ChannelType(_OWN),
-    51: ChannelType("gemini", "https://generativelanguage.googleapis.com/v1beta/openai", ""),
+    51: ChannelType(_OWN, "https://generativelanguage.googleapis.com/v1beta/openai", ""),
 }
 NEW_API: Mapping[int, ChannelType] = {
     **_COMMON,

@@ -13,6 +13,7 @@ from sage.errors import InvalidRequest
 from sage.middleware.providers.anthropic.parts import Refuse, part_block, with_cache_control
 from sage.middleware.providers.wire.json_values import objects, string
 from sage.middleware.providers.wire.messages import content_of
+from sage.middleware.providers.wire.thought_signatures import is_googles
 from sage.middleware.providers.wire.tool_calls import arguments_object
 
 _NO_ID = re.compile(r"[^a-zA-Z0-9_-]")
@@ -125,8 +126,9 @@ def _thought(block: Mapping[str, Any]) -> dict[str, Any] | None:
     """A block of thinking as Anthropic made it. Without its signature it is another vendor's."""
     if block.get("type") == "redacted_thinking" and isinstance(block.get("data"), str):
         return {"type": "redacted_thinking", "data": block["data"]}
-    if block.get("type") == "thinking" and block.get("signature") and isinstance(block["signature"], str):
-        return {"type": "thinking", "thinking": string(block.get("thinking")), "signature": block["signature"]}
+    signature = string(block.get("signature"))
+    if block.get("type") == "thinking" and signature and not is_googles(signature):
+        return {"type": "thinking", "thinking": string(block.get("thinking")), "signature": signature}
     return None
 
 

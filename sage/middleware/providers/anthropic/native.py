@@ -28,8 +28,9 @@ from sage.middleware.providers.wire.event_bytes import (
     too_empty,
     too_long,
 )
-from sage.middleware.providers.wire.json_values import objects
+from sage.middleware.providers.wire.json_values import objects, string
 from sage.middleware.providers.wire.sse import read_usage
+from sage.middleware.providers.wire.thought_signatures import is_googles
 
 _NAME = re.compile(r"[a-z_]{1,64}")
 _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
@@ -37,7 +38,7 @@ _BEFORE_CONTENT = frozenset({"message_start", "ping"})
 
 
 def native_request(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``body`` without thoughts of other vendors' models, which have no signature: Anthropic refuses them."""
+    """``body`` without thoughts of other vendors' models, which have no signature of Anthropic's: it refuses them."""
     messages = body.get("messages")
     if not any(_is_foreign(block) for message in objects(messages) for block in objects(message.get("content"))):
         return body
@@ -51,7 +52,9 @@ def native_request(body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _is_foreign(block: Any) -> bool:
-    return isinstance(block, dict) and block.get("type") == "thinking" and not block.get("signature")
+    if not isinstance(block, dict) or block.get("type") != "thinking":
+        return False
+    return not block.get("signature") or is_googles(string(block["signature"]))
 
 
 def native_answer(answer: dict[str, Any], model: str) -> tuple[dict[str, Any], Usage | None] | None:

@@ -25,6 +25,7 @@ from sage.middleware.providers.base import (
     Native,
     Operation,
     Relay,
+    TokenForm,
     UpstreamModel,
     UpstreamRequest,
     Usage,
@@ -47,6 +48,7 @@ class AnthropicProvider(Vendor):
 
     native_answers = frozenset({"anthropic"})
     reads_marks = True
+    tokenizes: frozenset[TokenForm] = frozenset({"messages", "prompt"})
 
     def __init__(self, name: str, settings: AnthropicSettings) -> None:
         token = settings.auth_token

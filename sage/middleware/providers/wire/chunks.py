@@ -114,9 +114,9 @@ class ChunkWriter:
         }
         self._keep_usage = keep_usage
 
-    def delta(self, delta: dict[str, Any], finish: str | None = None, **fields: Any) -> bytes:
-        """A chunk of the one choice; ``fields`` stand beside its delta (``logprobs``)."""
-        return self._event([{"index": 0, "delta": delta, "finish_reason": finish, **fields}])
+    def delta(self, delta: dict[str, Any], finish: str | None = None, *, index: int = 0, **fields: Any) -> bytes:
+        """A chunk of one choice; ``fields`` stand beside its delta (``logprobs``)."""
+        return self._event([{"index": index, "delta": delta, "finish_reason": finish, **fields}])
 
     def text(self, text: str, finish: str | None = None, logprobs: dict[str, Any] | None = None) -> bytes:
         """A chunk of ``completions``."""

@@ -17,6 +17,7 @@ from sage.errors import SageError
 from sage.middleware.providers.anthropic.provider import AnthropicProvider
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.providers.cohere.provider import CohereProvider
+from sage.middleware.providers.gemini.provider import GeminiProvider
 from sage.middleware.providers.local.provider import LocalEngineProvider
 from sage.middleware.providers.ollama.provider import OllamaProvider
 from sage.middleware.providers.openai import OpenAIProvider
@@ -40,6 +41,7 @@ PROVIDERS = (
     OllamaProvider("p", OllamaSettings()),
     CohereProvider("p", RemoteProvider(kind="cohere", base_url=URL)),
     AnthropicProvider("p", AnthropicSettings(base_url=URL)),
+    GeminiProvider("p", RemoteProvider(kind="gemini", base_url=URL)),
 )
 TEXTS = st.sampled_from(["a", "", "\ud83d", "\ude00", "a\ud83d", '"finish_reason":"stop"', "\n\ndata: [DONE]"])
 VALUES = TEXTS | st.sampled_from(

@@ -1,0 +1,121 @@
+"""Google's stream of answers as OpenAI's chunks, event by event.
+
+Source: Google's API reference (``models.streamGenerateContent`` with ``alt=sse``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sage.errors import SageError
+from sage.middleware.providers.base import Usage
+from sage.middleware.providers.gemini.answer import blocked, finish_reason, grounding, logprobs, read_parts
+from sage.middleware.providers.gemini.usage import read_usage
+from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream
+from sage.middleware.providers.wire.errors import first_error, reported_error
+from sage.middleware.providers.wire.event_bytes import cut_off
+from sage.middleware.providers.wire.json_values import objects, string
+
+_MOST_CANDIDATES = 64
+
+
+class GeminiRelay:
+    """The relay of one chat stream.
+
+    Google's streams have no last event: an answer is whole when each candidate has said why it ended and the stream
+    has come to its clean end.
+    """
+
+    def __init__(self, model: str, *, keep_usage: bool, candidates: int, on_error: Callable[[Any], SageError]) -> None:
+        """``candidates`` is how many have to end."""
+        self.usage: Usage | None = None
+        self.finished = False
+        self.error: SageError | None = None
+        self._wanted = candidates
+        self._on_error = on_error
+        self._events = JsonStream()
+        self._writer = ChunkWriter(model, keep_usage=keep_usage)
+        self._candidates: dict[int, _Candidate] = {}
+
+    def feed(self, data: bytes) -> bytes:
+        return b"" if self.finished or self.error is not None else self._translated(self._events.feed(data))
+
+    def close(self) -> bytes:
+        rest = b"" if self.finished or self.error is not None else self._translated(self._events.close())
+        if self.error is not None:
+            raise self.error
+        ended = [candidate for candidate in self._candidates.values() if candidate.finish]
+        if not self.finished and (len(ended) < self._wanted or len(ended) < len(self._candidates)):
+            raise cut_off()
+        for index, candidate in sorted(self._candidates.items()):
+            rest += self._delta(index, candidate, candidate.last_delta, candidate.finish)
+        self.finished = True
+        counted = dict(self.usage.reported) if self.usage is not None and self.usage.reported is not None else None
+        return rest + self._writer.done(self.usage, counted)
+
+    def _translated(self, events: Iterable[Any]) -> bytes:
+        pieces = []
+        try:
+            for event in events:
+                values = event if isinstance(event, list) and first_error(event) is event else [first_error(event)]
+                pieces += [self._event(value) for value in values]
+        except SageError as error:  # the events before it are good
+            self.error = error
+        return b"".join(pieces)
+
+    def _event(self, event: Any) -> bytes:
+        if not isinstance(event, dict):
+            return b""
+        if (error := reported_error(event)) is not None:
+            raise self._on_error(error)
+        self.usage = read_usage(event.get("usageMetadata")) or self.usage
+        if refusal := blocked(event):
+            candidate = self._candidates.setdefault(0, _Candidate())
+            candidate.finish, candidate.last_delta = "content_filter", {"refusal": refusal}
+        pieces = []
+        for place, each in enumerate(objects(event.get("candidates"))):
+            index = each.get("index")
+            number = index if type(index) is int and 0 <= index < _MOST_CANDIDATES else min(place, _MOST_CANDIDATES - 1)
+            pieces.append(self._candidate(number, each))
+        return b"".join(pieces)
+
+    def _candidate(self, index: int, event: dict[str, Any]) -> bytes:
+        candidate, read = self._candidates.setdefault(index, _Candidate()), read_parts(event)
+        delta = {**read.fields("".join(candidate.thoughts)), **grounding(event)}
+        if read.text:
+            delta["content"] = read.text
+        if read.reasoning:
+            candidate.thoughts.append(read.reasoning)
+        if read.calls:
+            delta["tool_calls"] = [{"index": candidate.calls + n, **call} for n, call in enumerate(read.calls)]
+            candidate.calls += len(read.calls)
+        finish = finish_reason(event, has_calls=candidate.calls > 0)
+        if finish is not None:
+            candidate.finish = finish
+            if finish == "content_filter" and string(event.get("finishMessage")):
+                candidate.last_delta = {"refusal": event["finishMessage"]}
+        chances = logprobs(event)
+        fields = {} if chances is None else {"logprobs": chances}
+        return self._delta(index, candidate, delta, None, **fields) if delta or fields else b""
+
+    def _delta(
+        self, index: int, candidate: _Candidate, delta: dict[str, Any], finish: str | None, **fields: Any
+    ) -> bytes:
+        """A chunk of one candidate; the role is sent with its first words."""
+        role = {} if candidate.begun else {"role": "assistant"}
+        candidate.begun = True
+        return self._writer.delta({**role, **delta}, finish, index=index, **fields)
+
+
+class _Candidate:
+    """One candidate so far."""
+
+    __slots__ = ("begun", "calls", "finish", "last_delta", "thoughts")
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.calls = 0
+        self.finish = ""
+        self.last_delta: dict[str, Any] = {}
+        self.thoughts: list[str] = []
