@@ -35,7 +35,7 @@ FLOORS = [
     {
         *("sage.middleware.providers", "sage.middleware.retrieval", "sage.middleware.auth", "sage.middleware.queue"),
         *("sage.middleware.budgets", "sage.middleware.ingest", "sage.middleware.limits", "sage.middleware.usage"),
-        *("sage.api", "sage.middleware.vector_stores"),
+        *("sage.api", "sage.middleware.responses", "sage.middleware.vector_stores"),
     },
     {"sage.middleware.engines", "sage.middleware.evaluation", "sage.service", "sage.middleware.client"},
     {"sage.middleware.dispatch"},
@@ -106,6 +106,7 @@ LATE = {
     "sage.middleware.gateway.jobs.webhooks.webhooks": _WEBHOOKS,
     "sage.middleware.gateway.vector_stores.access": "the fronts of a gateway on SQLite start without SQLAlchemy",
     "sage.middleware.gateway.vector_stores.search": _NUMPY,
+    "sage.middleware.gateway.responses.kept": "a gateway without kept responses, and a front, start without SQLAlchemy",
     "sage.middleware.gateway.services.plans": "a gateway that uses no service starts without the runtime and numpy",
     "sage.middleware.limits.limiter": "a gateway without Redis starts without its client",
     "sage.middleware.llm.service": _NUMPY,

@@ -241,6 +241,7 @@ def _lifespan(
             followers.append(asyncio.create_task(gateway.registry.follow_stored()))
         if budgets is not None:
             await budgets.begin()
+        followers.append(asyncio.create_task(gateway.responses.keep_purged()))
         gateway.loop = asyncio.get_running_loop()
         gateway.rates.limiter.begin()
         gateway.registry.preload()

@@ -35,6 +35,7 @@ from sage.middleware.routers.openai import images as openai_images
 from sage.middleware.routers.openai import models as openai_models
 from sage.middleware.routers.openai import vector_store_files as openai_vector_store_files
 from sage.middleware.routers.openai import vector_stores as openai_vector_stores
+from sage.middleware.routers.openai.responses import stored as stored_responses
 from sage.middleware.routers.tasks import schedules, tasks, worker
 
 FORM_ROUTES: tuple[HotRoute, ...] = (*openai_audio.FORM_ROUTES, *openai_images.FORM_ROUTES)
@@ -46,6 +47,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     openai_batches.router,
     openai_vector_stores.router,
     openai_vector_store_files.router,
+    stored_responses.router,
     ollama_models.router,
     models.router,
     documents.router,

@@ -120,6 +120,7 @@ def _rooms(data_dir: Path) -> list[RoomFile]:
     from sage.middleware.budgets.database import SCHEMA as BUDGETS
     from sage.middleware.database.copying import RoomFile
     from sage.middleware.queue.database import SCHEMA as JOBS
+    from sage.middleware.responses.database import SCHEMA as RESPONSES
     from sage.middleware.usage.database import SCHEMA as USAGE
     from sage.middleware.vector_stores.database import SCHEMA as VECTOR_STORES
     from sage.middleware.vector_stores.records import FILE
@@ -129,4 +130,5 @@ def _rooms(data_dir: Path) -> list[RoomFile]:
         RoomFile(JOBS, data_dir / "queue" / "jobs.db"),
         RoomFile(USAGE, data_dir / "usage.db"),
         RoomFile(VECTOR_STORES, data_dir / FILE),
+        RoomFile(RESPONSES, data_dir / "responses.db"),
     ]

@@ -50,6 +50,13 @@ _MESSAGE = KeyMeanings(
         {"tool_calls", "function_call", "annotations", "citations", "reasoning_details", "thinking_blocks", "metadata"}
     ),
 )
+_ITEM = KeyMeanings(
+    _PART.words
+    | {"role", "content", "name", "id", "call_id", "status", "arguments", "output", "input", "encrypted_content"}
+    | {"namespace", "phase", "server_label"},
+    frozenset({"annotations", "logprobs", "queries", "results"}),
+)
+"""An item of OpenAI's responses, which says what tools were called with and have answered, too."""
 _DOCUMENT = KeyMeanings(
     frozenset({"id", "type", "text", "title", "snippet", "content", "contents", "body"}),
     frozenset({"data", "metadata"}),
@@ -119,7 +126,7 @@ class BodyWalk:
         while waiting:
             inner = waiting.pop()
             if isinstance(inner, dict):
-                self._walk(inner, field, field, _PART)
+                self._walk(inner, field, field, _ITEM if field == "input" else _PART)
             elif isinstance(inner, list) and not set(map(type, inner)) <= {int, float, str}:
                 self._count(inner, field)
                 waiting += inner

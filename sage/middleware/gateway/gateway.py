@@ -25,6 +25,7 @@ from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.metrics import CLIENT_LEFT, Metrics, ModelMetrics
 from sage.middleware.gateway.model_caller import RunningGateway
 from sage.middleware.gateway.rates import RatedCall, RateLimits
+from sage.middleware.gateway.responses.kept import KeptResponses
 from sage.middleware.gateway.services.plans import Messages, ServiceDependencies
 from sage.middleware.gateway.services.services import GatewayServices
 from sage.middleware.gateway.settlement import answered_for, captured, estimate, forget, settled_cost
@@ -91,6 +92,7 @@ class Gateway:
             ServiceDependencies(models, partial(generate, running)),
             metrics.services,
         )
+        self.responses = KeptResponses(settings)
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop that it runs on; ``None`` means that it does not run yet."""
         self._dispatch = dispatch
@@ -142,6 +144,7 @@ class Gateway:
             await asyncio.to_thread(self._embedders.close)
         if self.ledger is not None:
             await asyncio.to_thread(self.ledger.stop)
+        await asyncio.to_thread(self.responses.close)
 
     @property
     def prices(self) -> PriceList | None:

@@ -30,8 +30,10 @@ from sage.middleware.providers.vendor import Vendor
 from sage.middleware.providers.wire.errors import error_of_choices, reported_error
 from sage.middleware.providers.wire.normal import NormalRelay, normalise_choices, normalise_texts
 from sage.middleware.providers.wire.passing import PassingRelay
+from sage.middleware.providers.wire.responses import PATH, WIRE, ResponsesRelay, read_response
 from sage.middleware.providers.wire.sse import EventRelay, read_usage
 from sage.middleware.providers.wire.vectors import normalise_embeddings
+from sage.middleware.settings.kinds import KINDS
 from sage.middleware.settings.providers import OpenAISettings, RemoteProvider
 
 _OBJECTS = frozenset({dict})
@@ -82,9 +84,19 @@ class OpenAIProvider(Vendor):
     def __init__(self, name: str, settings: RemoteProvider) -> None:
         super().__init__(name, settings)
         self._ask_for_usage(settings)
+        if self._has_responses(settings):
+            self.native_answers = frozenset({WIRE})
         if isinstance(settings, OpenAISettings):
             self._add_account_headers(settings)
         self._open(self._api_root(self._address(settings)), settings)
+
+    @staticmethod
+    def _has_responses(settings: RemoteProvider) -> bool:
+        """Whether the server has the route of responses: as the configuration says, else as the vendor's own does."""
+        if settings.responses is not None:
+            return settings.responses
+        kind = KINDS[settings.kind]
+        return kind.responses and settings.root in (None, kind.default_url)
 
     def _ask_for_usage(self, settings: RemoteProvider) -> None:
         """Asks for the usage of streams as the configuration says, if it does."""
@@ -102,6 +114,10 @@ class OpenAIProvider(Vendor):
         return base_url
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
+        native = call.native
+        if native is not None and native.kind in self.native_answers:
+            self._check_denied(native.body)
+            return self._post(endpoint.url(PATH), endpoint, {**native.body, "model": target.model})
         path = self.paths.get(call.operation)
         if path is None:
             return self._encode_relayed(call, target, endpoint)
@@ -148,6 +164,9 @@ class OpenAIProvider(Vendor):
 
     def _decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         answer = self._object(call, body)
+        if call.native is not None and call.native.kind in self.native_answers:
+            usage = read_response(answer, call.model, self._stream_error)
+            return orjson.dumps(answer), usage
         if "error" in answer and (error := reported_error(answer)) is not None:
             raise self._stream_error(error)
         changed = self._normalise(call, answer)
@@ -197,6 +216,8 @@ class OpenAIProvider(Vendor):
         """Changes ``answer`` in place where a vendor of this wire differs from OpenAI."""
 
     def relay(self, call: ModelCall) -> Relay:
+        if call.native is not None and call.native.kind in self.native_answers:
+            return ResponsesRelay(call.model, self._stream_error)
         options: dict[str, Any] = {
             "keep_usage": call.wants_usage,
             "on_error": self._stream_error,

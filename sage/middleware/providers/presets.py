@@ -37,6 +37,8 @@ class PresetProvider(OpenAIProvider):
         self._unsupported = [(field, value) for field, _, value in (text.partition(":") for text in preset.unsupported)]
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
+        if call.native is not None and call.native.kind in self.native_answers:
+            return super().encode(call, target, endpoint)
         has_it = call.operation in self.paths or call.operation in self.relayed
         dropped = set(self._unsupported_in(call.body)) if has_it else set()
         for field, value in dropped:

@@ -95,6 +95,10 @@ class ZhipuProvider(OpenAIProvider):
         halves = key.split(".")
         return SignedHeaders(self._headers, key) if len(halves) == 2 and all(halves) else super()._with_key(key)
 
+    @staticmethod
+    def _has_responses(settings: RemoteProvider) -> bool:
+        return False
+
     def models_url(self) -> str | None:
         return None  # the vendor's API has no documented list of models
 

@@ -251,8 +251,8 @@ async def usage_erase(
     user: Annotated[str, Query(min_length=1, description="Whose calls are forgotten.")],
     tenant: Annotated[str | None, Query(description="Only those in this tenant; owners erase in their own.")] = None,
 ) -> UsageErased:
-    """Forgets a user: deletes the user's calls and what is kept of their texts, and takes the name and the keys out of
-    the sums, which stay."""
+    """Forgets a user: deletes the user's calls, what is kept of their texts, and kept responses, and takes the name and
+    the keys out of the sums, which stay."""
     tenant, user_name = _reach(caller, tenant, user)
     assert user_name is not None
     await _all_stored(gateway, ledger)
@@ -260,6 +260,7 @@ async def usage_erase(
         await asyncio.to_thread(ledger.captures.finish)
         await asyncio.to_thread(ledger.captures.erase, user_name, tenant)
     erased = await asyncio.to_thread(_reader(ledger).erase, user_name, tenant)
+    await gateway.responses.run(lambda store: store.erase(user_name, tenant))
     await note_audit("usage.erase", f"user:{user_name}", {"requests": erased}, tenant=tenant or "")
     return UsageErased(requests=erased)
 

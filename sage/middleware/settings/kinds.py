@@ -54,6 +54,8 @@ class ProviderKind:
     """The address without a ``base_url``; ``None`` means that the vendor has no fixed address."""
     families: tuple[str, ...] = ()
     """Patterns (``gpt-*``) of the model names that are the vendor's own."""
+    responses: bool = False
+    """The vendor's own address has OpenAI's route of responses."""
     starts_engines: bool = False
     """A deployment's ``engine`` serves without ``base_url``."""
     keeps_files: bool = False
@@ -108,6 +110,7 @@ VENDORS: tuple[ProviderKind, ...] = (
             *("gpt-*", "chatgpt-*", "o[0-9]*", "text-embedding-*", "davinci-*", "babbage-*", "tts-*", "whisper-*"),
             *("dall-e-*", "omni-moderation-*", "text-moderation-*"),
         ),
+        responses=True,
     ),
     ProviderKind(
         name="vllm",

@@ -123,6 +123,10 @@ class RemoteProvider(ProviderCommon):
     """Whether streams are asked for their usage with ``stream_options``, at servers of OpenAI's wire; ``None`` means
     until the server refuses it."""
 
+    responses: bool | None = None
+    """Whether the server, of OpenAI's wire, has the route ``/responses``, and is sent responses as they come; ``None``
+    means as the kind says, at its own address."""
+
     @model_validator(mode="before")
     @classmethod
     def _blank_is_unset(cls, data: Any) -> Any:

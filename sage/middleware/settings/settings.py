@@ -24,6 +24,7 @@ from sage.middleware.settings.oidc import Oidc
 from sage.middleware.settings.providers import SettingsSection, TimeoutOverrides
 from sage.middleware.settings.quantities import Duration, Origin, Size, Text, expand, nearest
 from sage.middleware.settings.queue import QueueSettings
+from sage.middleware.settings.responses import ResponsesSettings
 from sage.middleware.settings.retrieval import Retrieval
 from sage.middleware.settings.services import ServicesSettings
 from sage.middleware.settings.usage import PriceSettings, UsageSettings
@@ -232,7 +233,8 @@ class Settings(SettingsSection):
 
     data_dir: Annotated[Path, AfterValidator(expand)] = Field(default_factory=_data_dir)
     database: DatabaseSetting | None = None
-    """A PostgreSQL database for accounts, jobs, usage and budgets; ``None`` means SQLite files in ``data_dir``."""
+    """A PostgreSQL database for accounts, jobs, usage, budgets and kept responses; ``None`` means SQLite files in
+    ``data_dir``."""
     console: bool = True
     """Whether there is a console at ``/console``, which ``/`` leads browsers to."""
     api: Api = Field(default_factory=Api)
@@ -241,6 +243,7 @@ class Settings(SettingsSection):
     retrieval: Retrieval = Field(default_factory=Retrieval)
     services: ServicesSettings = Field(default_factory=ServicesSettings)
     queue: QueueSettings = Field(default_factory=QueueSettings)
+    responses: ResponsesSettings = Field(default_factory=ResponsesSettings)
     usage: UsageSettings = Field(default_factory=UsageSettings)
     limits: LimitsSettings = Field(default_factory=LimitsSettings)
     budgets: BudgetsSettings = Field(default_factory=BudgetsSettings)

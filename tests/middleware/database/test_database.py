@@ -23,6 +23,7 @@ from sage.middleware.database.database import Database
 from sage.middleware.database.postgresql import PostgresqlRoom
 from sage.middleware.database.schema import Schema
 from sage.middleware.queue.database import SCHEMA, open_jobs_database
+from sage.middleware.responses.database import SCHEMA as RESPONSES
 from sage.middleware.settings.database import DatabaseUrl
 from sage.middleware.usage.database import SCHEMA as USAGE
 
@@ -95,7 +96,9 @@ def postgresql_contents(connection: Connection, schema: Schema) -> tuple[set[Any
 
 
 @pytest.mark.parametrize(
-    "schema", [ACCOUNTS, SCHEMA, USAGE, BUDGETS, AUDIT], ids=["accounts", "jobs", "usage", "budgets", "audit"]
+    "schema",
+    [ACCOUNTS, SCHEMA, USAGE, BUDGETS, AUDIT, RESPONSES],
+    ids=["accounts", "jobs", "usage", "budgets", "audit", "responses"],
 )
 def test_a_new_postgresql_database_is_what_the_migrations_arrive_at(
     schema: Schema, postgresql: PostgresqlServer

@@ -42,6 +42,10 @@ POST   /v1/vector_stores/{store}/file_batches       admin,owner,user        coll
 GET    /v1/vector_stores/{store}/file_batches/{batch} admin,owner,user,viewer search            store_batches_get
 POST   /v1/vector_stores/{store}/file_batches/{batch}/cancel admin,owner,user collections:write store_batches_cancel
 GET    /v1/vector_stores/{store}/file_batches/{batch}/files admin,owner,user,viewer search store_batches_files
+GET    /v1/responses/{response_id}                  admin,owner,user        generate          responses_get
+DELETE /v1/responses/{response_id}                  admin,owner,user        generate          responses_delete
+GET    /v1/responses/{response_id}/input_items      admin,owner,user        generate          responses_input_items
+POST   /v1/responses/{response_id}/cancel           admin,owner,user        generate          responses_cancel
 GET    /api/tags                                    admin,owner,user,viewer models:read       ollama_tags
 GET    /api/ps                                      admin,owner,user,viewer models:read       ollama_ps
 POST   /api/show                                    admin,owner,user,viewer models:read       ollama_show

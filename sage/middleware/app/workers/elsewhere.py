@@ -134,6 +134,7 @@ class FrontGateway(Gateway):
         self.collections = cast(Any, OfTheOwner())
         self.stores = cast(Any, OfTheOwner())
         self.services = cast(Any, OfTheOwner())
+        self.responses = cast(Any, OfTheOwner())
         self.loop = None
         self.transport = transport
         self.low_priority = dispatch.low_priority

@@ -3,21 +3,26 @@ translated to a chat where it has not."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any
 
 import orjson
 from pydantic import Field
 
+from sage.middleware.auth.principal import Principal
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.providers.base import ModelCall, Operation
-from sage.middleware.routers.http.asgi import Receive, Scope, Send, note, read_json, take_model
+from sage.middleware.providers.wire.responses import WIRE
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, take_model
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import Events, respond
-from sage.middleware.routers.openai.responses import answer, resource
-from sage.middleware.routers.openai.responses.events import ChatStreamEvents, EventWriter
+from sage.middleware.routers.openai.responses import native, resource
+from sage.middleware.routers.openai.responses.answer import complete
+from sage.middleware.routers.openai.responses.events import ChatStreamEvents, EventWriter, Keep
+from sage.middleware.routers.openai.responses.recall import keeper, recall
 from sage.middleware.routers.openai.responses.request import ResponsesRequest
 
 
@@ -32,22 +37,67 @@ class Responses:
         model = take_model(body)
         fallbacks = admission.fallbacks(body)
         note(scope, model=model)
-        request = ResponsesRequest(body)
-        chat = request.translate()
-        if request.only_native is not None:
-            raise request.only_native
+        request, principal = ResponsesRequest(body), caller(scope)
+        keep = keeper(self._gateway, principal, request) if request.store else None
+        earlier: list[dict[str, Any]] = []
+        if request.previous_id is not None or request.references:
+            earlier = await recall(self._gateway, principal, request)
+        chat = request.translate(earlier)
         chat["model"] = model
         call = ModelCall(Operation.CHAT, chat, model, stream=request.stream, wants_usage=True, fallbacks=fallbacks)
-        response = resource.new_response(body, resource.response_id())
+        await self._choose_wire(principal, call, request, earlier)
+        answering = ResponseAnswering(
+            request, resource.new_response(body, resource.response_id()), keep, call.native is not None
+        )
+        await respond(self._gateway, call, scope, receive, send, answering.whole, answering.events)
 
-        def make_body(done: GatewayCall) -> bytes:
-            return orjson.dumps(answer.complete(request, response, orjson.loads(done.body)))
+    async def _choose_wire(
+        self, principal: Principal, call: ModelCall, request: ResponsesRequest, earlier: list[dict[str, Any]]
+    ) -> None:
+        """Has the request go on as it is to servers that have the route. Raises :class:`sage.errors.Unsupported` for
+        one that has no translation where another server may be asked."""
+        gateway = self._gateway
+        if await native.is_native(gateway, principal, call) and not native.is_captured(gateway, principal):
+            call.native = native.native_request(request, earlier)
+        if request.only_native is not None:
+            models = await gateway.admit(principal, call)
+            if not native.all_can(models, translated=call.native is None):
+                raise request.only_native
 
-        def make_events(_done: GatewayCall) -> Events:
-            events = ChatStreamEvents(request, EventWriter(response))
-            return Events(events.translate, events.end, events.error_event)
 
-        await respond(self._gateway, call, scope, receive, send, make_body, make_events)
+class ResponseAnswering:
+    """How one response is answered."""
+
+    def __init__(
+        self, request: ResponsesRequest, response: dict[str, Any], keep: Keep | None, has_native: bool
+    ) -> None:
+        """``has_native`` says whether the answer may be a server's own response."""
+        self._request = request
+        self._response = response
+        self._keep = keep
+        self._has_native = has_native
+
+    def whole(self, answer: GatewayCall) -> bytes | Awaitable[bytes]:
+        """The body of an answer without a stream."""
+        parsed = orjson.loads(answer.body)
+        if self._has_native and answer.answers_in(WIRE):
+            response = native.under_our_id(parsed, self._response)
+        else:
+            response = complete(self._request, self._response, parsed)
+        return orjson.dumps(response) if self._keep is None else self._kept(self._keep, response)
+
+    async def _kept(self, keep: Keep, response: dict[str, Any]) -> bytes:
+        await keep(response)
+        return orjson.dumps(response)
+
+    def events(self, answer: GatewayCall) -> Events:
+        """The events of a stream."""
+        events: native.NativeEvents | ChatStreamEvents
+        if self._has_native and answer.answers_in(WIRE):
+            events = native.NativeEvents(self._response, self._keep)
+        else:
+            events = ChatStreamEvents(self._request, EventWriter(self._response), self._keep)
+        return Events(events.translate, events.end, events.error_event)
 
 
 class CreateResponse(OpenBody):

@@ -87,6 +87,30 @@ class ResponsesRequest:
         self.chat["messages"] = messages
         return self.chat
 
+    @property
+    def references(self) -> list[str]:
+        """Ids of items that the request only refers to: they are kept here, or nowhere that it says."""
+        found = [item for item in self.input if isinstance(item, dict) and _is_reference(item)]
+        return [item["id"] for item in found if isinstance(item.get("id"), str)]
+
+    def resolve(self, kept: Mapping[str, dict[str, Any]]) -> None:
+        """Puts the ``kept`` items, by their ids, where the request refers to them. Raises :class:`InvalidRequest` for
+        an item that is not there."""
+        items = []
+        for index, item in enumerate(self.input):
+            if isinstance(item, dict) and _is_reference(item):
+                found = kept.get(item["id"]) if isinstance(item.get("id"), str) else None
+                if found is None and item.get("type") != "reasoning":
+                    raise InvalidRequest(
+                        f"input[{index}]: there is no item '{str(item.get('id'))[:128]}' here: its response was made "
+                        "with 'store: false', was deleted or has expired; send the item itself",
+                        param=f"input[{index}].id",
+                        code="item_not_found",
+                    )
+                item = found or item
+            items.append(item)
+        self.input = items
+
     def _refuse(self, error: InvalidRequest) -> None:
         self.only_native = self.only_native or error
 
@@ -230,6 +254,14 @@ class ResponsesRequest:
             param=name,
             code="unsupported_field",
         )
+
+
+def _is_reference(item: dict[str, Any]) -> bool:
+    """Whether an item stands for one that was kept: by its id alone, or reasoning without what is read again."""
+    kind = item.get("type")
+    if kind == "reasoning":
+        return not item.get("encrypted_content") and not item.get("content") and not item.get("summary")
+    return kind == "item_reference" or (kind is None and "role" not in item and "id" in item)
 
 
 _READERS: Mapping[str, Callable[[ResponsesRequest, str, Any], None]] = {

@@ -120,5 +120,5 @@ def _check_texts(item: dict[str, Any], texts: dict[tuple[str, int], str]) -> Non
         assert texts.get(("response.custom_tool_call_input", 0), "") == item["input"]
     elif item["type"] == "reasoning":
         for field, kind in (("content", "reasoning_text"), ("summary", "reasoning_summary_text")):
-            for number, part in enumerate(item[field]):
+            for number, part in enumerate(item.get(field, ())):
                 assert texts[f"response.{kind}", number] == part["text"]

@@ -339,7 +339,7 @@ def test_a_stream_that_breaks_ends_as_failed(running: Running, up: Upstream) -> 
         ({"tools": [_FUNCTION], "tool_choice": {"type": "function", "name": "no"}}, "tool_choice.name"),
         ({"include": ["everything"]}, "include[0]"),
         ({"input": []}, "input"),
-        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].id"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"background": True, "store": False}, "store"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
