@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Self, cast
 
 import httptools
-from checks import answer_fault, stream_fault
 from questions import question
+from surfaces import CHAT, Surface
 from wire import FIRST_NUMBER, Ask
 
 ANSWER_LIMIT = 30.0
@@ -34,14 +34,14 @@ class Target:
     key: str
     answers_as: str | None
     """The model's name in answers; ``None``: not checked (peers differ)."""
-    path: str = "/v1/chat/completions"
+    surface: Surface = CHAT
     head: str = ""
     """Further lines of each request's head, each with its line end."""
 
     def lines(self) -> str:
         """A request's head but for the length of its body."""
         return (
-            f"POST {self.path} HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\n"
+            f"POST {self.surface.path} HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\n"
             f"authorization: Bearer {self.key}\r\ncontent-type: application/json\r\n"
             f"accept: */*\r\nuser-agent: bench/1\r\n{self.head}"
         )
@@ -161,7 +161,8 @@ class Load:
         self._connections = [Connection(self) for _ in range(connections)]
         self._tasks: set[asyncio.Task[None]] = set()
         self._questions = [
-            question(target.model, target.lines(), self._ask, wants_usage) for wants_usage in (True, False)
+            question(target.model, target.lines(), self._ask, wants_usage, target.surface.body)
+            for wants_usage in (True, False)
         ]
         self._to_send = self._unanswered = 0
         self._result = Result()
@@ -217,9 +218,10 @@ class Load:
 
     def check(self, body: bytes, number: int) -> str | None:
         """What is wrong with the answer; ``None``: nothing."""
+        surface, model = self._target.surface, self._target.answers_as
         if self._ask.chunks:
-            return stream_fault(body, number, self._target.answers_as, self._ask.chunks, number % 2 == 0)
-        return answer_fault(body, number, self._target.answers_as)
+            return surface.stream_fault(body, number, model, self._ask.chunks, number % 2 == 0)
+        return surface.answer_fault(body, number, model)
 
     def next(self, connection: Connection) -> None:
         """Sends a connection's next request, if one is left and none is on its way (a rest may outlast its run)."""

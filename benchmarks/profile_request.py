@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import socket
 import sys
 import sysconfig
@@ -28,6 +29,7 @@ import subjects
 import uvloop
 from governed import govern
 from load import Load, Target
+from surfaces import SURFACES
 from wire import PUBLIC_MODEL, UPSTREAM_KEY, UPSTREAM_MODEL, Ask
 
 from sage.middleware.app.main import create_app
@@ -103,7 +105,7 @@ def served(
     settings = Settings.model_validate({"data_dir": folder / "data", **sections})
     accounts = Accounts(settings.data_dir, settings.auth)
     limits = Limits(rpm=10**6, tpm=10**9, concurrent=1000) if options.limits else None
-    accounts.users.add("bench", os.urandom(12).hex(), limits=limits)
+    accounts.users.add("bench", secrets.token_urlsafe(24), limits=limits)
     key = accounts.keys.create_for("bench", KeyRequest("bench", limits=limits)).secret
     accounts.close()
     sock = socket.create_server(("127.0.0.1", 0))
@@ -115,7 +117,8 @@ def served(
     try:
         if not ready.wait(30):
             raise SystemExit("the gateway was not ready in 30 s")
-        yield Target("gateway", sock.getsockname()[1], PUBLIC_MODEL, key, PUBLIC_MODEL), loop
+        surface = SURFACES[options.surface]
+        yield Target("gateway", sock.getsockname()[1], PUBLIC_MODEL, key, PUBLIC_MODEL, surface), loop
     finally:
         server.should_exit = True
         thread.join(15)
@@ -178,6 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--requests", type=int, default=200, help="how many are counted (200)")
+    add("--surface", choices=[*SURFACES], default="chat", help="which one is asked (chat)")
     add("--chunks", type=int, default=0, help="chunks of a stream; 0: an answer that does not stream")
     add("--prompt", type=int, default=0, help="bytes of a prompt in front of the question")
     add("--transport", help="llm.transport: builtin or aiohttp")

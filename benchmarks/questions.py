@@ -6,6 +6,7 @@ import base64
 import itertools
 import random
 import zlib
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -36,8 +37,12 @@ class Question:
         return [b"%b%d%b" % (self._before, number, self._after)]
 
 
-def question(model: str, head: str, ask: Ask, wants_usage: bool) -> Question:
-    """The question of ``ask`` after the lines of ``head``; in streams it may ask for usage."""
+def question(
+    model: str, head: str, ask: Ask, wants_usage: bool, translate: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Question:
+    """The question of ``ask`` after the lines of ``head``; in streams it may ask for usage.
+
+    ``translate`` makes the body of that of a chat."""
     crc, messages = None, []
     if ask.prompt:
         text = _prose(ask.prompt, ask.english)
@@ -60,7 +65,7 @@ def question(model: str, head: str, ask: Ask, wants_usage: bool) -> Question:
     }
     if ask.chunks:
         body |= {"stream": True} | ({"stream_options": {"include_usage": True}} if wants_usage else {})
-    return Question(head, body)
+    return Question(head, translate(body))
 
 
 @cache

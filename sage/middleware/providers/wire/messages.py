@@ -65,6 +65,9 @@ def read_message(message: Any) -> Message:
     """What the ``message`` of a choice says, or a choice of ``completions``; nothing if it is no object."""
     if not isinstance(message, dict):
         return Message("", "", "", [])
+    content = message.get("content")
+    if type(content) is str and _BESIDE_TEXT.isdisjoint(message):  # most of them
+        return Message(content, "", "", [])
     text, reasoning, refusal = _texts(message)
     has_calls = message.get("tool_calls") or message.get(LEGACY)
     return Message(text, reasoning, refusal, whole_calls(message) if has_calls else [])

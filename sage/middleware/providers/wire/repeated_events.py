@@ -23,10 +23,23 @@ class EventShape:
     def __init__(self, before: bytes, after: bytes, old: bytes, new: bytes) -> None:
         """``old`` and ``new``: what is replaced in it by what."""
         self._before, self._after, self._between = before, after, after + before
-        self._sent_before, self._sent_after = before.replace(old, new), after.replace(old, new)
+        self._sent_before = before.replace(old, new) if old else before
+        self._sent_after = after.replace(old, new) if old else after
         self._sent_between = self._sent_after + self._sent_before
         self._text = slice(len(before), 2 - len(after))
         """Where the text stands in the line of an event."""
+
+    @classmethod
+    def rewritten(cls, event: bytes, key: bytes, before: bytes, after: bytes) -> EventShape | None:
+        """The shape of ``event``, whose text is under ``key``, to go on as that text between ``before`` and ``after``;
+        ``None`` if it has another text, or none."""
+        texts = list(_TEXT.finditer(event))
+        if len(texts) != 1 or not texts[0][0].startswith(b'"%b"' % key):
+            return None
+        begin, end = texts[0].span(1)
+        shape = cls(event[:begin], event[end:], b"", b"")
+        shape._sent_before, shape._sent_after, shape._sent_between = before, after, after + before
+        return shape
 
     @classmethod
     def of(cls, event: bytes, old: bytes, new: bytes) -> EventShape | None:

@@ -23,6 +23,7 @@ _STOP_REASONS = {
     "function_call": "tool_use",
     "content_filter": "refusal",
 }
+_PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 
 
 def message(chat: Mapping[str, Any], stops: Sequence[str], estimated: tuple[int, int]) -> dict[str, Any]:
@@ -113,8 +114,9 @@ def usage(counted: Any, estimated: tuple[int, int]) -> dict[str, Any]:
     """Anthropic's ``usage``, in which tokens of the cache are counted apart from the others of the prompt."""
     read = read_usage(counted)
     if read is None:
-        prompt, answer = estimated
-        return _usage(prompt, answer, 0, 0)
+        return _usage(*estimated)
+    if _PLAIN.issuperset(counted):
+        return _usage(read.prompt_tokens, read.completion_tokens)
     cached, reasoning, units = token_details(counted)
     written = (units or {}).get("cache_write_tokens", 0)
     prompt, answer = read.prompt_tokens, read.completion_tokens
@@ -126,7 +128,7 @@ def usage(counted: Any, estimated: tuple[int, int]) -> dict[str, Any]:
     return found
 
 
-def _usage(prompt: int, answer: int, cached: int, written: int) -> dict[str, Any]:
+def _usage(prompt: int, answer: int, cached: int = 0, written: int = 0) -> dict[str, Any]:
     return {
         "input_tokens": prompt,
         "cache_creation_input_tokens": written,

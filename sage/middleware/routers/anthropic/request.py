@@ -15,10 +15,12 @@ from sage.middleware.routers.anthropic.tools import add_choice, functions
 
 _LONGEST_USER = 64
 """Characters of a user's id that OpenAI takes."""
-_TRANSLATED = frozenset(
-    {"model", "messages", "system", "tools", "tool_choice", "stop_sequences", "metadata", "thinking", "service_tier"}
-    | {"output_config", "output_format", "stream"}
+_OPTIONS = frozenset(
+    {"tools", "tool_choice", "stop_sequences", "metadata", "thinking", "service_tier", "output_config", "output_format"}
 )
+_TRANSLATED = _OPTIONS | {"model", "messages", "system", "stream"}
+_SAME = frozenset({"max_tokens", "temperature", "top_p", "top_k"})
+"""Fields that have the same name and meaning in a chat."""
 _LEFT_OUT = frozenset(
     {"cache_control", "context_management", "compaction", "diagnostics", "speed", "user_profile_id", "betas"}
     | {"billing_policy", "fallbacks", "fallback_credit_token"}
@@ -58,27 +60,38 @@ def chat_request(body: Mapping[str, Any], *, marks: bool = True, bounded: bool =
     reader = BlockReader(marks=marks)
     chat: dict[str, Any] = {"model": body["model"], "messages": _messages(body, reader)}
     for field, value in body.items():
-        if value is None or field in _TRANSLATED or field in _LEFT_OUT:
-            continue
-        if field in _FOREIGN:
-            if value:
-                reader.note_foreign(field, field)
-        elif field in _NOT_HERE:
-            raise InvalidRequest(f"'{field}' is no field of Messages: {_NOT_HERE[field]}", param=field)
-        else:
-            chat[field] = value
-    if bounded and body.get("max_tokens") is None:
+        if field not in _TRANSLATED and value is not None:
+            if field in _SAME:
+                chat[field] = value
+            else:
+                _add_other(chat, field, value, reader)
+    if bounded and "max_tokens" not in chat:
         raise InvalidRequest("'max_tokens' is needed: how many tokens the answer may have", param="max_tokens")
     if body.get("stream") is not None:
         chat["stream"] = body["stream"]
-    _add_tools(chat, body, reader, marks)
-    _add_stops(chat, body.get("stop_sequences"))
-    _add_user(chat, body.get("metadata"))
-    if body.get("service_tier") == "standard_only":
-        chat["service_tier"] = "default"
-    effort = _effort(body)
-    _add_format(chat, body)
+    effort = None
+    if not _OPTIONS.isdisjoint(body):
+        _add_tools(chat, body, reader, marks)
+        _add_stops(chat, body.get("stop_sequences"))
+        _add_user(chat, body.get("metadata"))
+        if body.get("service_tier") == "standard_only":
+            chat["service_tier"] = "default"
+        effort = _effort(body)
+        _add_format(chat, body)
     return ChatRequest(chat, effort, reader.foreign)
+
+
+def _add_other(chat: dict[str, Any], field: str, value: Any, reader: BlockReader) -> None:
+    """Adds a field that is not among the usual ones, unless only Anthropic has it."""
+    if field in _LEFT_OUT:
+        return
+    if field in _FOREIGN:
+        if value:
+            reader.note_foreign(field, field)
+    elif field in _NOT_HERE:
+        raise InvalidRequest(f"'{field}' is no field of Messages: {_NOT_HERE[field]}", param=field)
+    else:
+        chat[field] = value
 
 
 def _messages(body: Mapping[str, Any], reader: BlockReader) -> list[dict[str, Any]]:
