@@ -115,7 +115,7 @@ def _embedders(settings: Settings, registry: Registry) -> Iterator[Finding]:
         if is_source(name):
             yield from _hub_embedder(place, name, settings)
             continue
-        kind = next((kind for kind in builtin.KINDS if name in (kind.name, kind.full_name)), None)
+        kind = builtin.kind_named(name)
         if kind is not None and not kind.is_installed:
             yield _missing_extra(f"{place}: {name}", kind.extra)
         if not builtin.is_builtin(name) and not _is_resolvable(name, settings, registry):

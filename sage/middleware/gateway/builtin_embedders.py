@@ -23,15 +23,18 @@ from sage.middleware.hub.sources import is_source, parse_source
 from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Relay, UpstreamModel, UpstreamRequest, Usage
 from sage.middleware.providers.vendor import HINTS, Vendor
 from sage.middleware.providers.wire.sse import read_usage
-from sage.middleware.retrieval.embedding.builtin import KINDS, builtin_embedder, kind_named
+from sage.middleware.retrieval.embedding.builtin import EARLIER, KINDS, builtin_embedder, kind_named
 from sage.middleware.settings.providers import ProviderCommon
 from sage.processors import available_processors
 
 if TYPE_CHECKING:  # brings numpy, which a gateway that nobody searches does not load
     from sage.middleware.retrieval.embedding.protocols import Embedder
 
-NAMES: Mapping[str, bool] = {name: name == kind.full_name for kind in KINDS for name in (kind.name, kind.full_name)}
-"""The names of all kinds, each with whether it is one to list: the name by which collections show it."""
+NAMES: Mapping[str, bool] = {
+    **{kind.full_name: False for kind in EARLIER},
+    **{name: name == kind.full_name for kind in KINDS for name in (kind.name, kind.full_name)},
+}
+"""The names of all kinds, each with whether it is one to list: the name by which new collections show it."""
 _FIELDS = HINTS | {"input", "encoding_format", "dimensions", "input_type"}
 _FOR_QUERIES = ("query", "search_query")
 _FOR_DOCUMENTS = ("document", "passage", "search_document")
@@ -97,7 +100,9 @@ class EmbedderProvider(Vendor):
             self._cannot(target, "dimensions", f" other than {kind.dimension}")
         if kind is None and dimensions is not None:
             self._cannot(target, "dimensions")
-        embedder = partial(_builtin, kind.name) if kind is not None else partial(_pulled, self._models, target.model)
+        embedder = (
+            partial(_builtin, kind.full_name) if kind is not None else partial(_pulled, self._models, target.model)
+        )
         compute = partial(_embed, embedder, self._is_query(call, target), _format(call.body))
         texts = _texts(call.body.get("input"))
         return Computation(compute, partial(_embeddings, call.model), texts, call, self._pool)

@@ -68,7 +68,7 @@ class AutomaticEmbedder:
             return []  # another writer does it, and embeds what is written meanwhile
         warning = (
             f"most documents of collection '{collection}' are not in English, so '{kind.name}' makes its vectors from "
-            "now on; that takes the processor about 1.5 times as long as 'local'"
+            "now on; that takes the processor two to three times as long as 'local'"
         )
         _log.info("%s", warning)
         return [warning]

@@ -14,7 +14,7 @@ from sage.errors import InvalidRequest, NotFound, SageError, Unavailable
 from sage.forks import forks
 from sage.middleware.retrieval.automatic_embedder import AutomaticEmbedder, sample
 from sage.middleware.retrieval.columns import Group, NumberOrder, groups, in_order
-from sage.middleware.retrieval.embedding.builtin import AUTO, kind_for
+from sage.middleware.retrieval.embedding.builtin import AUTO, kind_for, name_of_maker
 from sage.middleware.retrieval.embedding.protocols import Embedder, Models
 from sage.middleware.retrieval.embedding.registry import embedder_mismatch
 from sage.middleware.retrieval.filters.language import parse_filter
@@ -418,7 +418,7 @@ class Collection:
         """The embedder that made the vectors; ``None`` means that vectors come with the documents."""
         if identity.embedder is None:
             return None
-        embedder = self._models.embedder(identity.options.embedder)
+        embedder = self._models.embedder(name_of_maker(identity.embedder, identity.options.embedder))
         if embedder is None or embedder.name != identity.embedder:
             raise embedder_mismatch(self.name, identity.embedder, identity.options.embedder, embedder)
         return embedder

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sage.errors import DeadlineExceeded, InvalidRequest, RateLimited, Unavailable, UpstreamFailed
-from sage.middleware.retrieval.embedding.builtin import AUTO, NONE, installed_kinds, kind_for_all
+from sage.middleware.retrieval.embedding.builtin import AUTO, EARLIER, NONE, installed_kinds, kind_for_all
+from sage.middleware.retrieval.embedding.kind import EmbedderKind
 from sage.middleware.retrieval.embedding.protocols import Embedder
 from sage.middleware.retrieval.embedding.registry import FUNCTION, ModelsByName
 from sage.middleware.retrieval.text.languages import share_spoken
@@ -46,15 +47,16 @@ class MemoryEmbedders:
     callable from texts to ``(n, dim) float32``: the same for all tenants, except for ``auto``.
 
     ``auto`` is a local one that is installed. Memories come one at a time, in any language, so it is one that knows
-    every language, where there is one. A tenant whose memories have vectors of another local one keeps that.
+    every language, where there is one. A tenant whose memories have vectors of another local one keeps that; and what
+    ``local`` meant in an earlier release, where that made them.
     """
 
     def __init__(self, embedder: Any, models: Any) -> None:
         is_name = embedder is None or isinstance(embedder, str)
         self._by_name = ModelsByName(None if is_name else embedder, models)
         self.reranker = self._by_name.reranker
-        self._is_automatic = is_name and embedder == AUTO
-        kind = kind_for_all() if self._is_automatic else None
+        kind = kind_for_all() if is_name and embedder == AUTO else None
+        self._possible = _possible_kinds(embedder) if is_name else []
         self._default = self._named(kind.name if kind is not None else (embedder or NONE) if is_name else FUNCTION)
         self._of_tenants: dict[str, MemoryEmbedder] = {}
 
@@ -65,7 +67,7 @@ class MemoryEmbedders:
 
     def of(self, tenant: str, collection: MemoryCollection) -> MemoryEmbedder:
         """``collection`` has the tenant's memories."""
-        if not self._is_automatic:
+        if not self._possible:
             return self._default
         chosen = self._of_tenants.get(tenant)
         if chosen is None:
@@ -76,16 +78,26 @@ class MemoryEmbedders:
 
     def _that_made(self, records: Sequence[MemoryRecord]) -> MemoryEmbedder | None:
         """The local embedder that makes the same vectors of the same texts; ``None`` means that none does, or that
-        there are no memories."""
+        there are no memories. Vectors of two of them may be near, so the one that makes the nearest."""
         stored = [record for record in records if record.vector is not None]
-        for kind in installed_kinds() if stored else ():
-            embedder = self._named(kind.name)
-            if any(embedder.has_made(record.content, record.vector) for record in stored):
-                return embedder
-        return None
+        best, nearest = None, _SAME
+        for kind in self._possible if stored else ():
+            embedder = self._named(kind.full_name)
+            likeness = max(embedder.likeness(record.content, record.vector) for record in stored)
+            if likeness > nearest:
+                best, nearest = embedder, likeness
+        return best
 
     def _named(self, name: str) -> MemoryEmbedder:
         return MemoryEmbedder(self._by_name.embedder(name))
+
+
+def _possible_kinds(name: str | None) -> list[EmbedderKind]:
+    """Those of which one may have made a tenant's vectors; none means that there is no question."""
+    earlier = [kind for kind in EARLIER if kind.is_installed and name in (AUTO, kind.name)]
+    if name == AUTO:
+        return [*installed_kinds(), *earlier]
+    return [*(kind for kind in installed_kinds() if kind.name == name), *earlier] if earlier else []
 
 
 class MemoryEmbedder:
@@ -110,13 +122,14 @@ class MemoryEmbedder:
         vector: list[float] = self._embedder.embed([content])[0].tolist()
         return vector
 
-    def has_made(self, content: str, vector: Sequence[float] | None) -> bool:
-        """Whether ``vector`` is the one that it makes of ``content``, but for what releases and processors differ."""
+    def likeness(self, content: str, vector: Sequence[float] | None) -> float:
+        """The cosine of ``vector`` and the one that it makes of ``content``; of its own vectors it differs from 1 by
+        what releases and processors differ."""
         made = self.embed_content(content)
         if made is None or vector is None or len(made) != len(vector):
-            return False
+            return 0.0
         length = math.hypot(*made) * math.hypot(*vector)
-        return length > 0 and sum(map(operator.mul, made, vector)) / length > _SAME
+        return sum(map(operator.mul, made, vector)) / length if length > 0 else 0.0
 
     def embed_query(self, query: str) -> QueryVector:
         """In a language that the embedder does not speak, the vector weighs less than the keywords."""

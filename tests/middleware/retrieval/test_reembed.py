@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,16 @@ from project import ROOT
 from sage.errors import Conflict, UpstreamFailed
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.collections import Collections
+from sage.middleware.retrieval.embedding.builtin import EARLIER_MINILM, MINILM, builtin_embedder
 from sage.middleware.retrieval.embedding.protocols import Embedder, Reranker
+from sage.middleware.retrieval.embedding.registry import ModelsByName
 from sage.middleware.retrieval.types.search import Mode, Search
 from sage.middleware.retrieval.vector_store import VectorStore
 from sage.middleware.settings.retrieval import Retrieval
 
 pytestmark = pytest.mark.slow
+
+TEXTS = {"cat": "The cat sleeps on the sofa.", "tax": "Taxes are due in April."}
 
 
 class Hashed:
@@ -433,3 +438,36 @@ def test_a_store_in_memory_too(old: Hashed, new: Hashed) -> None:
         gate.opened.set()
         join()
         assert_embedded(store.collection, new, texts_of(31))
+
+
+class ModelsOfAnEarlierRelease:
+    """Then ``local`` was another embedder."""
+
+    def embedder(self, name: str) -> Embedder | None:
+        return builtin_embedder(EARLIER_MINILM.full_name if name == "local" else name)
+
+    def reranker(self, name: str) -> Reranker:
+        raise NotImplementedError
+
+
+def test_a_collection_of_an_earlier_release_keeps_its_embedder_until_it_is_moved(tmp_path: Path) -> None:
+    documents = [{"id": id, "text": text} for id, text in TEXTS.items()]
+    query = Search(query="a sleeping pet", mode=Mode.DENSE, top_k=1)
+    with closing(Collections(tmp_path, Retrieval(), ModelsOfAnEarlierRelease())) as earlier:
+        collection = earlier.create("acme", "old", {"embedder": "local"})
+        collection.add(documents)
+        expected = collection.search(query).results[0]
+        assert (expected.id, collection.describe()["embedder"]) == ("cat", EARLIER_MINILM.full_name)
+    with closing(Collections(tmp_path, Retrieval(), ModelsByName(None, None))) as today:
+        old, new = today.open("acme", "old"), today.create("acme", "new", {"embedder": "local"})
+        new.add(documents)
+        assert old.search(query).results[0].score == pytest.approx(expected.score, abs=1e-6)
+        assert new.describe()["embedder"] == MINILM.full_name
+        old.add([{"id": "bread", "text": "Bread is made of flour."}])
+        vector = old.get("bread", vector=True).vector
+        made = ModelsOfAnEarlierRelease().embedder("local").embed(["Bread is made of flour."])  # type: ignore[union-attr]
+        assert np.allclose(vector, made[0], atol=1e-5)
+        assert old.describe()["embedder"] == EARLIER_MINILM.full_name
+        old.reembed("local")
+        assert (old.describe()["embedder"], old.options.embedder) == (MINILM.full_name, "local")
+        assert old.search(query).results[0].score == pytest.approx(new.search(query).results[0].score, abs=1e-6)

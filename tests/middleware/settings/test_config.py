@@ -142,7 +142,7 @@ def test_check_names_the_file_and_who_cannot_serve(tmp_path: Path) -> None:
     assert good.stdout.splitlines() == [
         "config.yaml: the configuration is good",
         "providers: local",
-        "models: gemma-3-270m, local/minilm-l6-v2-int8, local/multilingual-e5-small-q4",
+        "models: gemma-3-270m, local/minilm-l6-v2-int8x8, local/multilingual-e5-small-q4",
         "warning: provider 'vllm' cannot serve: it is not configured: set VLLM_BASE_URL, or its base_url, or give a "
         "deployment an 'engine' (llm.providers.vllm)",
     ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from sage.middleware.retrieval.embedding.builtin import E5, MINILM
+from sage.middleware.retrieval.embedding.builtin import E5, EARLIER_MINILM, MINILM, builtin_embedder
 from sage.service import MemoryOrchestratorService
 
 pytestmark = pytest.mark.slow
@@ -35,6 +37,22 @@ def test_memories_of_an_earlier_release_keep_their_embedder(tmp_path: Path) -> N
         memory.store_memory("s", "The dog barks at night.")
         with MemoryOrchestratorService(persist_directory=str(tmp_path), embedder=MINILM.name) as same:
             assert same.search_memories("a noisy pet")[0]["content"] == "The dog barks at night."
+
+
+def test_memories_whose_embedder_was_called_local_keep_it(tmp_path: Path) -> None:
+    earlier = builtin_embedder(EARLIER_MINILM.full_name)
+    assert earlier is not None
+    with MemoryOrchestratorService(persist_directory=str(tmp_path), embedder=earlier.name) as memory:
+        memory.store_memory("s", "The cat sleeps on the sofa.", tenant="earlier")
+    for name in ("auto", "local"):
+        text = f"The dog barks at night, says {name}."
+        with MemoryOrchestratorService(persist_directory=str(tmp_path), embedder=name) as memory:
+            for tenant in ("earlier", "new"):
+                memory.store_memory(name, text, tenant=tenant)
+                stored = map(json.loads, memory.export_memories(tenant=tenant)["lines"])
+                (vector,) = (each["vector"] for each in stored if each["content"] == text)
+                is_earlier = np.allclose(vector, earlier.embed([text])[0], atol=1e-5)
+                assert is_earlier == (tenant == "earlier")
 
 
 def test_an_embedder_that_does_not_know_the_language_warns_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -33,7 +33,7 @@ class EmbedJobRequest(JobOptions):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    model: str | None = Field(None, examples=["local/minilm-l6-v2-int8"])
+    model: str | None = Field(None, examples=["local/minilm-l6-v2-int8x8"])
     collection: str | None = Field(None, description="In place of `model`: the model that this collection embeds with.")
     input: str | list[str] | None = Field(None, examples=[["This is document 1", "This is document 2"]])
     requests: list[EmbedLine] | None = None

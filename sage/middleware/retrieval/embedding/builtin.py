@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sage.middleware.hub.sources import is_source
@@ -30,6 +31,12 @@ def _load_minilm(kind: EmbedderKind) -> Embedder:
     return minilm.open_installed(kind)
 
 
+def _load_earlier_minilm(kind: EmbedderKind) -> Embedder:
+    from sage.middleware.retrieval.embedding import minilm
+
+    return minilm.open_earlier(kind)
+
+
 def _load_e5(kind: EmbedderKind) -> Embedder:
     from sage.middleware.retrieval.embedding import e5
 
@@ -38,7 +45,7 @@ def _load_e5(kind: EmbedderKind) -> Embedder:
 
 MINILM = EmbedderKind(
     name="local",
-    full_name="local/minilm-l6-v2-int8",
+    full_name="local/minilm-l6-v2-int8x8",
     model="all-MiniLM-L6-v2, int8",
     dimension=384,
     languages=frozenset({"en"}),
@@ -60,10 +67,14 @@ E5 = EmbedderKind(
 )
 KINDS = (MINILM, E5)
 """Every embedder that runs in this process, the cheapest first."""
+EARLIER_MINILM = replace(MINILM, full_name="local/minilm-l6-v2-int8", load=_load_earlier_minilm)
+EARLIER = (EARLIER_MINILM,)
+"""What a name of :data:`KINDS` meant in earlier releases: collections that were made then keep it, and nothing else
+gets it unless its full name is asked for. ``reembed`` moves a collection to the one of today."""
 NAMES = (AUTO, NONE, *(kind.name for kind in KINDS))
 """The names to offer where no model of a registry can be reached."""
 
-_KIND_OF = {name: kind for kind in KINDS for name in (kind.name, kind.full_name)}
+_KIND_OF = {name: kind for kind in (*EARLIER, *KINDS) for name in (kind.name, kind.full_name)}
 
 
 def is_builtin(name: str) -> bool:
@@ -106,6 +117,16 @@ def installed_kinds() -> list[EmbedderKind]:
 def kind_named(name: str) -> EmbedderKind | None:
     """The kind of one of its two names; ``None`` means that it is another embedder's."""
     return _KIND_OF.get(name)
+
+
+def name_of_maker(made_by: str | None, spec: str) -> str:
+    """By what name to find the embedder that made a collection's vectors, whose full name is ``made_by``; ``None``
+    means that a release made them which did not tell. The collection's options call it ``spec``, which may mean a later
+    embedder today."""
+    if made_by is None:
+        return next((kind.full_name for kind in EARLIER if kind.name == spec), spec)
+    kind = _KIND_OF.get(made_by)
+    return made_by if kind is not None and kind.name == spec else spec
 
 
 @functools.cache

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sage.errors import MissingExtra
+from sage.middleware.retrieval.embedding.bert_graph import INPUT, bert_model
 from sage.middleware.retrieval.embedding.e5_file import E5File, dequantized
-from sage.middleware.retrieval.embedding.e5_graph import INPUT, e5_model
 from sage.middleware.retrieval.embedding.kind import EmbedderKind
 from sage.middleware.retrieval.embedding.model_files import folder_of, read_pinned
 from sage.middleware.retrieval.embedding.query_cache import QueryCache
@@ -100,7 +100,7 @@ class _E5Model:
         self._tokenizer = file.tokenizer
         self._words = file.blocks("emb.word", width).copy()  # all that is needed of the content
         self._positions = file.floats("emb.pos").reshape(-1, width) + file.floats("emb.type")[:width]
-        self._session: Any = open_session(onnxruntime, e5_model(file))
+        self._session: Any = open_session(onnxruntime, bert_model(file))
 
     def vector(self, text: str) -> Vectors:
         tokens = self._tokenizer.encode(text)

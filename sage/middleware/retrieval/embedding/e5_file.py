@@ -10,12 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sage.middleware.retrieval.embedding.bert_graph import (
+    ATTENDED,
+    KEY,
+    LOWERED,
+    QUERY,
+    RAISED,
+    VALUE,
+    BertSizes,
+    Floats,
+)
 from sage.middleware.retrieval.embedding.unigram import UnigramTokenizer
 
 _BLOCK = 32
 """Weights that have a scale of their own: its 2 bytes, then 16 bytes with two weights each."""
 _BLOCK_BYTES = 18
 _ZERO = 8  # the code of the weight 0
+_PRODUCTS = {QUERY: "q", KEY: "k", VALUE: "v", ATTENDED: "ao", RAISED: "fi", LOWERED: "fo"}
+_NORMS = {ATTENDED: "aln", LOWERED: "oln"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +45,8 @@ class Shape:
 
 
 class E5File:
-    """The parts of the file, read from its ``content``, which is what it should be."""
+    """The parts of the file, read from its ``content``, which is what it should be; they are
+    :class:`~sage.middleware.retrieval.embedding.bert_graph.BertWeights`."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -52,6 +65,19 @@ class E5File:
             self._normal_forms(),
         )
         self._tensors = dict(self._tensor() for _ in range(*self._take("<i")))
+
+    @property
+    def sizes(self) -> BertSizes:
+        return BertSizes(self.shape.width, self.shape.layers, self.shape.heads, self.shape.epsilon)
+
+    def product(self, layer: int, product: str) -> tuple[Floats, Floats]:
+        inputs = self.shape.inner if product == LOWERED else self.shape.width
+        name = f"l{layer}.{_PRODUCTS[product]}"
+        return self.weights(f"{name}.w", inputs), self.floats(f"{name}.b")
+
+    def norm(self, layer: int | None, product: str) -> tuple[Floats, Floats]:
+        name = "emb.ln" if layer is None else f"l{layer}.{_NORMS[product]}"
+        return self.floats(f"{name}.w"), self.floats(f"{name}.b")
 
     def floats(self, name: str) -> NDArray[np.float32]:
         """A tensor of plain numbers."""

@@ -18,7 +18,7 @@ class EmbedderKind:
     name: str
     """What a collection's options call it (``local``)."""
     full_name: str
-    """The name by which its vectors are known (``local/minilm-l6-v2-int8``): those of one full name are comparable.
+    """The name by which its vectors are known (``local/minilm-l6-v2-int8x8``): those of one full name are comparable.
     Collections can be made with this name, too."""
     model: str
     """What the documentation calls it."""

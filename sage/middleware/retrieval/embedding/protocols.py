@@ -14,7 +14,7 @@ class Embedder(Protocol):
 
     @property
     def name(self) -> str:
-        """Exact enough that vectors of one name are comparable (``local/minilm-l6-v2-int8``)."""
+        """Exact enough that vectors of one name are comparable (``local/minilm-l6-v2-int8x8``)."""
 
     @property
     def dimension(self) -> int | None:

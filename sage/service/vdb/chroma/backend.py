@@ -14,6 +14,8 @@ import orjson
 
 from sage.errors import InvalidRequest, NotFound, Unsupported
 from sage.middleware.retrieval.columns import NumberOrder
+from sage.middleware.retrieval.embedding.builtin import name_of_maker
+from sage.middleware.retrieval.embedding.protocols import Embedder
 from sage.middleware.retrieval.query.relevance import RelevanceScale
 from sage.middleware.retrieval.types.documents import NewDocument, StoredDocument, Vector
 from sage.middleware.retrieval.types.search import Mode, Search, SearchResult, check_search
@@ -24,6 +26,7 @@ from sage.service.vdb.chroma.client import GONE, close, connect, made_anew, tran
 from sage.service.vdb.chroma.filters import chroma_where
 from sage.service.vdb.chroma.records import (
     DIMENSION,
+    EMBEDDER,
     METRIC,
     SPACES,
     collection_of,
@@ -62,7 +65,8 @@ class ChromaBackend:
 
     def add(self, tenant: str, collection: str, items: Sequence[NewDocument]) -> None:
         metadatas = [encoded_metadata(item, f"items[{index}]") for index, item in enumerate(items)]
-        complete = self._with_vectors(items)
+        embedder = self._embedder_of(tenant, collection)
+        complete = _with_vectors(items, embedder)
 
         def run(handle: Any) -> None:
             check_dimensions(complete, _dimension(handle))
@@ -76,32 +80,34 @@ class ChromaBackend:
             except NotFound:
                 dimension = self._defaults.dimension or _size_of(complete[0])
                 check_dimensions(complete, dimension)
-                self._make(tenant, collection, dimension)
+                self._make(tenant, collection, dimension, embedder)
                 self._on(tenant, collection, run)
 
-    def _make(self, tenant: str, collection: str, dimension: int) -> None:
+    def _make(self, tenant: str, collection: str, dimension: int, embedder: Embedder | None) -> None:
         metric = self._defaults.metric
+        maker = {} if embedder is None else {EMBEDDER: embedder.name}
         with translated(self._url):
             self._client.get_or_create_collection(
                 encoded_name(self._prefix, tenant, collection),
-                metadata={METRIC: metric.value, DIMENSION: dimension},
+                metadata={METRIC: metric.value, DIMENSION: dimension, **maker},
                 configuration={"hnsw": {"space": SPACES[metric]}},
                 embedding_function=None,
             )
 
-    def _with_vectors(self, items: Sequence[NewDocument]) -> list[NewDocument]:
-        complete = embedded(items, self._defaults.models.embedder(self._defaults.embedder))
-        for index, item in enumerate(complete):
-            if item.vector is None:
-                raise Unsupported(
-                    f"items[{index}] has no 'vector', which Chroma needs of each; give it one, or the service an "
-                    "'embedder'",
-                    param="items",
-                )
-        return complete
+    def _embedder_of(self, tenant: str, collection: str) -> Embedder | None:
+        """The one that made the collection's vectors; of a collection that is not there, the one that will."""
+        spec = self._defaults.embedder
+        try:
+            made_by = self._on(tenant, collection, lambda handle: handle.metadata.get(EMBEDDER))
+        except NotFound:
+            return self._defaults.models.embedder(spec)
+        return self._defaults.models.embedder(name_of_maker(made_by, spec))
 
     def search(self, tenant: str, collection: str, search: Search) -> list[SearchResult]:
-        query = self._query_vector(search)
+        _refuse_ours(search)
+        embedder = self._embedder_of(tenant, collection)
+        query = _query_vector(search, embedder)
+        maker = None if embedder is None else embedder.name
         where = chroma_where(search.filter)
 
         def run(handle: Any) -> list[SearchResult]:
@@ -109,41 +115,9 @@ class ChromaBackend:
             check_search(with_vector, dimension=_dimension(handle), max_results=LIMITS.max_results)
             if where is False:
                 return []
-            return _nearest(handle, query, search, self._embedder_name, None if where is True else where)
+            return _nearest(handle, query, search, maker, None if where is True else where)
 
         return self._on(tenant, collection, run)
-
-    @property
-    def _embedder_name(self) -> str | None:
-        embedder = self._defaults.models.embedder(self._defaults.embedder)
-        return None if embedder is None else embedder.name
-
-    def _query_vector(self, search: Search) -> Vector:
-        default = Search()
-        for name in _OURS:
-            if getattr(search, name) != getattr(default, name):
-                raise Unsupported(
-                    f"'{name}' is of the backend 'retrieval'; Chroma searches by vectors alone", param="options"
-                )
-        if search.mode is not Mode.DENSE:
-            raise Unsupported(
-                f"mode '{search.mode}' goes by words, and Chroma by vectors alone; use 'dense', or backend 'retrieval'",
-                param="mode",
-            )
-        if search.vector is not None:
-            if search.query:
-                raise Unsupported(
-                    "Chroma searches by one vector: give 'vector' or 'text', or use backend 'retrieval'", param="text"
-                )
-            return search.vector
-        embedder = self._defaults.models.embedder(self._defaults.embedder)
-        if embedder is None:
-            raise Unsupported(
-                "Chroma searches by vectors: give 'vector', or the service an 'embedder', or use backend 'retrieval'",
-                param="text",
-            )
-        vector: Vector = embedder.embed([search.query], query=True)[0]
-        return vector
 
     def get(self, tenant: str, collection: str, id: str, vector: bool) -> StoredDocument:
         def run(handle: Any) -> StoredDocument:
@@ -207,7 +181,7 @@ class ChromaBackend:
             )
             if revision.text is not None and revision.vector is None and self._defaults.embedder != "none":
                 changed = replace(changed, vector=None)
-            (changed,) = self._with_vectors([changed])
+            (changed,) = _with_vectors([changed], self._embedder_of(tenant, collection))
             metadata = encoded_metadata(changed, "update")
 
             def run(handle: Any) -> None:
@@ -301,6 +275,48 @@ class ChromaBackend:
                 raise
             self._handles.pop(name, None)
             raise no_collection(collection, self.collections(tenant)) from None
+
+
+def _with_vectors(items: Sequence[NewDocument], embedder: Embedder | None) -> list[NewDocument]:
+    complete = embedded(items, embedder)
+    for index, item in enumerate(complete):
+        if item.vector is None:
+            raise Unsupported(
+                f"items[{index}] has no 'vector', which Chroma needs of each; give it one, or the service an "
+                "'embedder'",
+                param="items",
+            )
+    return complete
+
+
+def _refuse_ours(search: Search) -> None:
+    default = Search()
+    for name in _OURS:
+        if getattr(search, name) != getattr(default, name):
+            raise Unsupported(
+                f"'{name}' is of the backend 'retrieval'; Chroma searches by vectors alone", param="options"
+            )
+    if search.mode is not Mode.DENSE:
+        raise Unsupported(
+            f"mode '{search.mode}' goes by words, and Chroma by vectors alone; use 'dense', or backend 'retrieval'",
+            param="mode",
+        )
+
+
+def _query_vector(search: Search, embedder: Embedder | None) -> Vector:
+    if search.vector is not None:
+        if search.query:
+            raise Unsupported(
+                "Chroma searches by one vector: give 'vector' or 'text', or use backend 'retrieval'", param="text"
+            )
+        return search.vector
+    if embedder is None:
+        raise Unsupported(
+            "Chroma searches by vectors: give 'vector', or the service an 'embedder', or use backend 'retrieval'",
+            param="text",
+        )
+    vector: Vector = embedder.embed([search.query], query=True)[0]
+    return vector
 
 
 def _no_columns() -> Unsupported:

@@ -15,7 +15,7 @@ from sage.middleware.retrieval.types.documents import NewDocument, Vector
 from sage.middleware.settings.retrieval import Metric
 
 SPACES = {Metric.COSINE: "cosine", Metric.DOT: "ip", Metric.EUCLIDEAN: "l2"}
-METRIC, DIMENSION = "sage_metric", "sage_dimension"
+METRIC, DIMENSION, EMBEDDER = "sage_metric", "sage_dimension", "sage_embedder"
 """Of a collection's own metadata."""
 RESERVED = ("$", "#", "chroma:")
 """How names begin that metadata cannot have there."""

@@ -20,7 +20,7 @@ from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailab
 from sage.middleware.retrieval.automatic_embedder import language_warning
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.collections import EXISTS, Collections, made_with
-from sage.middleware.retrieval.embedding.builtin import AUTO, kind_for, kind_for_all, kind_named
+from sage.middleware.retrieval.embedding.builtin import AUTO, kind_for, kind_for_all, kind_named, name_of_maker
 from sage.middleware.retrieval.embedding.kind import EmbedderKind
 from sage.middleware.retrieval.embedding.protocols import Embedder, Models
 from sage.middleware.retrieval.embedding.registry import embedder_mismatch
@@ -406,7 +406,7 @@ class _NamedEmbedder:
 
     def embed(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.float32]:
         """Raises :class:`InvalidRequest` when its name leads to another embedder now."""
-        embedder: Embedder | None = self._models.embedder(self._spec)
+        embedder: Embedder | None = self._models.embedder(name_of_maker(self.name, self._spec))
         if embedder is None or embedder.name != self.name:
             raise embedder_mismatch(self._collection, self.name, self._spec, embedder)
         return embedder.embed(texts, query=query)

@@ -48,11 +48,11 @@ def test_english_files_keep_the_cheaper_embedder(running: Running, run: Sage, tm
     done = run("ingest", "kb", "cat.md")
     assert done.returncode == 0, done.stderr
     assert "not in English" not in done.stderr
-    assert running.get("/collections/kb").json()["embedder"] == "local/minilm-l6-v2-int8"
+    assert running.get("/collections/kb").json()["embedder"] == "local/minilm-l6-v2-int8x8"
 
 
 def test_over_http_a_collection_of_both_ways_of_making_gets_it(running: Running) -> None:
-    assert running.post("/collections", {"name": "made"}).json()["embedder"] == "local/minilm-l6-v2-int8"
+    assert running.post("/collections", {"name": "made"}).json()["embedder"] == "local/minilm-l6-v2-int8x8"
     documents = {"documents": [{"text": text} for text in TEXTS.values()]}
     for name in ("made", "by-its-documents"):
         (warning,) = running.post(f"/collections/{name}/documents", documents).json()["warnings"]

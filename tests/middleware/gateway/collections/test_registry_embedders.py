@@ -218,7 +218,8 @@ def test_local_names_need_no_gateway() -> None:
     models = RegistryModels(no_gateway)
     assert models.embedder("none") is None
     assert models.embedder("auto") is models.embedder("local") is builtin_embedder("local")
-    assert models.embedder("local/minilm-l6-v2-int8") is builtin_embedder("local")
+    assert models.embedder("local/minilm-l6-v2-int8x8") is builtin_embedder("local")
+    assert models.embedder("local/minilm-l6-v2-int8") is not builtin_embedder("local")
     assert models.embedder("local-multilingual") is builtin_embedder("local-multilingual")
     with pytest.raises(Unavailable, match="does not run"):
         models.embedder("up/m")

@@ -16,7 +16,16 @@ from sage.errors import ConfigError, MissingExtra
 from sage.middleware.gateway.collections.embedders import RegistryModels
 from sage.middleware.gateway.services.plans import make_environment
 from sage.middleware.retrieval.embedding import builtin
-from sage.middleware.retrieval.embedding.builtin import AUTO, KINDS, NAMES, NONE, builtin_embedder, is_builtin
+from sage.middleware.retrieval.embedding.builtin import (
+    AUTO,
+    EARLIER,
+    KINDS,
+    NAMES,
+    NONE,
+    builtin_embedder,
+    is_builtin,
+    name_of_maker,
+)
 from sage.middleware.retrieval.embedding.functions import FunctionEmbedder
 from sage.middleware.retrieval.embedding.kind import EmbedderKind
 from sage.middleware.retrieval.embedding.registry import ModelsByName
@@ -42,6 +51,21 @@ def test_every_name_is_listed_once() -> None:
     assert len({*names, AUTO, NONE}) == len(names) + 2
     assert all(is_builtin(name) for name in (*names, *NAMES))
     assert not is_builtin("openai/text-embedding-3-small")
+
+
+def test_what_a_name_meant_earlier_has_its_full_name_alone() -> None:
+    for kind in EARLIER:
+        assert kind not in KINDS
+        assert is_builtin(kind.full_name)
+        later = next(each for each in KINDS if each.name == kind.name)
+        assert builtin_embedder(kind.name) is builtin_embedder(later.full_name)
+        embedder = builtin_embedder(kind.full_name)
+        assert embedder is not None
+        assert embedder.name == kind.full_name
+        assert name_of_maker(kind.full_name, kind.name) == name_of_maker(None, kind.name) == kind.full_name
+        assert name_of_maker(later.full_name, kind.name) == later.full_name
+    assert name_of_maker("openai/m", "openai/m") == name_of_maker(None, "openai/m") == "openai/m"
+    assert name_of_maker(KINDS[1].full_name, KINDS[0].name) == KINDS[0].name  # a mismatch stays one
 
 
 @every_kind

