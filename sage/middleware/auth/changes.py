@@ -14,7 +14,7 @@ from sage.middleware.audit.origin import caller_address
 from sage.middleware.auth.principal import Principal
 
 Also = Callable[[Connection, str, str], None]
-"""What is done in the transaction that makes a user, key or team: it is given the subject (``user:<name>``,
+"""What is done in the transaction that makes or changes a user, key or team: it is given the subject (``user:<name>``,
 ``key:<id>``, ``tenant:<name>``) and its tenant. It comes before the change is told; what it raises undoes all."""
 
 

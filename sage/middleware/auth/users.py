@@ -142,8 +142,11 @@ class Users:
         with self._database.read() as session:
             return session.scalar(select(UserRow.id).limit(1)) is not None
 
-    def change(self, name: str, by: Principal | None = None, **changes: Unpack[UserChanges]) -> User:
-        """Changes a user. Disabling it and a new password end its sessions with all their tokens.
+    def change(
+        self, name: str, by: Principal | None = None, also: Also | None = None, **changes: Unpack[UserChanges]
+    ) -> User:
+        """Changes a user, and does what ``also`` does with it. Disabling it and a new password end its sessions with
+        all their tokens.
 
         Raises :class:`Conflict` for disabling or demoting the last enabled admin.
         """
@@ -165,6 +168,8 @@ class Users:
                 details["new_password"] = True
             if password_hash or changes.get("disabled"):
                 end_sessions(session, row.id, now)
+            if also is not None:
+                also(session.connection(), f"user:{row.name}", row.tenant)
             if changes:
                 self._database.bump(session)
                 self._changes.tell(session, by, "user.change", f"user:{row.name}", row.tenant, details)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from sage.errors import PermissionDenied
 from sage.middleware.audit.event import THE_OPERATOR, Actor, AuditEvent
 from sage.middleware.audit.log import AuditLog
 from sage.middleware.audit.origin import caller_address
@@ -47,9 +48,12 @@ class BudgetStore:
         settings: BudgetSettings,
         tenant: str | None = None,
         by: Actor = THE_OPERATOR,
+        *,
+        only_own: bool = False,
     ) -> Budget:
         """As :meth:`put`, within a transaction of the same database, that has told the audit nothing yet (all who take
-        both locks take them in this order)."""
+        both locks take them in this order). ``only_own``: raises :class:`PermissionDenied` where somebody else than
+        ``by`` has given the subject a budget."""
         _count_change(connection)
         budget = Budget.of(subject, settings, tenant=tenant)
         values = {
@@ -59,8 +63,11 @@ class BudgetStore:
             "window": budget.window,
             "hard": budget.hard,
             "updated_at": int(self._clock()),
+            "given_by": by.name,
         }
         before = _stored(connection, subject)
+        if only_own:
+            _require_given_by(connection, before, by)
         if before is None:
             connection.execute(insert(budgets).values(subject=subject, **values))
         else:
@@ -71,12 +78,26 @@ class BudgetStore:
     def remove(self, subject: str, tenant: str | None = None, by: Actor = THE_OPERATOR) -> bool:
         """Takes the budget of ``subject`` away; returns whether there was one."""
         with self._changing() as connection:
-            _count_change(connection)
-            before = _stored(connection, subject)
-            if before is None:
-                return False
-            connection.execute(delete(budgets).where(budgets.c.subject == subject))
-            self._tell(connection, by, replace(before, tenant=tenant), before, None)
+            return self.remove_in(connection, subject, tenant, by)
+
+    def remove_in(
+        self,
+        connection: Connection,
+        subject: str,
+        tenant: str | None = None,
+        by: Actor = THE_OPERATOR,
+        *,
+        only_own: bool = False,
+    ) -> bool:
+        """As :meth:`remove`, in the way of :meth:`put_in`."""
+        _count_change(connection)
+        before = _stored(connection, subject)
+        if before is None:
+            return False
+        if only_own:
+            _require_given_by(connection, before, by)
+        connection.execute(delete(budgets).where(budgets.c.subject == subject))
+        self._tell(connection, by, replace(before, tenant=tenant), before, None)
         return True
 
     @contextmanager
@@ -125,6 +146,18 @@ def _count_change(connection: Connection) -> None:
 def _stored(connection: Connection, subject: str) -> Budget | None:
     row = connection.execute(select(budgets).where(budgets.c.subject == subject)).one_or_none()
     return None if row is None else _budget(row)
+
+
+def _require_given_by(connection: Connection, budget: Budget | None, by: Actor) -> None:
+    if budget is None:
+        return
+    query = select(budgets.c.given_by).where(budgets.c.subject == budget.subject)
+    if connection.execute(query).scalar_one() != by.name:
+        raise PermissionDenied(
+            f"an admin or owner has given '{budget.subject}' its budget, and only they change it or take it away",
+            param="budget",
+            code="missing_scope",
+        )
 
 
 def _told(budget: Budget | None) -> dict[str, Any] | None:

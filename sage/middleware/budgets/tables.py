@@ -36,6 +36,7 @@ budgets = Table(
     Column("window", String(8), nullable=False),
     Column("hard", Boolean, nullable=False),
     Column("updated_at", Whole, nullable=False),
+    Column("given_by", String(_SUBJECT)),  # as the audit names who did it; NULL: unknown
 )
 """The stored budgets. Those of the configuration are in no table; what they counted is."""
 

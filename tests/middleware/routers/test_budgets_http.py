@@ -207,11 +207,19 @@ def test_a_key_is_made_and_changed_with_its_budget(house: House) -> None:
     def patch(by: str, **body: Any) -> int:
         return house.running.request("PATCH", path, key=house.keys[by], json=body).status_code
 
-    assert patch("ann", budget={"tokens": 5}) in (200, 403, 404)  # as for limits: only of keys that it made
+    assert patch("ann", budget={"tokens": 5}) == 200  # the budget is its own, as is the key
     assert patch("made", budget={"tokens": 500}) in (403, 404)
     assert patch("root", budget={"tokens": 50}) == 200
+    assert [patch("ann", budget=given, note="mine") for given in (None, {"tokens": 500}, {"usd": 500})] == [403] * 3
     assert house.seen_by("made")[subject]["tokens"] == 50
+    assert house.running.get(path, key=house.keys["ann"]).json()["note"] == ""  # all of a change, or nothing
+    assert patch("olga", budget={"tokens": 60}) == 200  # an owner of the team
+    assert patch("ann", budget=None) == 403
     assert patch("root", budget=None) == 200
+    assert subject not in house.seen_by("made")
+    assert [patch("ann", budget={"tokens": 7}), patch("ann", budget={"tokens": 8}), patch("ann", budget=None)] == [
+        200
+    ] * 3
     assert subject not in house.seen_by("made")
     assert house.running.post("/auth/keys", {"budget": {"usd": 0}}, key=house.keys["ann"]).status_code == 400
 
@@ -381,18 +389,18 @@ def test_every_way_to_set_budgets_and_limits_is_told_with_what_was_before(house:
     first, second = {"usd": "1.5", **month}, {"tokens": 5, "window": "day", "hard": False}
     key, user, team = f"key:{ann}", "user:ann", "team:acme"
     assert told == [
-        ("key.change", key, "acme", {"user": "ann", "limits": {"rpm": 5}, "limits_before": None}),
         ("budget.set", f"budget:{key}", "acme", {"budget": first, "budget_before": None}),
+        ("key.change", key, "acme", {"user": "ann", "limits": {"rpm": 5}, "limits_before": None}),
         ("budget.set", f"budget:{key}", "acme", {"budget": second, "budget_before": first}),
-        ("user.change", user, "acme", {"limits": {"tpm": 8}, "limits_before": None}),
         ("budget.set", "budget:user:ann", "acme", {"budget": {"tokens": 6, **month}, "budget_before": None}),
-        ("user.change", user, "acme", {"limits": None, "limits_before": {"tpm": 8}}),
+        ("user.change", user, "acme", {"limits": {"tpm": 8}, "limits_before": None}),
         ("budget.remove", "budget:user:ann", "acme", {"budget_before": {"tokens": 6, **month}}),
+        ("user.change", user, "acme", {"limits": None, "limits_before": {"tpm": 8}}),
+        ("budget.set", "budget:tenant:acme", "acme", {"budget": {"usd": "7", **month}, "budget_before": None}),
         (
             *("team.change", team, "acme"),
             {"limits": {"rpm": 1}, "limits_before": None, "member_limits": {"rpm": 2}, "member_limits_before": None},
         ),
-        ("budget.set", "budget:tenant:acme", "acme", {"budget": {"usd": "7", **month}, "budget_before": None}),
         ("team.change", team, "acme", {"limits": {"rpm": 3}, "limits_before": {"rpm": 1}}),
         (
             *("budget.set", "budget:tenant:acme", "acme"),

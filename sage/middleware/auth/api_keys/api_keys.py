@@ -122,12 +122,16 @@ class ApiKeys:
             row, owner = require_key(session, key_id, by)
             return _view(row, owner.name)
 
-    def change(self, key_id: str, by: Principal | None = None, **changes: Unpack[KeyChanges]) -> ApiKey:
-        """Changes a key. A key may change those that it made, never itself."""
+    def change(
+        self, key_id: str, by: Principal | None = None, also: Also | None = None, **changes: Unpack[KeyChanges]
+    ) -> ApiKey:
+        """Changes a key, and does what ``also`` does with it. A key may change those that it made, never itself."""
         with self._database.write() as session:
             row, owner = require_key(session, key_id, by)
             require_changeable(session, row, owner, by, also_itself=False)
             details = _apply(row, changes)
+            if also is not None:
+                also(session.connection(), f"key:{row.id}", row.tenant)
             if changes:
                 self._database.bump(session)
                 details["user"] = owner.name

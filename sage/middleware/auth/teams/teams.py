@@ -105,8 +105,10 @@ class Teams:
                 self._database.bump(session)  # what its calls say is kept from now on
             return _view(session, row)
 
-    def change(self, name: str, by: Principal | None = None, **changes: Unpack[TeamChanges]) -> Team:
-        """Changes a team; what that takes away is gone within a second."""
+    def change(
+        self, name: str, by: Principal | None = None, also: Also | None = None, **changes: Unpack[TeamChanges]
+    ) -> Team:
+        """Changes a team, and does what ``also`` does with it; what that takes away is gone within a second."""
         with self._database.write() as session:
             row = _require(session, name, by, deleted=changes.get("deleted") is False)
             if not governs_all(by):
@@ -114,6 +116,8 @@ class Teams:
             if changes.get("deleted"):
                 _require_empty(session, row)
             details = _apply(row, changes, int(self._clock()))
+            if also is not None:
+                also(session.connection(), f"tenant:{name}", name)
             if changes:
                 self._database.bump(session)
                 self._changes.tell(session, by, "team.change", f"team:{name}", name, details)

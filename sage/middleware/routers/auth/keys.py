@@ -158,15 +158,17 @@ async def auth_keys_show(id: str, accounts: AccountsDep, budgets: TheSubjectBudg
 async def auth_keys_change(
     id: str, body: KeyChangeBody, accounts: AccountsDep, budgets: TheSubjectBudgets, caller: Caller
 ) -> KeyAnswer:
-    """Changes a key. A key may change those that it made, never itself."""
+    """Changes a key. A key may change those that it made, never itself. A budget that an admin or owner has given is
+    changed and taken away by admins and owners only."""
     has_budget = "budget" in body.model_fields_set
     changes: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set if name != "budget"}
     changes = {name: value for name, value in changes.items() if value is not None or name == "limits"}
     if not changes and not has_budget:
         raise InvalidRequest("nothing to change: give name, note, tags, limits or budget")
-    key = await asyncio.to_thread(accounts.keys.change, id, caller, **changes)
+    given = budgets.changed({"budget": body.budget} if has_budget else {})
+    key = await asyncio.to_thread(accounts.keys.change, id, caller, given, **changes)
     if has_budget:
-        await budgets.give(f"key:{key.id}", body.budget, key.tenant)
+        await budgets.refresh()
     return KeyAnswer(**await budgets.shown_one("key", key))
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import Depends
 from sqlalchemy import Connection
 
 from sage.middleware.auth.changes import Also, actor_of
-from sage.middleware.auth.principal import Principal
+from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.auth.teams.views import shown
 from sage.middleware.budgets.budgets import Budgets
 from sage.middleware.budgets.subjects import members_of
@@ -25,25 +25,30 @@ class SubjectBudgets:
     def __init__(self, budgets: Budgets, by: Principal | None = None) -> None:
         self._budgets = budgets
         self._by = actor_of(by)
-
-    async def give(self, subject: str, settings: BudgetSettings | None, tenant: str) -> None:
-        """Gives ``subject``, of that tenant, its budget, or takes it away; the audit is told."""
-        await self._budgets.give(subject, settings, tenant, self._by)
+        self._only_own = by is not None and by.scopes.isdisjoint({Scope.ADMIN, Scope.TENANT_ADMIN})
+        """Users change those budgets of their keys that they have given themselves."""
 
     def given(self, settings: BudgetSettings | None, to_members: BudgetSettings | None = None) -> Also | None:
         """Gives a user, key or team its budget in the transaction that makes it, and the members of a team theirs, so
         that none of them stands without. :meth:`refresh` is to follow."""
-        if settings is None and to_members is None:
+        fields = {"budget": settings, "member_budget": to_members}
+        return self.changed({name: value for name, value in fields.items() if value is not None})
+
+    def changed(self, fields: Mapping[str, BudgetSettings | None]) -> Also | None:
+        """As :meth:`given`, of one that is there: what ``fields`` holds, ``budget`` and ``member_budget``, is set, and
+        with ``None`` taken away, in the transaction that changes the rest."""
+        if not fields:
             return None
 
-        def give(connection: Connection, subject: str, tenant: str) -> None:
-            put = self._budgets.store.put_in
-            if settings is not None:
-                put(connection, subject, settings, tenant, self._by)
-            if to_members is not None:
-                put(connection, members_of(tenant), to_members, tenant, self._by)
+        def change(connection: Connection, subject: str, tenant: str) -> None:
+            for name, settings in fields.items():
+                of = subject if name == "budget" else members_of(tenant)
+                if settings is None:
+                    self._budgets.store.remove_in(connection, of, tenant, self._by, only_own=self._only_own)
+                else:
+                    self._budgets.store.put_in(connection, of, settings, tenant, self._by, only_own=self._only_own)
 
-        return give
+        return change
 
     async def refresh(self) -> None:
         """Calls from here on go by what was given."""

@@ -12,7 +12,6 @@ from sage.middleware.auth.grants import MAX_NOTE
 from sage.middleware.auth.principal import Scope
 from sage.middleware.auth.teams.authority import governs_all
 from sage.middleware.auth.teams.teams import Team, require_owners_part
-from sage.middleware.budgets.subjects import members_of
 from sage.middleware.routers.auth.bodies import (
     PATTERNS,
     AccountsDep,
@@ -146,11 +145,10 @@ async def auth_teams_change(
     if "budget" in given and not governs_all(caller):
         await asyncio.to_thread(accounts.teams.get, id, caller)
         require_owners_part(body.model_fields_set)
-    team = await asyncio.to_thread(accounts.teams.change, id, caller, **changes)
-    if "budget" in given:
-        await budgets.give(f"tenant:{team.name}", body.budget, team.name)
-    if "member_budget" in given:
-        await budgets.give(members_of(team.name), body.member_budget, team.name)
+    also = budgets.changed({name: getattr(body, name) for name in sorted(given)})
+    team = await asyncio.to_thread(accounts.teams.change, id, caller, also, **changes)
+    if given:
+        await budgets.refresh()
     return await _answer(budgets, team)
 
 

@@ -100,10 +100,11 @@ async def auth_users_change(
     changes = {name: value for name, value in changes.items() if value is not None or name == "limits"}
     if not changes and not has_budget:
         raise InvalidRequest("nothing to change: give role, tenant, disabled, password, limits or budget")
+    given = budgets.changed({"budget": body.budget} if has_budget else {})
     if "password" in changes:
-        user = await accounts.passwords.run(accounts.users.change, body.username, caller, **changes)
+        user = await accounts.passwords.run(accounts.users.change, body.username, caller, given, **changes)
     else:
-        user = await asyncio.to_thread(accounts.users.change, body.username, caller, **changes)
+        user = await asyncio.to_thread(accounts.users.change, body.username, caller, given, **changes)
     if has_budget:
-        await budgets.give(f"user:{user.name}", body.budget, user.tenant)
+        await budgets.refresh()
     return UserAnswer(**await budgets.shown_one("user", user))
