@@ -22,6 +22,7 @@ _OVERHEAD = 1 * 2**20
 """Bytes of an answer beside a result's: the frame, and results that are cut."""
 _CLOSE_WITHIN = 15.0
 _MOST_LEFT_OUT = 32
+_ENDED = "its connection broke"
 
 
 class AnsweredError(Exception):
@@ -127,22 +128,23 @@ class ServerConnection:
         failure: BaseException | None = None
         try:
             self._broken = False
+            self._wake.clear()
             await self._list(session)
             self._session, self.fault = session, None
             self.listed.set()
             while not self._broken:
-                self._wake.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._refresh):
                         await self._wake.wait()
+                self._wake.clear()
                 if not self._broken:
                     await self._list(session)
-            raise UpstreamFailed("its connection broke")
+            raise UpstreamFailed(_ENDED)
         except BaseException as exc:
             failure = exc
             raise
         finally:
-            self._session = None
+            self._session, self.fault = None, self.fault or _ENDED
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_CLOSE_WITHIN):
                     await session.close(failure)

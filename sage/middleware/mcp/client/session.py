@@ -28,7 +28,7 @@ class McpSession:
     ) -> None:
         """``most`` bytes are taken of one message."""
         is_http = settings.url is not None
-        streams = http_streams(settings, hosts, most) if is_http else stdio_streams(settings, most)
+        streams = http_streams(settings, hosts, most) if is_http else stdio_streams(settings, most, changed)
         self._changed = changed
         # Neither sampling nor elicitation nor roots: a server gets nothing of callers, and asks them nothing.
         self._client = Client(streams, cache=None, client_info=_CLIENT, message_handler=self._on_message)

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,12 @@ class ServerProcess:
         """Ends the family: its supervisor reads the end of its stdin."""
         self.stdin.close()
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_END_WITHIN):
+                while await self.process.stdout.read(2**16):
+                    pass  # what it still wants to say; the end comes when the last of the family has ended
                 await self.process.wait()
 
 
@@ -97,15 +100,16 @@ async def start(settings: McpServerSettings, most: int) -> ServerProcess:
 
 
 @asynccontextmanager
-async def stdio_streams(settings: McpServerSettings, most: int) -> AsyncIterator[Any]:
-    """The streams of messages from and to the server, a line of which has at most ``most`` bytes."""
+async def stdio_streams(settings: McpServerSettings, most: int, ended: Callable[[], None]) -> AsyncIterator[Any]:
+    """The streams of messages from and to the server, a line of which has at most ``most`` bytes. ``ended`` is called
+    when nothing more comes from it."""
     running = await start(settings, most)
     received, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     written, to_write = anyio.create_memory_object_stream[SessionMessage](0)
     logging = asyncio.create_task(running.keep_log())
     try:
         async with anyio.create_task_group() as group:
-            group.start_soon(_read, running, received)
+            group.start_soon(_read, running, received, ended)
             group.start_soon(_write, running, to_write)
             try:
                 yield read, written
@@ -114,27 +118,31 @@ async def stdio_streams(settings: McpServerSettings, most: int) -> AsyncIterator
     finally:
         with anyio.CancelScope(shield=True):
             await running.end()
+            await asyncio.wait((logging,), timeout=1.0)
         logging.cancel()
         for stream in (received, read, written, to_write):
             stream.close()
 
 
-async def _read(running: ServerProcess, received: Any) -> None:
+async def _read(running: ServerProcess, received: Any, ended: Callable[[], None]) -> None:
     """Passes its messages on; ends the stream when the server has ended, or sends what is no message."""
-    assert running.process.stdout is not None
     async with received:
-        while True:
-            try:
-                line = await running.process.stdout.readline()
-            except ValueError:
-                return  # a line that is too long: what follows is no message
-            if not line:
-                return
+        while line := await _line(running):
             try:
                 message = SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
             except ValueError:
                 continue  # programs print other things, too
             await received.send(message)
+    ended()
+
+
+async def _line(running: ServerProcess) -> bytes:
+    """The next line; empty at the end, and for one that is too long: what follows it is no message."""
+    assert running.process.stdout is not None
+    try:
+        return await running.process.stdout.readline()
+    except ValueError:
+        return b""
 
 
 async def _write(running: ServerProcess, to_write: Any) -> None:
