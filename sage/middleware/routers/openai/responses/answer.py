@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from typing import Any
 
+from sage.middleware.gateway.tools.server_tool import ToolRun
+from sage.middleware.gateway.vector_stores.citations import cite
 from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.providers.wire.messages import finish_of, read_message
 from sage.middleware.routers.openai.responses import resource
 from sage.middleware.routers.openai.responses.request import ENCRYPTED, ResponsesRequest
+from sage.middleware.routers.openai.responses.server_tools import ServerTools, run_item
 
 
 def complete(request: ResponsesRequest, response: dict[str, Any], chat: dict[str, Any]) -> dict[str, Any]:
@@ -19,10 +23,50 @@ def complete(request: ResponsesRequest, response: dict[str, Any], chat: dict[str
     return resource.ended(response, output, finish, chat.get("usage"), chat.get("service_tier"))
 
 
+def complete_steps(
+    request: ResponsesRequest,
+    response: dict[str, Any],
+    chat: dict[str, Any],
+    steps: Sequence[dict[str, Any] | ToolRun],
+    tools: ServerTools,
+    output: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The same for an answer of several ``steps``, in which ``tools`` of the gateway have run; ``output`` are the items
+    before them."""
+    choices = objects(chat.get("choices"))
+    finish = finish_of(choices[0]) if choices else None
+    for step in steps:
+        if isinstance(step, ToolRun):
+            output.append(run_item(request, response["id"], len(output), step))
+            continue
+        incomplete = step is steps[-1] and finish in ("length", "content_filter")
+        items = output_items(
+            request, response["id"], {"message": step}, len(output), incomplete=incomplete, own=tools.names
+        )
+        for item in items:
+            _cite(item, tools.found)
+        output += items
+    return resource.ended(response, output, finish, chat.get("usage"), chat.get("service_tier"))
+
+
+def _cite(item: dict[str, Any], found: Sequence[dict[str, Any]]) -> None:
+    """Makes annotations of the marks of citations in a message."""
+    for part in item.get("content", ()) if found and item["type"] == "message" else ():
+        if part["type"] == "output_text":
+            part["text"], part["annotations"] = cite(part["text"], found)
+
+
 def output_items(
-    request: ResponsesRequest, response: str, choice: dict[str, Any], number: int, *, incomplete: bool = False
+    request: ResponsesRequest,
+    response: str,
+    choice: dict[str, Any],
+    number: int,
+    *,
+    incomplete: bool = False,
+    own: Container[str] = (),
 ) -> list[dict[str, Any]]:
-    """The items that ``choice`` adds to the output; the first has that ``number`` in it."""
+    """The items that ``choice`` adds to the output; the first has that ``number`` in it. Calls of the gateway's ``own``
+    tools are none of them."""
     sent = choice.get("message")
     message, blocks = read_message(sent), objects(sent.get("thinking_blocks") if isinstance(sent, dict) else None)
     items: list[dict[str, Any]] = []
@@ -40,6 +84,8 @@ def output_items(
     if content:
         items.append(resource.message_item(resource.item_id("msg", response, number + len(items)), content, status))
     for call in message.calls:
+        if call.name in own:
+            continue
         tool = request.tools.of(call.name)
         items.append(resource.call_item(response, number + len(items), tool, call.id, call.arguments, status))
     return items

@@ -7,58 +7,23 @@ Source: OpenAI's API reference (responses, *Streaming*).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from sage.errors import SageError
+from sage.middleware.gateway.tools.server_tool import ToolRun
+from sage.middleware.gateway.vector_stores.citations import CitationStream
 from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.providers.wire.messages import DeltaReader, finish_of
 from sage.middleware.providers.wire.sse import payloads
 from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCall
 from sage.middleware.routers.openai.responses import resource
 from sage.middleware.routers.openai.responses.request import ENCRYPTED, ResponsesRequest
+from sage.middleware.routers.openai.responses.run_events import RunEvents
+from sage.middleware.routers.openai.responses.writer import EventWriter
 
 Keep = Callable[[dict[str, Any]], Awaitable[None]]
 """Keeps a response that is complete, before its last event is sent."""
-
-
-class EventWriter:
-    """Writes the events of one response, and numbers them."""
-
-    def __init__(self, response: dict[str, Any]) -> None:
-        self.response = response
-        self.output: list[dict[str, Any]] = []
-        """The items that are whole."""
-        self._number = 0
-
-    def event(self, kind: str, **fields: Any) -> bytes:
-        """One event."""
-        event = {"type": kind, "sequence_number": self._number, **fields}
-        self._number += 1
-        return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps(event))
-
-    def snapshot(self, kind: str) -> bytes:
-        """An event that has all of the response."""
-        return self.event(kind, response=self.response)
-
-    def begin(self) -> bytes:
-        """The first events."""
-        return self.snapshot("response.created") + self.snapshot("response.in_progress")
-
-    def added(self, item: dict[str, Any]) -> bytes:
-        """An item begins."""
-        return self.event("response.output_item.added", output_index=len(self.output), item=item)
-
-    def done(self, item: dict[str, Any]) -> bytes:
-        """An item is whole."""
-        self.output.append(item)
-        return self.event("response.output_item.done", output_index=len(self.output) - 1, item=item)
-
-    def last(self) -> bytes:
-        """The last event."""
-        return self.snapshot(f"response.{self.response['status']}")
 
 
 class _OpenItem:
@@ -74,13 +39,31 @@ class _OpenItem:
         self.texts: list[str] = []
         self.logprobs: list[dict[str, Any]] = []
         self.blocks: list[dict[str, Any]] = []
+        self.citing: CitationStream | None = None
+        """Takes the marks of citations out of the part of text that goes on."""
+        self.annotations: list[dict[str, Any]] = []
+        """Those of that part."""
 
 
 class ChatStreamEvents:
     """The events that the chunks of one chat add to a response."""
 
-    def __init__(self, request: ResponsesRequest, writer: EventWriter, keep: Keep | None = None) -> None:
+    def __init__(
+        self,
+        request: ResponsesRequest,
+        writer: EventWriter,
+        keep: Keep | None = None,
+        found: Sequence[Mapping[str, Any]] | None = None,
+        find_run: Callable[[str], ToolRun | None] = lambda _: None,
+        lists: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        """``found`` are passages of files that the text may cite, and may become more; ``find_run`` finds a run of a
+        tool of the gateway by its id; ``lists`` are items that come first."""
         self._request = request
+        self._found = found
+        self._find_run = find_run
+        self._runs = RunEvents(request, writer)
+        self._lists = list(lists)
         self._writer = writer
         self._keep = keep
         self._reader = DeltaReader()
@@ -126,20 +109,30 @@ class ChatStreamEvents:
         if self._has_begun:
             return b""
         self._has_begun = True
-        return self._writer.begin() if not self._writer.output else b""
+        return self._writer.begin() + self._runs.lists(self._lists)
 
     def _chunk(self, chunk: dict[str, Any]) -> bytes:
         if isinstance(chunk.get("usage"), dict):
             self.usage = chunk["usage"]
         self._tier = chunk.get("service_tier") or self._tier
+        events = self._ran(chunk["tool_runs"]) if "tool_runs" in chunk else b""
         choices = objects(chunk.get("choices"))
         if not choices:
-            return b""
+            return events
         choice = choices[0]
         if choice.get("finish_reason"):
             self.finish = finish_of(choice)
         delta = choice.get("delta")
-        return self._delta(delta, choice) if isinstance(delta, dict) else b""
+        return events + (self._delta(delta, choice) if isinstance(delta, dict) else b"")
+
+    def _ran(self, runs: Any) -> bytes:
+        """What has become of runs of the gateway's tools."""
+        events = self._close("completed")
+        for entry in objects(runs):
+            run = self._find_run(str(entry.get("id")))
+            if run is not None:
+                events += self._runs.changed(run)
+        return events
 
     def _delta(self, delta: dict[str, Any], choice: dict[str, Any]) -> bytes:
         read, events = self._reader.read(delta), b""
@@ -186,24 +179,45 @@ class ChatStreamEvents:
         if item.part != kind:
             events += self._end_part(item)
             item.part = kind
+            item.citing = CitationStream(self._found) if self._found is not None else None
             part = resource.text_part("") if kind == "output_text" else resource.refusal_part("")
             place = {**self._place(item), "content_index": len(item.parts)}
             events += self._writer.event("response.content_part.added", **place, part=part)
         if not text and not logprobs:
             return events
-        item.texts.append(text)
         place = {**self._place(item), "content_index": len(item.parts)}
         if kind == "refusal":
+            item.texts.append(text)
             return events + self._writer.event("response.refusal.delta", **place, delta=text)
-        item.logprobs += logprobs
-        return events + self._writer.event("response.output_text.delta", **place, delta=text, logprobs=logprobs)
+        if item.citing is None:
+            return events + self._text_delta(item, text, [], logprobs)
+        return events + self._text_delta(item, *item.citing.feed(text), logprobs)
+
+    def _text_delta(
+        self, item: _OpenItem, text: str, annotations: list[dict[str, Any]], logprobs: list[dict[str, Any]]
+    ) -> bytes:
+        """More of the text that goes on, and what it cites."""
+        event, events = self._writer.event, b""
+        place = {**self._place(item), "content_index": len(item.parts)}
+        if text or logprobs:
+            item.texts.append(text)
+            item.logprobs += logprobs
+            events = event("response.output_text.delta", **place, delta=text, logprobs=logprobs)
+        for annotation in annotations:
+            number = len(item.annotations)
+            kind = "response.output_text.annotation.added"
+            events += event(kind, **place, annotation_index=number, annotation=annotation)
+            item.annotations.append(annotation)
+        return events
 
     def _end_part(self, item: _OpenItem) -> bytes:
         """Ends the part of ``item`` that goes on."""
-        kind, item.part, text = item.part, None, "".join(item.texts)
-        item.texts = []
+        kind, rest = item.part, b""
         if kind is None:
             return b""
+        if item.citing is not None:
+            rest, item.citing = self._text_delta(item, *item.citing.end(), []), None
+        text, item.part, item.texts = "".join(item.texts), None, []
         place, event = self._place(item), self._writer.event
         if kind == "summary_text":
             place, part = {**place, "summary_index": 0}, _text_of(kind, text)
@@ -219,10 +233,11 @@ class ChatStreamEvents:
             part = resource.refusal_part(text)
             ended = event("response.refusal.done", **place, refusal=text)
         else:
-            part = resource.text_part(text, item.logprobs)
+            part = {**resource.text_part(text, item.logprobs), "annotations": item.annotations}
             ended = event("response.output_text.done", **place, text=text, logprobs=item.logprobs)
+            item.annotations, item.logprobs = [], []
         item.parts.append(part)
-        return ended + event("response.content_part.done", **place, part=part)
+        return rest + ended + event("response.content_part.done", **place, part=part)
 
     def _close(self, status: str) -> bytes:
         """Ends the item that goes on."""

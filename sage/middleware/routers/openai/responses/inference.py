@@ -13,6 +13,7 @@ from sage.middleware.auth.principal import Principal
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
+from sage.middleware.gateway.tools.loop import ToolLoop
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.providers.wire.responses import WIRE
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, take_model
@@ -20,10 +21,12 @@ from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import Events, respond
 from sage.middleware.routers.openai.responses import native, resource
-from sage.middleware.routers.openai.responses.answer import complete
-from sage.middleware.routers.openai.responses.events import ChatStreamEvents, EventWriter, Keep
+from sage.middleware.routers.openai.responses.answer import complete, complete_steps
+from sage.middleware.routers.openai.responses.events import ChatStreamEvents, Keep
 from sage.middleware.routers.openai.responses.recall import keeper, recall
 from sage.middleware.routers.openai.responses.request import ResponsesRequest
+from sage.middleware.routers.openai.responses.server_tools import ServerTools, open_tools
+from sage.middleware.routers.openai.responses.writer import EventWriter
 
 
 class Responses:
@@ -45,10 +48,16 @@ class Responses:
         chat = request.translate(earlier)
         chat["model"] = model
         call = ModelCall(Operation.CHAT, chat, model, stream=request.stream, wants_usage=True, fallbacks=fallbacks)
+        response = resource.new_response(body, resource.response_id())
+        if request.tools.own:
+            if request.only_native is not None:
+                raise request.only_native
+            tools = await open_tools(self._gateway, principal, request)
+            running = ToolAnswering(request, response, keep, tools, tools.lists(request, earlier, response["id"]))
+            await respond(tools.answering, call, scope, receive, send, running.whole, running.events)
+            return
         await self._choose_wire(principal, call, request, earlier)
-        answering = ResponseAnswering(
-            request, resource.new_response(body, resource.response_id()), keep, call.native is not None
-        )
+        answering = ResponseAnswering(request, response, keep, call.native is not None)
         await respond(self._gateway, call, scope, receive, send, answering.whole, answering.events)
 
     async def _choose_wire(
@@ -97,6 +106,35 @@ class ResponseAnswering:
             events = native.NativeEvents(self._response, self._keep)
         else:
             events = ChatStreamEvents(self._request, EventWriter(self._response), self._keep)
+        return Events(events.translate, events.end, events.error_event)
+
+
+class ToolAnswering(ResponseAnswering):
+    """How a response is answered in which tools of the gateway may run."""
+
+    def __init__(
+        self,
+        request: ResponsesRequest,
+        response: dict[str, Any],
+        keep: Keep | None,
+        tools: ServerTools,
+        lists: list[dict[str, Any]],
+    ) -> None:
+        super().__init__(request, response, keep, False)
+        self._tools = tools
+        self._lists = lists
+
+    def whole(self, answer: GatewayCall) -> bytes | Awaitable[bytes]:
+        assert isinstance(answer, ToolLoop)
+        chat = orjson.loads(answer.body)
+        response = complete_steps(self._request, self._response, chat, answer.steps, self._tools, self._lists)
+        return orjson.dumps(response) if self._keep is None else self._kept(self._keep, response)
+
+    def events(self, answer: GatewayCall) -> Events:
+        assert isinstance(answer, ToolLoop)
+        found = None if self._tools.search is None else self._tools.search.results
+        writer = EventWriter(self._response)
+        events = ChatStreamEvents(self._request, writer, self._keep, found, answer.run, self._lists)
         return Events(events.translate, events.end, events.error_event)
 
 

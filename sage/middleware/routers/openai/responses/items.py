@@ -158,7 +158,9 @@ class ChatMessages:
     def _server_call(self, item: dict[str, Any], where: str) -> None:
         """A call of a tool that the gateway has run, with what it answered."""
         call_id, error = name_in(item, "id", where), item.get("error")
-        self._call(call_id, name_in(item, "name", where), text_in(item, "arguments", where))
+        label, name = item.get("server_label"), name_in(item, "name", where)
+        name = self._tools.chat_name(name.replace(".", "_"), label if isinstance(label, str) and label else None)
+        self._call(call_id, name, text_in(item, "arguments", where))
         self._assistant = None
         output = item.get("output")
         if not isinstance(output, str):

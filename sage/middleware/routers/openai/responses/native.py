@@ -79,7 +79,11 @@ def _items(item: Any) -> Iterator[Any]:
         if content and not reasoning.is_ours(content):
             yield item
     elif kind == "mcp_call":
-        call = {"call_id": item["id"], "name": item.get("name"), "arguments": item.get("arguments")}
+        call = {
+            "call_id": item["id"],
+            "name": f"{item.get('server_label')}__{item.get('name')}",
+            "arguments": item.get("arguments"),
+        }
         yield {"type": "function_call", **call}
         output = item.get("output")
         yield {
