@@ -31,7 +31,7 @@ VLLM_PYTHON ?= $(VLLM)/bin/python
 # Programs that are clients of a gateway, in environments of their own.
 CLIENTS := .clients
 
-.PHONY: help serve check check-full test test-clients test-vllm lint hooks audit bench hostile image-test lock clean
+.PHONY: help serve check check-full test test-clients test-vllm screenshots lint hooks audit bench hostile image-test lock clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,6 +59,9 @@ test-vllm: $(VENV)/dev.stamp $(if $(filter $(VLLM)/bin/python,$(VLLM_PYTHON)),$(
 
 test-clients: $(VENV)/dev.stamp $(CLIENTS)/clients.stamp $(if $(OPEN_WEBUI),$(CLIENTS)/webui.stamp)  ## Run whole programs (aider, Codex, Claude Code, opencode, llm) against a gateway; OPEN_WEBUI=1 adds Open WebUI (7 GB).
 	CLIENTS_DIR=$(CLIENTS) tests/clients/only_loopback.sh $(BIN)/python -m pytest tests/clients -v -rs
+
+screenshots: $(VENV)/dev.stamp  ## Take pictures of every page of the console (needs Chromium and a Chinese font).
+	$(BIN)/python tests/console_screenshots.py
 
 image-test:  ## Build and try the container images (needs buildah and podman).
 	$(PYTHON) tests/image/run.py

@@ -193,6 +193,12 @@ class Page:
         """What a reader sees in the first element of that CSS selector."""
         return str(await self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText"))
 
+    async def resize(self, width: int, height: int) -> None:
+        """Gives the window that many CSS pixels."""
+        await self._call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+
     async def screenshot(self, path: Path) -> None:
         """What the window shows now, as a PNG file."""
         shot = await self._call("Page.captureScreenshot", format="png")

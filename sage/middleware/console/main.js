@@ -15,7 +15,7 @@ function Console() {
   const {page} = useSignal(place)
   if (user === undefined) return null
   if (user === null) return html`<${Welcome} />`
-  const pages = PAGES.filter(each => each.scopes.every(may.peek()))
+  const pages = PAGES.filter(each => each.isFor(may.peek()))
   const shown = pages.find(each => each.name === page) ?? pages[0]
   if (shown.name !== page) place.value = {...place.peek(), page: shown.name, rest: ""}
   return html`<${Shell} pages=${pages}><${Guarded} key=${shown.name} page=${shown.view} /><//>`

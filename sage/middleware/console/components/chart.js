@@ -41,7 +41,7 @@ function options(uPlot, box, show) {
     cursor: {show: false},
     scales: {x: {time: true}, y: {range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1]}},
     axes: [
-      {...axis, grid: {show: false}, values: (_, ticks) => ticks.map(at => day.format(at * 1000))},
+      {...axis, space: 80, grid: {show: false}, values: (_, ticks) => ticks.map(at => day.format(at * 1000))},
       {...axis, size: 60, values: (_, ticks) => ticks.map(show)},
     ],
     series: [{}, {fill: colour("--accent"), stroke: colour("--accent"), width: 0, points: {show: false},

@@ -3,7 +3,9 @@ import {html} from "../core/html.js"
 import {t} from "../core/language.js"
 
 const MOODS = {ready: "good", unloaded: "calm", loading: "busy", draining: "busy", failed: "bad", unknown: "bad",
-  closed: "good", open: "bad", half_open: "busy"}
+  closed: "good", open: "bad", half_open: "busy", running: "busy", queued: "calm", cancelling: "busy", succeeded: "good",
+  dead: "bad", cancelled: "calm", accepted: "good", held: "busy", changed: "bad", new: "busy", gone: "calm", up: "good",
+  down: "bad", connecting: "busy"}
 
 export const StateBadge = ({state}) => html`
   <span class=${`badge ${MOODS[state] ?? "calm"}`}>${t(`state.${state}`)}</span>`

@@ -8,9 +8,9 @@ import {html, useLoaded, useMemo} from "../core/html.js"
 import {t} from "../core/language.js"
 import {address} from "../core/router.js"
 import {may} from "../core/session.js"
+import {everyDay, lastDays} from "./days.js"
 
 const DAYS = 14
-const zone = () => Intl.DateTimeFormat().resolvedOptions().timeZone
 
 export function Overview() {
   const ready = useLoaded(stop => fetchReady(stop))
@@ -57,10 +57,8 @@ function NotWell({ready, models}) {
 }
 
 function LastDays() {
-  const begin = new Date(Date.now() - (DAYS - 1) * 86_400_000)
-  const from = new Intl.DateTimeFormat("en-CA").format(begin)
-  const {data, error, reload} = useLoaded(stop => get(`/usage?by=day&from=${from}&tz=${encodeURIComponent(zone())}`, stop))
-  const days = useMemo(() => data && filled(data.rows, begin), [data])
+  const {data, error, reload} = useLoaded(stop => get(lastDays("day", DAYS), stop))
+  const days = useMemo(() => data && everyDay(data.rows, DAYS), [data])
   if (!days) return html`<${Failure} error=${error} retry=${reload} />`
   const total = name => days.reduce((sum, day) => sum + (day[name] ?? 0), 0)
   if (total("requests") === 0) {
@@ -80,16 +78,6 @@ function LastDays() {
       </dl>
       <${BarChart} times=${days.map(day => day.at)} values=${days.map(day => day.requests)} label=${label} />
     </section>`
-}
-
-/** The sums of each of the last days, also of those without a call. */
-function filled(rows, begin) {
-  const known = Object.fromEntries(rows.map(row => [row.day, row]))
-  return Array.from({length: DAYS}, (_, index) => {
-    const day = new Date(begin.getFullYear(), begin.getMonth(), begin.getDate() + index)
-    const name = new Intl.DateTimeFormat("en-CA").format(day)
-    return {at: day.getTime() / 1000, requests: 0, failed: 0, prompt_tokens: 0, completion_tokens: 0, cost: 0, ...known[name]}
-  })
 }
 
 const ModelStates = ({models}) => html`

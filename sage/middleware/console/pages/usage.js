@@ -7,6 +7,7 @@ import {get, request} from "../core/api.js"
 import {money, number} from "../core/format.js"
 import {html, useLoaded, useMemo, useState} from "../core/html.js"
 import {t} from "../core/language.js"
+import {everyDay, lastDays} from "./days.js"
 import {When} from "./models.js"
 
 const GROUPS = ["day", "model", "user", "key", "tenant", "provider", "tag"]
@@ -15,10 +16,7 @@ const PERIODS = [1, 7, 30, 90]
 export function Usage() {
   const [by, setBy] = useState("day")
   const [days, setDays] = useState(30)
-  const path = useMemo(() => {
-    const from = new Intl.DateTimeFormat("en-CA").format(new Date(Date.now() - (days - 1) * 86_400_000))
-    return `/usage?by=${by}&from=${from}&tz=${encodeURIComponent(Intl.DateTimeFormat().resolvedOptions().timeZone)}`
-  }, [by, days])
+  const path = lastDays(by, days)
   const {data, error, reload} = useLoaded(stop => get(path, stop), [path])
   return html`
     <h1>${t("page.usage")}</h1>
@@ -32,11 +30,11 @@ export function Usage() {
     <${Failure} error=${error} retry=${reload} />
     ${!data ? !error && html`<${Waiting} />` : data.rows.length === 0
       ? html`<${Empty} title=${t("usage.none")}><p>${t("usage.none_hint")}</p><//>`
-      : html`<${Sums} by=${data.by} rows=${data.rows} />`}
+      : html`<${Sums} by=${data.by} rows=${data.rows} days=${days} />`}
     <${Budgets} />`
 }
 
-function Sums({by, rows}) {
+function Sums({by, rows, days}) {
   const columns = [
     {key: by, title: t(`usage.${by}`), cell: row => row[by] || "–"},
     {key: "requests", title: t("usage.requests"), numeric: true, cell: row => number(row.requests)},
@@ -46,10 +44,12 @@ function Sums({by, rows}) {
     {key: "cost", title: t("usage.cost"), numeric: true,
       cell: row => row.priced ? money(row.cost) : html`<span title=${t("usage.unpriced", {count: row.unpriced})}>${money(row.cost)} *</span>`},
   ]
-  const times = useMemo(() => rows.map(row => new Date(`${row.day}T00:00`).getTime() / 1000), [rows])
-  const values = useMemo(() => rows.map(row => row.requests), [rows])
+  const [times, values] = useMemo(() => {
+    const all = by === "day" ? everyDay(rows, days) : []
+    return [all.map(row => row.at), all.map(row => row.requests)]
+  }, [rows])
   return html`
-    ${by === "day" && html`<${BarChart} times=${times} values=${values} label=${t("usage.chart_label")} />`}
+    ${times.length > 1 && html`<${BarChart} times=${times} values=${values} label=${t("usage.chart_label")} />`}
     <${Table} label=${t("page.usage")} columns=${columns} rows=${rows} id=${row => row[by]} />`
 }
 

@@ -1,0 +1,69 @@
+"""The console's search page in a real browser: a collection is made, files are added, both legs' scores are drawn."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from browser import Page
+from middleware.console.test_console_pages import console, grave_faults, open_tab
+from running_gateway import Running
+
+pytestmark = pytest.mark.slow
+
+FILES = {
+    "whales.md": "# Whales\n\nA blue whale eats krill in the cold sea.",
+    "tea.txt": "Green tea is made of leaves that are <b>not</b> fermented.",
+    "鲸.txt": "蓝鲸生活在寒冷的海洋中。",
+}
+
+
+def test_files_are_added_and_found(gateway: Callable[..., Running], tmp_path: Path) -> None:
+    running = gateway()
+
+    async def visiting() -> None:
+        async with console(running, tmp_path / "profile") as page:
+            await open_tab(page, "search")
+            await page.type("main input[name=name]", "notes")
+            await page.click("main form button")
+            await page.wait_for("document.querySelector('main h1')?.innerText === 'notes'")
+            await give_files(page)
+            await page.wait_for("document.querySelector('main').innerText.includes('3 documents')")
+            await page.type("input[name=query]", "what do whales eat")
+            await page.click("main form button.primary")
+            await page.wait_for("document.querySelector('.results li')")
+            first = await page.text(".results li")
+            assert "krill" in first
+            assert (
+                await page.evaluate("document.querySelectorAll('.results li')[0].querySelectorAll('.leg').length") == 2
+            )
+            assert await page.evaluate("document.querySelector('.results mark') !== null")
+            assert "<b>not</b>" in await page.text(".results")
+            assert await grave_faults(page) == []
+            await page.click("main .title-row button")
+            await page.click("dialog button.danger")
+            await page.wait_for("document.querySelector('main h1')?.innerText === 'Search'")
+
+    asyncio.run(visiting())
+    assert running.get("/collections").json()["collections"] == []
+
+
+async def give_files(page: Page) -> None:
+    """Puts the files into the page's picker, as a person would choose them."""
+    encoded = json.dumps({name: base64.b64encode(text.encode()).decode() for name, text in FILES.items()})
+    await page.wait_for("document.querySelector('#files')")
+    await page.evaluate(
+        f"""(() => {{
+            const files = new DataTransfer()
+            for (const [name, text] of Object.entries({encoded})) {{
+                files.items.add(new File([Uint8Array.from(atob(text), sign => sign.charCodeAt(0))], name))
+            }}
+            const picker = document.querySelector("#files")
+            picker.files = files.files
+            picker.dispatchEvent(new Event("change", {{bubbles: true}}))
+        }})()"""
+    )
