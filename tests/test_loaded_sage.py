@@ -6,9 +6,11 @@ import os
 import select
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from loaded_process import loaded
 from sage_process import SAGE, environment, sage, with_command
 
 pytestmark = pytest.mark.slow
@@ -68,3 +70,28 @@ def test_a_signal_reaches_it_and_is_how_it_ends(tmp_path: Path) -> None:
         assert watched.poll(30_000) == [(writing, select.POLLERR)]  # nobody is there to read it
     finally:
         os.close(writing)
+
+
+def test_a_server_ends_when_whoever_asked_for_it_is_killed(tmp_path: Path) -> None:
+    env = environment(tmp_path / "data")
+    address = loaded(env)
+    if address is None:
+        pytest.skip("with full counts nothing is forked")
+    asker = (
+        "import os, sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
+        "from loaded_process import LoadedProcess\n"
+        "server = LoadedProcess(sys.argv[1], ['serve', '--port', '0'], dict(os.environ), Path.cwd())\n"
+        "print(server.pid, server.stdout.readline(), flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", asker, address, str(Path(__file__).parent / "running")]
+    process = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        pid, _, welcome = process.stdout.readline().partition(" ")
+        server = os.pidfd_open(int(pid))
+        assert "listens on" in welcome
+        assert not select.select([server], [], [], 0)[0]
+        process.kill()
+        assert process.wait(30) == -signal.SIGKILL
+    assert select.select([server], [], [], 60)[0]
+    os.close(server)

@@ -11,6 +11,7 @@ it is ``python -m`` as ever.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -31,6 +32,8 @@ _LATE = (
 )
 """What commands load only when they need it."""
 _LARGEST = 1 << 20
+_ENDS_WITHIN = 10.0
+"""Seconds."""
 
 
 def shapes_python(env: dict[str, str]) -> dict[str, str]:
@@ -87,7 +90,9 @@ class _Server:
             except BrokenPipeError:  # whoever asked has ended meanwhile
                 os.kill(pid, signal.SIGKILL)
                 os._exit(0)
-            connection.send(b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            status = _status_of(pid, connection)
+            with contextlib.suppress(BrokenPipeError):
+                connection.send(b"%d" % status)
             os._exit(0)
         connection.close()
         for place, file in enumerate(files):
@@ -97,6 +102,16 @@ class _Server:
         os.environ.clear()
         os.environ.update(asked["env"])
         return asked["script"], asked["arguments"]
+
+
+def _status_of(pid: int, connection: socket.socket) -> int:
+    """How the process ends; it is ended when whoever asked for it is gone, as a test run that is killed."""
+    ended = os.pidfd_open(pid)
+    if ended not in select.select([ended, connection], [], [])[0]:
+        os.kill(pid, signal.SIGTERM)
+        if not select.select([ended], [], [], _ENDS_WITHIN)[0]:
+            os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def _serve(address: str) -> None:
