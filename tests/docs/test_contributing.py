@@ -15,7 +15,8 @@ from sage_process import environment
 
 from sage.middleware.providers.base import Endpoint, ModelCall, Operation, UpstreamModel
 from sage.middleware.providers.presets import PresetProvider
-from sage.middleware.settings.kinds import KINDS, Preset
+from sage.middleware.settings.kinds import KINDS
+from sage.middleware.settings.provider_kind import Preset
 from sage.middleware.settings.providers import RemoteProvider
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -27,24 +28,24 @@ def block(words: str) -> str:
     return found
 
 
-def mistral() -> Preset:
-    return eval(f"({textwrap.dedent(block('MISTRAL_API_KEY'))})", {"Preset": Preset})[0]
+def acme() -> Preset:
+    return eval(f"({textwrap.dedent(block('ACME_API_KEY'))})", {"Preset": Preset})[0]
 
 
 def test_the_example_vendor_is_a_row_that_is_not_there_yet() -> None:
-    row = mistral()
-    assert (row.name, row.default_url) == ("mistral", "https://api.mistral.ai/v1")
+    row = acme()
+    assert (row.name, row.default_url) == ("acme", "https://api.acme.example/v1")
     assert row.name not in KINDS, "it is in the product now: show another vendor"
 
 
 def test_a_vendor_that_always_streams_usage_is_not_asked_for_it() -> None:
-    row = mistral()
-    settings = RemoteProvider(kind="openai", api_key="sk-mistral", base_url="http://127.0.0.1:1/v1")
-    provider = PresetProvider("mistral", settings, row)
+    row = acme()
+    settings = RemoteProvider(kind="openai", api_key="sk-acme", base_url="http://127.0.0.1:1/v1")
+    provider = PresetProvider("acme", settings, row)
     body = {"model": "x", "messages": [], "stream": True, "stream_options": {"include_usage": True}}
     call = ModelCall(Operation.CHAT, body, "x", stream=True, wants_usage=True)
-    request = provider.encode(call, UpstreamModel("mistral-small-latest"), Endpoint("http://127.0.0.1:1/v1"))
-    assert orjson.loads(request.body) == {"model": "mistral-small-latest", "messages": [], "stream": True}
+    request = provider.encode(call, UpstreamModel("acme-small"), Endpoint("http://127.0.0.1:1/v1"))
+    assert orjson.loads(request.body) == {"model": "acme-small", "messages": [], "stream": True}
 
 
 def test_the_example_route_stands_in_the_code() -> None:

@@ -1,17 +1,33 @@
-"""Vendors that speak OpenAI's wire, each a row of :data:`sage.middleware.settings.kinds.PRESETS`."""
+"""Vendors that speak OpenAI's wire, each a row of :data:`sage.middleware.settings.preset_rows.PRESETS`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import string
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
-from sage.middleware.providers.base import RELAYED, Endpoint, ModelCall, Operation, UpstreamModel, UpstreamRequest
+from sage.errors import SageError
+from sage.middleware.providers.base import (
+    RELAYED,
+    Endpoint,
+    ModelCall,
+    Operation,
+    UpstreamModel,
+    UpstreamRequest,
+    Usage,
+)
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.openai_fields import FOREIGN_SAMPLING
 from sage.middleware.providers.vendor import has_effect
-from sage.middleware.settings.kinds import KINDS, Preset
+from sage.middleware.settings.kinds import KINDS
+from sage.middleware.settings.provider_kind import Preset
 from sage.middleware.settings.providers import RemoteProvider
+
+_LETTERS = string.digits + string.ascii_letters
+_CODED = "base_resp"
 
 
 class PresetProvider(OpenAIProvider):
@@ -25,6 +41,7 @@ class PresetProvider(OpenAIProvider):
             row = KINDS[settings.kind]
             assert isinstance(row, Preset)
             preset = row
+        self._preset = preset
         super().__init__(name, settings)
         if settings.stream_options is None:
             self._requests_usage = not preset.always_streams_usage
@@ -32,34 +49,123 @@ class PresetProvider(OpenAIProvider):
         self.paths = {operation: path for operation, path in paths.items() if operation not in RELAYED}
         self.relayed = {operation: path for operation, path in paths.items() if operation in RELAYED}
         self._foreign = FOREIGN_SAMPLING.difference(preset.sampling)
+        aliases = dict(preset.renames)
         if "repetition_penalty" in preset.sampling:
-            self._aliases = {"repeat_penalty": "repetition_penalty"}
-        self._unsupported = [(field, value) for field, _, value in (text.partition(":") for text in preset.unsupported)]
+            aliases["repeat_penalty"] = "repetition_penalty"
+        self._aliases = aliases
+        self._unsupported = _parsed(preset.unsupported)
+        self._unsupported_by = [(pattern, _parsed(fields)) for pattern, fields in preset.unsupported_by]
+        self._is_plain = not (preset.refused_hints or preset.call_id_length or preset.no_thinking)
+
+    def models_url(self) -> str | None:
+        return super().models_url() if self._preset.lists_models else None
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         if call.native is not None and call.native.kind in self.native_answers:
             return super().encode(call, target, endpoint)
         has_it = call.operation in self.paths or call.operation in self.relayed
-        dropped = set(self._unsupported_in(call.body)) if has_it else set()
+        dropped = set(self._unsupported_in(call.body, target.model)) if has_it else set()
         for field, value in dropped:
             if has_effect(field, call.body[field]):
                 self._cannot(target, field, f" with '{value}'" if value else "")
         if dropped:
             fields = {field for field, _ in dropped}
             call = replace(call, body={name: value for name, value in call.body.items() if name not in fields})
+        if not self._is_plain:
+            call = self._with_differences(call)
+        if self._preset.streams_only and not call.stream and self._answers_in_streams(call, target.model):
+            call = replace(call, body={**call.body, "stream": True}, stream=True)
         return super().encode(call, target, endpoint)
+
+    def _answers_in_streams(self, call: ModelCall, model: str) -> bool:
+        """Whether a whole answer has to be asked for as a stream, which :meth:`decode` then gathers."""
+        if call.operation is not Operation.CHAT:
+            return False
+        patterns = self._preset.streams_only
+        return call.body.get("enable_thinking") is True or any(fnmatchcase(model, pattern) for pattern in patterns)
+
+    def _with_differences(self, call: ModelCall) -> ModelCall:
+        """``call`` with the fields and ids that the vendor wants."""
+        preset, body = self._preset, call.body
+        changed = {name: value for name, value in body.items() if name not in preset.refused_hints}
+        if call.not_to_think and call.operation is Operation.CHAT:
+            changed = {**preset.no_thinking, **changed}
+        messages = body.get("messages")
+        if preset.call_id_length is not None and isinstance(messages, list):
+            changed["messages"] = [_with_short_ids(message, preset.call_id_length) for message in messages]
+        return replace(call, body=changed)
 
     def _drop(self, body: dict[str, Any], operation: Operation) -> None:
         for field in self._foreign.intersection(body):
             del body[field]
 
-    def _unsupported_in(self, body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        for field, value in self._unsupported:
+    def _unsupported_in(self, body: Mapping[str, Any], model: str) -> Iterator[tuple[str, str]]:
+        of_model = next((fields for pattern, fields in self._unsupported_by if fnmatchcase(model, pattern)), [])
+        for field, value in (*self._unsupported, *of_model):
             requested = body.get(field)
             if requested is not None and (not value or value == _choice(requested)):
                 yield field, value
+
+    # Errors in answers of status 200
+
+    def _decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
+        if self._preset.error_status and _CODED.encode() in body:
+            error = self._coded_error(self._object(call, body))
+            if error is not None:
+                raise error
+        return super()._decode(call, body)
+
+    def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None] | None:
+        return self._check_code if self._preset.error_status else None
+
+    def _check_code(self, chunk: dict[str, Any]) -> None:
+        error = self._coded_error(chunk)
+        if error is not None:
+            raise error
+
+    def _coded_error(self, answer: Mapping[str, Any]) -> SageError | None:
+        """The error that the vendor's own code in ``answer`` tells of."""
+        told = answer.get(_CODED)
+        code = told.get("status_code") if isinstance(told, dict) else None
+        if not isinstance(told, dict) or not isinstance(code, int) or code == 0:
+            return None
+        detail = {"message": str(told.get("status_msg") or "no reason was given"), "code": str(code)}
+        return self.make_error(self._preset.error_status.get(code, 502), {"error": detail}, {})
+
+
+def _parsed(texts: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [(field, value) for field, _, value in (text.partition(":") for text in texts)]
 
 
 def _choice(value: Any) -> Any:
     """What a field with a choice is set to: the word itself, or the ``type`` of an object."""
     return value.get("type") if isinstance(value, dict) else value
+
+
+def _with_short_ids(message: Any, length: int) -> Any:
+    """``message`` with ids of tool calls of that length. The same id always becomes the same one."""
+    if not isinstance(message, dict) or not ("tool_calls" in message or "tool_call_id" in message):
+        return message
+    changed = dict(message)
+    if isinstance(message.get("tool_call_id"), str):
+        changed["tool_call_id"] = short_id(message["tool_call_id"], length)
+    if isinstance(message.get("tool_calls"), list):
+        changed["tool_calls"] = [
+            {**each, "id": short_id(each["id"], length)}
+            if isinstance(each, dict) and isinstance(each.get("id"), str)
+            else each
+            for each in message["tool_calls"]
+        ]
+    return changed
+
+
+def short_id(text: str, length: int) -> str:
+    """An id of ``length`` letters and digits: ``text`` itself if it is one, else made of its hash."""
+    if len(text) == length and text.isascii() and text.isalnum():
+        return text
+    number = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    letters = ""
+    for _ in range(length):
+        number, digit = divmod(number, len(_LETTERS))
+        letters += _LETTERS[digit]
+    return letters

@@ -78,6 +78,7 @@ _HOSTED_FIELDS = frozenset(
         "compound_custom",
         "connectors",
         "enable_browsing",
+        "enable_enhancement",
         "enable_search",
         "google_search",
         "grounding",

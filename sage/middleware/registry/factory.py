@@ -7,7 +7,8 @@ from importlib import import_module
 from pathlib import Path
 
 from sage.middleware.providers.base import Provider
-from sage.middleware.settings.kinds import KINDS, ProviderKind
+from sage.middleware.settings.kinds import KINDS
+from sage.middleware.settings.provider_kind import ProviderKind
 from sage.middleware.settings.providers import ProviderCommon
 from sage.middleware.settings.settings import Llm
 

@@ -14,7 +14,7 @@ from sage.middleware.usage.prices import FREE, Price, configured_price, publishe
 from sage.middleware.usage.records import PricedDeployment
 from sage.middleware.usage.vendor_prices import Question, describe_all
 
-SELF_HOSTED = frozenset({"local", "ollama", "vllm"})
+SELF_HOSTED = frozenset({"local", "ollama", "vllm", "lmstudio", "llamacpp", "sglang"})
 """Kinds of providers that run on machines of ours: a call costs nothing unless the configuration says so."""
 
 _VENDORS: Mapping[str, str] = {
@@ -27,6 +27,13 @@ _VENDORS: Mapping[str, str] = {
     "groq": "groq",
     "openrouter": "openrouter",
     "moonshot": "moonshotai",
+    "minimax": "minimax",
+    "mistral": "mistral",
+    "together": "together",
+    "fireworks": "fireworks",
+    "xai": "x-ai",
+    "perplexity": "perplexity",
+    "azure": "azure",
 }
 """The ids that genai-prices has for our kinds of providers."""
 _MOST_KNOWN = 20_000

@@ -18,12 +18,15 @@ class ChannelType:
     prefix: str
     root: str = ""
     path: str = "/v1"
+    keeps_root: bool = False
+    """Its keys are of that address alone, and ours is another by itself (in China and outside)."""
 
     def api_base(self, own: str) -> str | None:
         """The provider's address for a channel whose ``base_url`` is ``own``; ``None`` means where it is by itself."""
         root = own.strip().rstrip("/")
         if not root or root == self.root:
-            return f"{self.root}{self.path}" if self.prefix == _OWN and self.root else None
+            is_told = self.keeps_root or (self.prefix == _OWN and self.root)
+            return f"{self.root}{self.path}" if is_told else None
         root = root.removesuffix("/chat/completions")
         return root if self.path and root.endswith(self.path) else f"{root}{self.path}"
 
@@ -34,7 +37,7 @@ _MISTRAL = ChannelType("mistral", "https://api.mistral.ai")
 _OLLAMA = ChannelType("ollama", "http://localhost:11434", "")
 _COHERE = ChannelType("cohere", "https://api.cohere.ai", "")
 _DEEPSEEK = ChannelType("deepseek", "https://api.deepseek.com")
-_MINIMAX = ChannelType(_OWN, "https://api.minimax.chat")
+_MINIMAX = ChannelType("minimax", "https://api.minimax.chat", keeps_root=True)
 _SILICONFLOW = ChannelType("siliconflow", "https://api.siliconflow.cn")
 _XAI = ChannelType("xai", "https://api.x.ai")
 _BAIDU_V2 = ChannelType(_OWN, "https://qianfan.baidubce.com", "/v2")
@@ -54,7 +57,7 @@ _COMMON: Mapping[int, ChannelType] = {
     17: _DASHSCOPE,
     20: ChannelType("openrouter", "https://openrouter.ai/api"),
     24: ChannelType("gemini", "https://generativelanguage.googleapis.com", "/v1beta"),
-    25: ChannelType("moonshot", "https://api.moonshot.cn"),
+    25: ChannelType("moonshot", "https://api.moonshot.cn", keeps_root=True),
     31: ChannelType(_OWN, "https://api.lingyiwanwu.com"),
 }
 ONE_API: Mapping[int, ChannelType] = {
@@ -67,7 +70,7 @@ ONE_API: Mapping[int, ChannelType] = {
     28: _MISTRAL,
     29: ChannelType("groq", "https://api.groq.com/openai"),
     30: _OLLAMA,
-    32: ChannelType(_OWN, "https://api.stepfun.com"),
+    32: ChannelType("stepfun", "https://api.stepfun.com"),
     35: _COHERE,
     36: _DEEPSEEK,
     39: ChannelType("together_ai", "https://api.together.xyz"),

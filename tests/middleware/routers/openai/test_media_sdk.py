@@ -69,6 +69,7 @@ def client(running: Running) -> Iterator[openai.OpenAI]:
         yield sdk
 
 
+@pytest.mark.proves("openai", "speech", "SDK at the gateway")
 def test_speech_comes_as_it_is_made(client: openai.OpenAI, up: MediaUpstream, running: Running) -> None:
     gate = threading.Event()
     up.handler = lambda _: sound(gate=gate)
@@ -93,6 +94,7 @@ def test_events_of_speech(client: openai.OpenAI, running: Running) -> None:
     assert kinds == ["speech.audio.delta", "speech.audio.done"]
 
 
+@pytest.mark.proves("openai", "transcriptions")
 @pytest.mark.parametrize("response_format", ["json", "verbose_json", "text", "srt", "vtt"])
 def test_transcriptions(client: openai.OpenAI, up: MediaUpstream, response_format: Any) -> None:
     file = ('talk "1".mp3', RECORDING, "audio/mpeg")
@@ -127,6 +129,7 @@ def test_translations(client: openai.OpenAI, up: MediaUpstream) -> None:
     assert "transfer-encoding" not in up.requests[0].headers
 
 
+@pytest.mark.proves("openai", "image generation")
 def test_images(client: openai.OpenAI, up: MediaUpstream) -> None:
     answer = client.images.generate(model="image", prompt="a lighthouse", n=2, size="1024x1024", quality="low")
     assert answer.data is not None
@@ -161,6 +164,7 @@ def test_edits_as_a_json(running: Running, up: MediaUpstream) -> None:
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "images[0].image_url")
 
 
+@pytest.mark.proves("openai", "moderations")
 def test_moderations(client: openai.OpenAI, up: MediaUpstream) -> None:
     answer = client.moderations.create(model="moderator", input=["I like trains."])
     assert answer.model == "moderator"
@@ -324,6 +328,7 @@ def test_an_upstream_that_does_not_read_holds_the_client_back(running: Running, 
     up.may_read.set()
 
 
+@pytest.mark.proves("ollama", "speech", "transcriptions", "image generation", "moderations", refused=True)
 def test_limits_and_errors(running: Running, up: MediaUpstream, client: openai.OpenAI) -> None:
     files = {"file": ("a.wav", io.BytesIO(bytes(27 * 2**20)))}
     large = running.post("/v1/audio/transcriptions", data={"model": "whisper"}, files=files)
