@@ -16,8 +16,8 @@ from sage_process import environment
 from sage.middleware.providers.base import Endpoint, ModelCall, Operation, UpstreamModel
 from sage.middleware.providers.presets import PresetProvider
 from sage.middleware.settings.kinds import KINDS
-from sage.middleware.settings.provider_kind import Preset
 from sage.middleware.settings.providers import RemoteProvider
+from sage.middleware.settings.vendors.kind import Preset
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.S)

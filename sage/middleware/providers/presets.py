@@ -1,4 +1,4 @@
-"""Vendors that speak OpenAI's wire, each a row of :data:`sage.middleware.settings.preset_rows.PRESETS`."""
+"""Vendors that speak OpenAI's wire, each a row of :data:`sage.middleware.settings.vendors.presets.PRESETS`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.openai_fields import FOREIGN_SAMPLING
 from sage.middleware.providers.vendor import has_effect
 from sage.middleware.settings.kinds import KINDS
-from sage.middleware.settings.provider_kind import Preset
 from sage.middleware.settings.providers import RemoteProvider
+from sage.middleware.settings.vendors.kind import Preset
 
 _LETTERS = string.digits + string.ascii_letters
 _CODED = "base_resp"

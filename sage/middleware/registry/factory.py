@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sage.middleware.providers.base import Provider
 from sage.middleware.settings.kinds import KINDS
-from sage.middleware.settings.provider_kind import ProviderKind
 from sage.middleware.settings.providers import ProviderCommon
 from sage.middleware.settings.settings import Llm
+from sage.middleware.settings.vendors.kind import ProviderKind
 
 
 def make_providers(settings: Llm, data_dir: Path) -> tuple[dict[str, Provider], dict[str, str]]:

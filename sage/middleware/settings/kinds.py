@@ -4,7 +4,7 @@ Everything that depends on the kind is made from these rows: the sections under 
 variables, the vendor of a model's name, the adapter of a provider, the advice in errors, the tests' list of vendors,
 and the tables in docs/providers.md and docs/configuration.md.
 
-A vendor that speaks OpenAI's wire is one row in :mod:`~sage.middleware.settings.preset_rows` and nothing else. A vendor
+A vendor that speaks OpenAI's wire is one row in :mod:`~sage.middleware.settings.vendors.presets` and nothing else. A vendor
 with a wire of its own is two places: a row in :data:`VENDORS`, and the file with the adapter that the row names (and a
 section class in :mod:`sage.middleware.settings.providers`, if it has options that no other kind has).
 
@@ -22,8 +22,6 @@ from typing import Annotated, Any
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from sage.middleware.settings.preset_rows import PRESETS
-from sage.middleware.settings.provider_kind import ProviderKind
 from sage.middleware.settings.providers import (
     AnthropicSettings,
     LocalProvider,
@@ -33,6 +31,8 @@ from sage.middleware.settings.providers import (
     VllmSettings,
 )
 from sage.middleware.settings.quantities import ollama_url
+from sage.middleware.settings.vendors.kind import ProviderKind
+from sage.middleware.settings.vendors.presets import PRESETS
 
 VENDORS: tuple[ProviderKind, ...] = (
     ProviderKind(

@@ -1,6 +1,6 @@
 """What the vendors of PRESETS do differently, each as its documentation says it, on a scripted wire of its own.
 
-The pages are named in the rows (:mod:`sage.middleware.settings.preset_rows`).
+The pages are named in the rows (:mod:`sage.middleware.settings.vendors.presets`).
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from running_gateway import Running, run_gateway
 from upstream import Received, Script, Upstream, openai_like, reply
 
 from sage.middleware.settings.kinds import KINDS, PRESETS
-from sage.middleware.settings.provider_kind import Preset
 from sage.middleware.settings.settings import Settings
+from sage.middleware.settings.vendors.kind import Preset
 
 pytestmark = pytest.mark.slow  # every preset
 

@@ -12,10 +12,10 @@ from sage.middleware.providers.base import Operation
 from sage.middleware.providers.vendor import Vendor
 from sage.middleware.registry.factory import adapter_of
 from sage.middleware.settings.kinds import KINDS, PRESETS, VENDORS, vendors_of
-from sage.middleware.settings.provider_kind import Preset, ProviderKind
 from sage.middleware.settings.providers import ProviderCommon, RemoteProvider
 from sage.middleware.settings.quantities import check_base_url
 from sage.middleware.settings.reading import load_settings
+from sage.middleware.settings.vendors.kind import Preset, ProviderKind
 
 every_kind = pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.name) for kind in KINDS.values()])
 

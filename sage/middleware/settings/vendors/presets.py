@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sage.middleware.settings.provider_kind import Preset
+from sage.middleware.settings.vendors.kind import Preset
 
 PRESETS: tuple[Preset, ...] = (
     Preset(  # api-docs.deepseek.com
