@@ -4,9 +4,9 @@ Everything that depends on the kind is made from these rows: the sections under 
 variables, the vendor of a model's name, the adapter of a provider, the advice in errors, the tests' list of vendors,
 and the tables in docs/providers.md and docs/configuration.md.
 
-A vendor that speaks OpenAI's wire is one row in :mod:`~sage.middleware.settings.vendors.presets` and nothing else. A vendor
-with a wire of its own is two places: a row in :data:`VENDORS`, and the file with the adapter that the row names (and a
-section class in :mod:`sage.middleware.settings.providers`, if it has options that no other kind has).
+A vendor that speaks OpenAI's wire is one row in :mod:`~sage.middleware.settings.vendors.presets` and nothing else. A
+vendor with a wire of its own is two places: a row in :data:`VENDORS`, and the file with the adapter that the row names
+(and a section class in :mod:`sage.middleware.settings.providers`, if it has options that no other kind has).
 
 A row *names* its adapter and does not import it: adapters depend on settings, never the reverse. The registry's factory
 imports it, so a gateway only loads the adapters of the vendors that it is configured with. A test checks that each row
