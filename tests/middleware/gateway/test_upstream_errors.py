@@ -14,7 +14,7 @@ from upstream import Upstream, chat_chunk, openai_like
 
 from sage.middleware.settings.settings import Settings
 
-KINDS = ("openai", "vllm", "ollama", "zhipu", "cohere", "deepseek")
+KINDS = ("openai", "vllm", "ollama", "zhipu", "cohere", "anthropic", "gemini", "deepseek")
 _numbers = itertools.count()
 
 

@@ -25,7 +25,7 @@ LOADING = {
     "use_mmap": True,
     "low_vram": False,
 }
-KINDS = ("openai", "vllm", "zhipu", "deepseek", "openrouter", "ollama", "cohere")
+KINDS = ("openai", "vllm", "zhipu", "deepseek", "openrouter", "ollama", "cohere", "anthropic", "gemini")
 
 
 def sections(up: Upstream) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def sent(running: Running, up: Upstream, path: str, body: dict[str, Any]) -> dic
 def test_hints_of_loading_go_to_no_other_vendor(running: Running, up: Upstream, kind: str, stream: bool) -> None:
     options = {**LOADING, "temperature": 0.5, "unheard_of": 7}
     received = sent(running, up, "/api/chat", {"model": kind, "messages": HELLO, "options": options, "stream": stream})
-    assert received["temperature"] == 0.5
+    assert received.get("generationConfig", received)["temperature"] == 0.5
     assert not {"options", "unheard_of", *LOADING} & received.keys()
     received = sent(running, up, "/api/generate", {"model": kind, "prompt": "hello", "options": options})
     assert not {"options", *LOADING} & received.keys()
@@ -71,6 +71,7 @@ def test_an_ollama_server_gets_them(running: Running, up: Upstream) -> None:
         ("vllm", {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}),
         ("zhipu", {"thinking": {"type": "disabled"}}),
         ("cohere", {"thinking": {"type": "disabled"}}),
+        ("anthropic", {}),
     ],
 )
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import orjson
 
 from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.anthropic.usage import MessageCounts
+from sage.middleware.providers.anthropic.whole_messages import message_events
 from sage.middleware.providers.base import Usage
 from sage.middleware.providers.wire import lenient_json
 from sage.middleware.providers.wire.errors import first_error, reported_error
@@ -34,6 +35,7 @@ from sage.middleware.providers.wire.thought_signatures import is_googles
 
 _NAME = re.compile(r"[a-z_]{1,64}")
 _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+_BLANKS = BYTE_ORDER_MARK + b" \t\r\n"
 _BEFORE_CONTENT = frozenset({"message_start", "ping"})
 
 
@@ -87,6 +89,8 @@ class NativeRelay:
         """The events before the first content, which has not come yet."""
         self._ended = False
         """Whether it has said why it ends."""
+        self._is_whole: bool | None = None
+        """Whether a whole message comes in place of events; ``None`` means that nothing has come yet."""
 
     def feed(self, data: bytes) -> bytes:
         if self.finished or self.error is not None:
@@ -96,7 +100,9 @@ class NativeRelay:
         data = data[: len(data) - len(self._last_cr)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         searched = max(0, len(self._rest) - 1)
         self._rest += data
-        cut = self._rest.rfind(b"\n\n", searched) + 2
+        if self._is_whole is None and (begin := self._rest.lstrip(_BLANKS)):
+            self._is_whole = begin.startswith((b"{", b"["))
+        cut = 0 if self._is_whole else self._rest.rfind(b"\n\n", searched) + 2
         if cut < 2:
             if len(self._rest) > MAX_EVENT:
                 self.error = too_long()
@@ -108,7 +114,7 @@ class NativeRelay:
         rest = b""
         if not self.finished and self.error is None:
             tail, self._rest = bytes(self._rest + self._last_cr), bytearray()
-            rest = self._relayed(tail)
+            rest = self._whole(tail) if self._is_whole else self._relayed(tail)
         if self.error is not None:
             raise self.error
         if not self.finished and self._ended:
@@ -117,6 +123,18 @@ class NativeRelay:
         if not self.finished:
             raise cut_off()
         return rest
+
+    def _whole(self, body: bytes) -> bytes:
+        """The events of a message that came whole."""
+        value, _ = _read(body.lstrip(_BLANKS))
+        if not isinstance(value, dict) or (error := reported_error(value)) is not None:
+            raise self._on_error(error if isinstance(value, dict) else value)
+        answer = native_answer(value, self._model)
+        if answer is None:
+            raise cut_off()
+        message, self.usage = answer
+        self.finished = True
+        return message_events(message)
 
     def _relayed(self, events: bytes) -> bytes:
         pieces = []

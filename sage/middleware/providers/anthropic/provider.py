@@ -19,6 +19,7 @@ from sage.middleware.providers.anthropic.native import NativeRelay, native_answe
 from sage.middleware.providers.anthropic.request import COUNTED, messages_request
 from sage.middleware.providers.anthropic.stream import AnthropicRelay
 from sage.middleware.providers.anthropic.tools import answers_by_tool
+from sage.middleware.providers.anthropic.whole_messages import gathered_message
 from sage.middleware.providers.base import (
     Endpoint,
     ModelCall,
@@ -135,6 +136,20 @@ class AnthropicProvider(Vendor):
             return orjson.dumps(decoded[0]), decoded[1]
         except orjson.JSONEncodeError as exc:
             raise self._malformed(call) from exc
+
+    def _gathered(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
+        if self._native(call) is None:
+            return super()._gathered(call, body)
+        relay = NativeRelay(call.model, on_error=self._stream_error)
+        events = relay.feed(body)
+        if relay.error is None and not relay.finished:
+            events += relay.close()
+        if relay.error is not None:
+            raise relay.error
+        decoded = native_answer(gathered_message(events), call.model)
+        if decoded is None:
+            raise self._malformed(call)
+        return orjson.dumps(decoded[0]), relay.usage
 
     def relay(self, call: ModelCall) -> Relay:
         if self._native(call) is not None:
