@@ -89,6 +89,7 @@ LATE = {
     "sage.middleware.client.connection": _COMMANDS,
     "sage.middleware.cli.config": _COMMANDS,
     "sage.middleware.cli.databases": _COMMANDS,
+    "sage.middleware.cli.mcp": _COMMANDS,
     "sage.middleware.cli.flower": _COMMANDS,
     "sage.middleware.cli.import_command": _COMMANDS,
     "sage.middleware.cli.ingest_command": _COMMANDS,

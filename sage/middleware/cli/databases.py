@@ -18,6 +18,7 @@ from sage.middleware.settings.reading import CLIENT_SECTIONS, find_config, load_
 
 if TYPE_CHECKING:
     from sage.middleware.database.copying import RoomFile
+    from sage.middleware.mcp.pins.database import SCHEMA as MCP_PINS
     from sage.middleware.settings.database import DatabaseUrl
     from sage.middleware.settings.settings import Settings
 
@@ -126,7 +127,7 @@ def _rooms(data_dir: Path) -> list[RoomFile]:
     from sage.middleware.vector_stores.records import FILE
 
     return [
-        *(RoomFile(schema, data_dir / "sage.db") for schema in (ACCOUNTS, BUDGETS, AUDIT)),
+        *(RoomFile(schema, data_dir / "sage.db") for schema in (ACCOUNTS, BUDGETS, AUDIT, MCP_PINS)),
         RoomFile(JOBS, data_dir / "queue" / "jobs.db"),
         RoomFile(USAGE, data_dir / "usage.db"),
         RoomFile(VECTOR_STORES, data_dir / FILE),

@@ -20,6 +20,7 @@ from sage.middleware.cli.databases import db_app
 from sage.middleware.cli.flower import flower_command
 from sage.middleware.cli.import_command import import_app
 from sage.middleware.cli.ingest_command import ingest
+from sage.middleware.cli.mcp import mcp_app
 from sage.middleware.cli.models import generate, models_app
 from sage.middleware.cli.root import make_app, run
 from sage.middleware.cli.search import search
@@ -65,6 +66,7 @@ app.add_typer(team_app, name="team")
 app.add_typer(key_app, name="key")
 app.add_typer(budget_app, name="budget")
 app.add_typer(audit_app, name="audit")
+app.add_typer(mcp_app, name="mcp")
 app.add_typer(config_app, name="config")
 app.add_typer(db_app, name="db")
 app.add_typer(import_app, name="import")
