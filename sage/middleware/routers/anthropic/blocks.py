@@ -14,6 +14,8 @@ import orjson
 from sage.errors import InvalidRequest
 
 Part = dict[str, Any]
+_PLAIN = {"type", "text"}
+"""The fields of a text without a mark."""
 _PDF = "application/pdf"
 _PICTURE_FOLLOWS = "(the picture is in the next message)"
 _FILE_FOLLOWS = "(the document is in the next message)"
@@ -89,7 +91,10 @@ class BlockReader:
                 thinking.append({"type": kind, "data": _string(block, "data", at)})
             else:
                 texts += self._parts(block, at, kind)
-        message: dict[str, Any] = {"role": "assistant", "content": self._answer(texts) if texts or not calls else None}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": self._simplest(texts) if texts or not calls else None,
+        }
         if reasoning := "\n\n".join(filter(None, thoughts)):
             message["reasoning_content"] = reasoning
         if thinking and self._marks:
@@ -98,13 +103,10 @@ class BlockReader:
             message["tool_calls"] = calls
         return message
 
-    def _answer(self, texts: list[Part]) -> Any:
-        if len(texts) == 1 and texts[0].keys() == {"type", "text"}:
-            return texts[0]["text"]
-        return self._simplest(texts)
-
     def _simplest(self, parts: list[Part]) -> Any:
         """``parts`` as they are, or their texts as one."""
+        if len(parts) == 1 and parts[0].keys() == _PLAIN:
+            return parts[0]["text"]
         if not parts or (not self._marks and all(part.get("type") == "text" for part in parts)):
             return "\n\n".join(part["text"] for part in parts)
         return parts

@@ -51,6 +51,8 @@ class MessageEvents:
         self._learned = 0
         self._is_signed = False
         """Whether the block of thinking that is open has its signature."""
+        self._thoughts: list[str] = []
+        """The pieces of its text."""
         self._call: ToolCall | None = None
         """The call whose block is open."""
         self._waiting: list[ToolCall] = []
@@ -150,18 +152,20 @@ class MessageEvents:
         return _event("content_block_delta", index=self._blocks, delta={"type": "text_delta", "text": text})
 
     def _thinking(self, reasoning: str, signed: list[dict[str, Any]]) -> bytes:
-        """What a delta adds to the thinking: its text, which blocks may say once more, and signatures."""
-        if not any(block.get("thinking") for block in signed):
-            signed = [{"thinking": reasoning}, *signed] if reasoning else signed
+        """What a delta adds to the thinking: its text, and the signatures. Blocks that are signed may say once more
+        what came before, or what ``reasoning`` says."""
+        if reasoning and not any(block.get("thinking") and block.get("signature") for block in signed):
+            signed = [{"thinking": reasoning}, *({**block, "thinking": ""} for block in signed)]
         events = b""
         for block in signed:
             text, signature = string(block.get("thinking")), string(block.get("signature"))
             if block.get("type") == "redacted_thinking":
                 redacted = {"type": "redacted_thinking", "data": string(block.get("data"))}
                 events += self._close() + self._open_block("redacted_thinking", redacted) + self._close()
-            if text:
+            if text and not (signature and not self._is_signed and text == "".join(self._thoughts)):
                 self._answer_tokens += text_tokens(text)
                 events += self._think({"type": "thinking_delta", "thinking": text})
+                self._thoughts.append(text)
             if signature:
                 events += self._think({"type": "signature_delta", "signature": signature})
                 self._is_signed = True
@@ -216,6 +220,7 @@ class MessageEvents:
         if self._block is None:
             return b""
         self._block, self._call, self._is_signed, self._shape = None, None, False, None
+        self._thoughts = []
         self._blocks += 1
         return _event("content_block_stop", index=self._blocks - 1)
 

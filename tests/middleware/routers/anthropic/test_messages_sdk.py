@@ -417,12 +417,14 @@ def test_interleaved_calls_come_one_after_the_other(running: Any, up: Upstream) 
     ]
 
 
-def test_thinking_with_signatures_in_a_stream(client: anthropic.Anthropic, up: Upstream) -> None:
+@pytest.mark.parametrize("say_again", ["", "Hm."])
+def test_thinking_with_signatures_in_a_stream(client: anthropic.Anthropic, up: Upstream, say_again: str) -> None:
     signed = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
     up.stream(
         [
-            delta(reasoning_content="Hm."),
-            delta(thinking_blocks=[{**signed, "thinking": ""}]),
+            delta(reasoning_content="H"),
+            delta(reasoning_content="m."),
+            delta(thinking_blocks=[{**signed, "thinking": say_again}]),
             delta(thinking_blocks=[{"type": "redacted_thinking", "data": "b3Bh"}]),
             delta(thinking_blocks=[{**signed, "thinking": "More.", "signature": "c2"}]),
             delta("stop", content="Yes."),

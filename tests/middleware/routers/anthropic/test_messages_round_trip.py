@@ -1,0 +1,139 @@
+"""Any chat of OpenAI's shape becomes Messages and comes back: nothing is lost but what docs/surfaces.md names."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import chat_shapes as shapes
+import orjson
+import pytest
+import surface_losses
+from hypothesis import given
+from surface_losses import Loss, expected
+
+from sage.middleware.providers.anthropic.answer import chat_answer
+from sage.middleware.providers.anthropic.request import messages_body
+from sage.middleware.routers.anthropic import answer as answers
+from sage.middleware.routers.anthropic.events import MessageEvents
+from sage.middleware.routers.anthropic.request import chat_request
+
+MODEL = "claude-opus-4-6"
+QUESTIONS = surface_losses.of("messages", answer=False)
+ANSWERS = surface_losses.of("messages", answer=True)
+
+
+def there_and_back(chat: dict[str, Any]) -> dict[str, Any]:
+    """``chat`` as Messages, which also goes over the wire, and that as a chat again."""
+    asked = copy.deepcopy({**chat, "model": MODEL})
+    for loss in QUESTIONS:
+        if loss.refused:  # a test of kind anthropic shows that each of these fields is a 400
+            loss.apply(asked)
+    wire = orjson.loads(orjson.dumps(messages_body(asked, MODEL)))
+    body, effort, foreign = chat_request({**wire, "model": chat["model"]})
+    assert foreign is None
+    if effort is not None:
+        body["reasoning_effort"] = effort
+    return body
+
+
+def answer_there_and_back(answer: dict[str, Any]) -> dict[str, Any]:
+    message = answers.message(answer, (), (0, 0))
+    assert set(message) >= {"id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage"}
+    decoded = chat_answer(orjson.loads(orjson.dumps(message)), answer["model"])
+    assert decoded is not None
+    return {name: value for name, value in decoded[0].items() if name not in ("object", "created")}
+
+
+@given(shapes.chats())
+def test_a_question_loses_nothing_else(chat: dict[str, Any]) -> None:
+    assert there_and_back(chat) == expected(chat, QUESTIONS)
+
+
+@given(shapes.answers())
+def test_an_answer_loses_nothing_else(answer: dict[str, Any]) -> None:
+    assert comparable(answer_there_and_back(answer)) == comparable(expected(answer, ANSWERS))
+
+
+@given(shapes.answers())
+def test_a_stream_says_what_the_whole_answer_says(answer: dict[str, Any]) -> None:
+    events = MessageEvents("m", (), 1, "id")
+    sent = b"".join(map(events.translate, chunks(answer))) + events.end()
+    said = gathered([json.loads(part.partition(b"\ndata: ")[2]) for part in sent.split(b"\n\n")[:-1]])
+    whole = answers.message(answer, (), (0, 0))
+    assert said == {name: whole[name] for name in said}
+
+
+@pytest.mark.parametrize("loss", QUESTIONS + ANSWERS, ids=lambda loss: loss.what)
+def test_each_row_of_the_table_is_really_lost(loss: Loss) -> None:
+    losses, way = (ANSWERS, answer_there_and_back) if loss.answer else (QUESTIONS, there_and_back)
+    assert expected(loss.example, [loss]) != loss.example
+    assert comparable(way(loss.example)) == comparable(expected(loss.example, losses))
+
+
+def comparable(value: dict[str, Any]) -> dict[str, Any]:
+    """Counts of zero are as good as none."""
+    value = copy.deepcopy(value)
+    for name in ("prompt_tokens_details", "completion_tokens_details"):
+        details = value.get("usage", {}).pop(name, {})
+        if kept := {unit: count for unit, count in details.items() if count}:
+            value["usage"][name] = kept
+    return value
+
+
+def chunks(answer: dict[str, Any]) -> list[bytes]:
+    """The stream of chat chunks that says what ``answer`` says, piece by piece."""
+    message = answer["choices"][0]["message"]
+    deltas: list[dict[str, Any]] = []
+    for block in message.get("thinking_blocks", ()):
+        if "thinking" in block:
+            deltas += [{"reasoning_content": letter} for letter in block["thinking"]]
+        deltas.append({"thinking_blocks": [block]})
+    deltas += [{"content": letter} for letter in message["content"] or ""]
+    for index, call in enumerate(message.get("tool_calls", ())):
+        deltas.append({"tool_calls": [{**call, "index": index, "function": {**call["function"], "arguments": ""}}]})
+        deltas += [
+            {"tool_calls": [{"index": index, "function": {"arguments": letter}}]}
+            for letter in call["function"]["arguments"]
+        ]
+    head = {"id": answer["id"], "object": "chat.completion.chunk", "model": "m"}
+    bodies: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": d, "finish_reason": None}]} for d in deltas]
+    bodies.append({"choices": [{"index": 0, "delta": {}, "finish_reason": answer["choices"][0]["finish_reason"]}]})
+    bodies.append({"choices": [], "usage": answer["usage"]})
+    return [b"data: " + orjson.dumps({**head, **body}) + b"\n\n" for body in bodies]
+
+
+def gathered(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """The message that the events make, one open block at a time and indexes without gaps."""
+    assert [events[0]["type"], events[-2]["type"], events[-1]["type"]] == [
+        "message_start",
+        "message_delta",
+        "message_stop",
+    ]
+    blocks: list[dict[str, Any]] = []
+    inputs: dict[int, str] = {}
+    is_open = False
+    for event in events[2:-2]:
+        if event["type"] == "content_block_start":
+            assert (is_open, event["index"]) == (False, len(blocks))
+            is_open = True
+            blocks.append(dict(event["content_block"]))
+        elif event["type"] == "content_block_delta":
+            assert (is_open, event["index"]) == (True, len(blocks) - 1)
+            delta = dict(event["delta"])
+            kind = delta.pop("type")
+            for name, piece in delta.items():
+                if kind == "input_json_delta":
+                    inputs[event["index"]] = inputs.get(event["index"], "") + piece
+                else:
+                    blocks[-1][name] += piece
+        else:
+            assert (event["type"], is_open, event["index"]) == ("content_block_stop", True, len(blocks) - 1)
+            is_open = False
+    assert not is_open
+    for index, text in inputs.items():
+        blocks[index]["input"] = json.loads(text)
+    message = events[0]["message"]
+    ended = events[-2]
+    return {**message, "content": blocks, **ended["delta"], "usage": ended["usage"]}
