@@ -293,6 +293,7 @@ KEPT: dict[tuple[str, str], tuple[str, ...]] = {
     (MESSAGES, "zhipu"): FEATURES,
     (MESSAGES, "cohere"): FEATURES,
     (MESSAGES, "anthropic"): FEATURES,
+    (MESSAGES, "gemini"): FEATURES,
 }
 """By surface and kind of provider, what a test shows to work; each test goes over its part of this."""
 
