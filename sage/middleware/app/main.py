@@ -48,6 +48,7 @@ from sage.middleware.gateway.jobs.rights import JobRights
 from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.gateway.model_caller import RunningGateway
 from sage.middleware.gateway.readiness import Readiness
+from sage.middleware.gateway.responses.background import BackgroundResponses
 from sage.middleware.gateway.services.generating import generate
 from sage.middleware.gateway.vector_stores.attachments import Attachments
 from sage.middleware.gateway.vector_stores.files import StoreFiles
@@ -106,6 +107,7 @@ def create_app(
     rights = JobRights(authenticator, accounts.job_tokens if accounts is not None else None)
     own_worker = _own_worker(settings, authenticator, secret)
     queue = Queue(settings, rights, own_worker)
+    gateway.responses.background = BackgroundResponses(queue)
     if own_worker is not None:
         own_worker.on_exit = queue.worker_gone
     attachments = Attachments(gateway.stores.access, queue, settings.retrieval.limits.max_store_files)

@@ -16,6 +16,7 @@ WORK = {
     "embed": Scope.GENERATE,
     "evaluate": Scope.GENERATE,
     "batch": Scope.GENERATE,
+    "response": Scope.GENERATE,
     "ingest": Scope.COLLECTIONS_WRITE,
     "reembed": Scope.COLLECTIONS_WRITE,
     "snapshot": Scope.COLLECTIONS_WRITE,
@@ -23,8 +24,8 @@ WORK = {
 """Every kind of job, and the scope of its work, which it takes beside ``tasks``."""
 
 
-TASK_KINDS = tuple(kind for kind in WORK if kind != "batch")
-"""Kinds that ``POST /tasks/{kind}`` takes; batches have OpenAI's routes."""
+TASK_KINDS = tuple(kind for kind in WORK if kind not in ("batch", "response"))
+"""Kinds that ``POST /tasks/{kind}`` takes; batches and responses have OpenAI's routes."""
 
 
 class RightsRevoked(SageError):

@@ -8,9 +8,10 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sage.errors import SageError
+from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.collections.bounded_pool import BoundedPool
 from sage.middleware.settings.settings import Settings
 
@@ -22,8 +23,23 @@ T = TypeVar("T")
 _PURGES_EVERY = 60.0
 
 
+class ResponseJobs(Protocol):
+    """The jobs of responses in the background (:mod:`sage.middleware.gateway.responses.background`)."""
+
+    async def submit(self, principal: Principal, body: dict[str, Any]) -> str: ...
+
+    async def cancel(self, tenant: str, job: str) -> None: ...
+
+    async def forget(self, tenant: str, job: str) -> None: ...
+
+    async def failure(self, tenant: str, job: str) -> tuple[str, str] | None: ...
+
+
 class KeptResponses:
     """Belongs to one event loop."""
+
+    background: ResponseJobs | None = None
+    """Makes responses in the background; ``None`` means that nobody does."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.responses

@@ -16,6 +16,7 @@ KINDS: dict[str, str] = {
     "generate": "sage.middleware.worker.kinds.generate",
     "ingest": "sage.middleware.worker.kinds.ingest",
     "reembed": "sage.middleware.worker.kinds.reembed",
+    "response": "sage.middleware.worker.kinds.response",
     "snapshot": "sage.middleware.worker.kinds.snapshot",
 }
 

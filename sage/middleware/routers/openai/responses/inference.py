@@ -16,11 +16,12 @@ from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.gateway.tools.loop import ToolLoop
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.providers.wire.responses import WIRE
-from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, take_model
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, send_json, take_model
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.openapi_bodies import OpenBody
-from sage.middleware.routers.http.respond import Events, respond
-from sage.middleware.routers.openai.responses import native, resource
+from sage.middleware.routers.http.respond import AnswersCalls, Events, respond
+from sage.middleware.routers.http.streaming import end_stream, send_events, start_stream
+from sage.middleware.routers.openai.responses import background, native, resource
 from sage.middleware.routers.openai.responses.answer import complete, complete_steps
 from sage.middleware.routers.openai.responses.events import ChatStreamEvents, Keep
 from sage.middleware.routers.openai.responses.recall import keeper, recall
@@ -49,16 +50,57 @@ class Responses:
         chat["model"] = model
         call = ModelCall(Operation.CHAT, chat, model, stream=request.stream, wants_usage=True, fallbacks=fallbacks)
         response = resource.new_response(body, resource.response_id())
-        if request.tools.own:
-            if request.only_native is not None:
-                raise request.only_native
-            tools = await open_tools(self._gateway, principal, request)
-            running = ToolAnswering(request, response, keep, tools, tools.lists(request, earlier, response["id"]))
-            await respond(tools.answering, call, scope, receive, send, running.whole, running.events)
+        asked, answering = await self._answering(principal, call, request, response, keep, earlier)
+        if not request.background:
+            await respond(asked, call, scope, receive, send, answering.whole, answering.events)
+        elif principal.in_job:
+            await self._run(scope, receive, send, asked, call, answering)
+        else:
+            await self._gateway.admit(principal, call)  # what is wrong is said at once
+            await background.accept(self._gateway, principal, request, response, fallbacks)
+            await self._accepted(scope, send, request, response)
+
+    async def _answering(
+        self,
+        principal: Principal,
+        call: ModelCall,
+        request: ResponsesRequest,
+        response: dict[str, Any],
+        keep: Keep | None,
+        earlier: list[dict[str, Any]],
+    ) -> tuple[AnswersCalls, ResponseAnswering]:
+        """What is asked, and how it answers."""
+        if not request.tools.own:
+            await self._choose_wire(principal, call, request, earlier)
+            return self._gateway, ResponseAnswering(request, response, keep, call.native is not None)
+        if request.only_native is not None:
+            raise request.only_native
+        tools = await open_tools(self._gateway, principal, request)
+        lists = tools.lists(request, earlier, response["id"])
+        return tools.answering, ToolAnswering(request, response, keep, tools, lists)
+
+    async def _run(
+        self, scope: Scope, receive: Receive, send: Send, asked: AnswersCalls, call: ModelCall, made: ResponseAnswering
+    ) -> None:
+        """Makes a response in the background, while the worker of its job waits."""
+        run = await background.BackgroundRun.begin(self._gateway, caller(scope), made.response, made.request.body)
+        made.keep, call.stream = run.keep, True
+
+        def events(answer: GatewayCall) -> Events:
+            return run.recorded(made.events(answer))
+
+        await respond(asked, call, scope, receive, send, None, events)
+
+    async def _accepted(self, scope: Scope, send: Send, request: ResponsesRequest, response: dict[str, Any]) -> None:
+        """Answers with a response that is made later, or with its events as they come."""
+        if not request.stream:
+            await send_json(send, orjson.dumps(response), [])
             return
-        await self._choose_wire(principal, call, request, earlier)
-        answering = ResponseAnswering(request, response, keep, call.native is not None)
-        await respond(self._gateway, call, scope, receive, send, answering.whole, answering.events)
+        await start_stream(send, [])
+        tenant = caller(scope).tenant
+        async for event in background.follow(self._gateway.responses, tenant, response["id"], -1):
+            await send_events(send, event)
+        await end_stream(send)
 
     async def _choose_wire(
         self, principal: Principal, call: ModelCall, request: ResponsesRequest, earlier: list[dict[str, Any]]
@@ -81,19 +123,19 @@ class ResponseAnswering:
         self, request: ResponsesRequest, response: dict[str, Any], keep: Keep | None, has_native: bool
     ) -> None:
         """``has_native`` says whether the answer may be a server's own response."""
-        self._request = request
-        self._response = response
-        self._keep = keep
+        self.request = request
+        self.response = response
+        self.keep = keep
         self._has_native = has_native
 
     def whole(self, answer: GatewayCall) -> bytes | Awaitable[bytes]:
         """The body of an answer without a stream."""
         parsed = orjson.loads(answer.body)
         if self._has_native and answer.answers_in(WIRE):
-            response = native.under_our_id(parsed, self._response)
+            response = native.under_our_id(parsed, self.response)
         else:
-            response = complete(self._request, self._response, parsed)
-        return orjson.dumps(response) if self._keep is None else self._kept(self._keep, response)
+            response = complete(self.request, self.response, parsed)
+        return orjson.dumps(response) if self.keep is None else self._kept(self.keep, response)
 
     async def _kept(self, keep: Keep, response: dict[str, Any]) -> bytes:
         await keep(response)
@@ -103,9 +145,9 @@ class ResponseAnswering:
         """The events of a stream."""
         events: native.NativeEvents | ChatStreamEvents
         if self._has_native and answer.answers_in(WIRE):
-            events = native.NativeEvents(self._response, self._keep)
+            events = native.NativeEvents(self.response, self.keep)
         else:
-            events = ChatStreamEvents(self._request, EventWriter(self._response), self._keep)
+            events = ChatStreamEvents(self.request, EventWriter(self.response), self.keep)
         return Events(events.translate, events.end, events.error_event)
 
 
@@ -127,14 +169,14 @@ class ToolAnswering(ResponseAnswering):
     def whole(self, answer: GatewayCall) -> bytes | Awaitable[bytes]:
         assert isinstance(answer, ToolLoop)
         chat = orjson.loads(answer.body)
-        response = complete_steps(self._request, self._response, chat, answer.steps, self._tools, self._lists)
-        return orjson.dumps(response) if self._keep is None else self._kept(self._keep, response)
+        response = complete_steps(self.request, self.response, chat, answer.steps, self._tools, self._lists)
+        return orjson.dumps(response) if self.keep is None else self._kept(self.keep, response)
 
     def events(self, answer: GatewayCall) -> Events:
         assert isinstance(answer, ToolLoop)
         found = None if self._tools.search is None else self._tools.search.results
-        writer = EventWriter(self._response)
-        events = ChatStreamEvents(self._request, writer, self._keep, found, answer.run, self._lists)
+        writer = EventWriter(self.response)
+        events = ChatStreamEvents(self.request, writer, self.keep, found, answer.run, self._lists)
         return Events(events.translate, events.end, events.error_event)
 
 

@@ -266,6 +266,7 @@ def _is_reference(item: dict[str, Any]) -> bool:
 
 _READERS: Mapping[str, Callable[[ResponsesRequest, str, Any], None]] = {
     "model": ResponsesRequest._nothing,
+    "id": ResponsesRequest._nothing,
     "input": ResponsesRequest._nothing,
     "store": ResponsesRequest._own_flag,
     "stream": ResponsesRequest._own_flag,

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from sage.errors import Conflict
 from sage.middleware.auth.principal import Scope
 from sage.middleware.routers.http.deps import Caller, TheGateway
 from sage.middleware.routers.http.guard import guarded_router, requires
 from sage.middleware.routers.items import reply
+from sage.middleware.routers.openai.responses import background
 from sage.middleware.routers.openai.responses.request import SEARCH_RESULTS
 
 router = guarded_router("OpenAI")
@@ -58,9 +59,18 @@ async def get_response(
     who: Caller,
     gateway: TheGateway,
     include: Annotated[list[str] | None, Query()] = None,
+    stream: bool = False,
+    starting_after: Annotated[int, Query(ge=-1)] = -1,
 ) -> Response:
-    """A response that was kept, by anyone in the caller's team."""
-    kept = await gateway.responses.run(lambda store: store.get(who.tenant, response_id), who.tenant)
+    """A response that was kept, by anyone in the caller's team. With `stream` the events of one in the background that
+    come after the number `starting_after`, also those that are still to come."""
+    responses = gateway.responses
+    kept = await background.current(responses, who.tenant, response_id)
+    if stream:
+        if not kept.body.get("background"):
+            raise Conflict(f"'{response_id}' was not made in the background, so its events are not kept")
+        events = background.follow(responses, who.tenant, response_id, starting_after)
+        return StreamingResponse(events, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
     return reply(shown(kept.body, include or ()))
 
 
@@ -68,7 +78,11 @@ async def get_response(
 @requires(Scope.GENERATE)
 async def delete_response(response_id: str, who: Caller, gateway: TheGateway) -> Response:
     """Deletes a response, with its input. Responses that continue it cannot be continued any more."""
-    await gateway.responses.run(lambda store: store.delete(who.tenant, response_id), who.tenant)
+    responses = gateway.responses
+    kept = await responses.run(lambda store: store.get(who.tenant, response_id), who.tenant)
+    await responses.run(lambda store: store.delete(who.tenant, response_id), who.tenant)
+    if kept.job is not None and responses.background is not None:
+        await responses.background.forget(who.tenant, kept.job)
     return reply({"id": response_id, "object": "response", "deleted": True})
 
 
@@ -95,9 +109,7 @@ async def list_input_items(
 @requires(Scope.GENERATE)
 async def cancel_response(response_id: str, who: Caller, gateway: TheGateway) -> Response:
     """Cancels a response in the background; one that has ended stays as it is."""
-    kept = await gateway.responses.run(lambda store: store.get(who.tenant, response_id), who.tenant)
-    if not kept.body.get("background"):
-        raise Conflict(f"'{response_id}' is no response in the background; there is nothing to cancel")
+    kept = await background.cancel(gateway.responses, who.tenant, response_id)
     return reply(shown(kept.body, ()))
 
 
