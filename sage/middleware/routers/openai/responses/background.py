@@ -140,9 +140,9 @@ class BackgroundRun:
     def recorded(self, events: Events) -> Events:
         """``events``, which are kept too."""
 
+        assert events.end is not None
+        assert events.error_event is not None
         make_end, make_error = events.end, events.error_event
-        assert make_end is not None
-        assert make_error is not None
 
         def translate(sent: bytes) -> bytes:
             made = events.translate(sent)
