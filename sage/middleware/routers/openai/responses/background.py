@@ -14,8 +14,9 @@ from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.responses.kept import KeptResponses
 from sage.middleware.responses.kept import RUNNING, KeptResponse, NewResponse
 from sage.middleware.routers.http.respond import Events
-from sage.middleware.routers.openai.responses.events import Keep
+from sage.middleware.routers.openai.responses.events import ChatStreamEvents, Keep
 from sage.middleware.routers.openai.responses.kept_items import kept_items
+from sage.middleware.routers.openai.responses.native import NativeEvents
 from sage.middleware.routers.openai.responses.request import ResponsesRequest
 
 _LOOKS_EVERY = 0.3
@@ -137,12 +138,8 @@ class BackgroundRun:
     async def _keep(self, response: dict[str, Any]) -> None:
         await self._responses.run(lambda store: store.change(self._name, response), self._tenant)
 
-    def recorded(self, events: Events) -> Events:
+    def recorded(self, events: ChatStreamEvents | NativeEvents) -> Events:
         """``events``, which are kept too."""
-
-        assert events.end is not None
-        assert events.error_event is not None
-        make_end, make_error = events.end, events.error_event
 
         def translate(sent: bytes) -> bytes:
             made = events.translate(sent)
@@ -150,14 +147,13 @@ class BackgroundRun:
             return made
 
         async def end() -> bytes:
-            last = make_end()
-            made = last if isinstance(last, bytes) else await last
+            made = await events.end()
             self._note(made)
             await self._write()
             return made
 
         def error_event(error: SageError) -> bytes:
-            made = make_error(error)
+            made = events.error_event(error)
             self._note(made)
             self._writing = asyncio.get_running_loop().create_task(self._fail())
             return made

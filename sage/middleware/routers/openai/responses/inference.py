@@ -87,7 +87,7 @@ class Responses:
         made.keep, call.stream = run.keep, True
 
         def events(answer: GatewayCall) -> Events:
-            return run.recorded(made.events(answer))
+            return run.recorded(made.written(answer))
 
         await respond(asked, call, scope, receive, send, None, events)
 
@@ -141,13 +141,15 @@ class ResponseAnswering:
         await keep(response)
         return orjson.dumps(response)
 
+    def written(self, answer: GatewayCall) -> native.NativeEvents | ChatStreamEvents:
+        """What writes the events of a stream."""
+        if self._has_native and answer.answers_in(WIRE):
+            return native.NativeEvents(self.response, self.keep)
+        return ChatStreamEvents(self.request, EventWriter(self.response), self.keep)
+
     def events(self, answer: GatewayCall) -> Events:
         """The events of a stream."""
-        events: native.NativeEvents | ChatStreamEvents
-        if self._has_native and answer.answers_in(WIRE):
-            events = native.NativeEvents(self.response, self.keep)
-        else:
-            events = ChatStreamEvents(self.request, EventWriter(self.response), self.keep)
+        events = self.written(answer)
         return Events(events.translate, events.end, events.error_event)
 
 
@@ -172,12 +174,11 @@ class ToolAnswering(ResponseAnswering):
         response = complete_steps(self.request, self.response, chat, answer.steps, self._tools, self._lists)
         return orjson.dumps(response) if self.keep is None else self._kept(self.keep, response)
 
-    def events(self, answer: GatewayCall) -> Events:
+    def written(self, answer: GatewayCall) -> native.NativeEvents | ChatStreamEvents:
         assert isinstance(answer, ToolLoop)
         found = None if self._tools.search is None else self._tools.search.results
         writer = EventWriter(self.response)
-        events = ChatStreamEvents(self.request, writer, self.keep, found, answer.run, self._lists)
-        return Events(events.translate, events.end, events.error_event)
+        return ChatStreamEvents(self.request, writer, self.keep, found, answer.run, self._lists)
 
 
 class CreateResponse(OpenBody):
