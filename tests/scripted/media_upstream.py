@@ -234,7 +234,7 @@ class MediaUpstream(RawServer):
             data = b"".join([piece async for piece in _pieces(request, reader)])
             request.body = json.loads(data) if data else None
             return
-        parser = _form_parser(request, options[b"boundary"])
+        parser = form_parser(request, options[b"boundary"])
         async for piece in _pieces(request, reader):
             parser.write(piece)
         assert request.parts
@@ -262,7 +262,7 @@ async def _size(reader: asyncio.StreamReader) -> int:
     return int(line, 16)
 
 
-def _form_parser(request: Sent, boundary: bytes) -> MultipartParser:
+def form_parser(request: Sent, boundary: bytes) -> MultipartParser:
     header, value, headers = bytearray(), bytearray(), {}
 
     def end_header() -> None:

@@ -16,7 +16,9 @@ def connect_budgets(gateway: Gateway, budgets: Budgets, settings: Settings) -> N
     """From now on the calls of ``gateway`` are under ``budgets``."""
     ledger = gateway.ledger
     assert ledger is not None
-    call_budgets = CallBudgets(budgets, ledger.prices, settings.llm.limits.max_tokens)
+    call_budgets = CallBudgets(
+        budgets, ledger.prices, settings.llm.limits.max_tokens, settings.llm.limits.max_audio_bytes
+    )
 
     def changed() -> None:
         gateway.budgets = call_budgets if budgets.subjects else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 
 from sage.errors import PermissionDenied, RateLimited
@@ -13,6 +13,7 @@ from sage.middleware.budgets.budgets import Budgets
 from sage.middleware.budgets.reservation import Reservation
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.gateway.body_walk import HARMLESS
+from sage.middleware.gateway.media_bounds import media_bound
 from sage.middleware.providers.base import ModelCall, Operation, count_prompts
 from sage.middleware.usage.estimates import upper_bound_prompt
 from sage.middleware.usage.price_list import PriceList
@@ -42,9 +43,10 @@ class _CallTerms:
 
 
 class CallBudgets:
-    """Reserves for calls under budgets. ``most_output`` is ``llm.limits.max_tokens``."""
+    """Reserves for calls under budgets. ``most_output`` and ``most_audio`` are ``max_tokens``, ``max_audio_bytes`` of
+    ``llm.limits``."""
 
-    def __init__(self, budgets: Budgets, prices: PriceList, most_output: int) -> None:
+    def __init__(self, budgets: Budgets, prices: PriceList, most_output: int, most_audio: int = 25 * 2**20) -> None:
         self._budgets = budgets
         self._take = budgets.take
         self._prices = prices
@@ -53,6 +55,7 @@ class CallBudgets:
         budgets.book.on_edition.append(self._known.clear)
         self._assumed_output = min(budgets.settings.assumed_output, most_output)
         self._most_output = most_output
+        self._most_audio = most_audio
         self._refuses_unpriced = budgets.settings.unpriced == "refuse"
 
     def reserve(
@@ -79,6 +82,8 @@ class CallBudgets:
             tokens = (call.text_size or 0) + _EACH_MESSAGE * (len(call.body["messages"]) + 1)
         elif call.operation in _WITHOUT_ANSWER:
             return None
+        elif call.relayed:
+            return self._reserve_media(call, known, models)
         else:
             tokens, answer = self._tokens(call)
         money = 0
@@ -90,6 +95,20 @@ class CallBudgets:
             money = most
         taken = self._take(accounts, money, tokens + answer, known.has_soft)
         return taken or self._draw(call, accounts, models, tokens, answer)
+
+    def _reserve_media(
+        self, call: ModelCall, known: _CallTerms, models: list[PublicModel]
+    ) -> Reservation | Awaitable[Reservation]:
+        """As :meth:`reserve`, for a call whose units are more than tokens."""
+        tokens, answer, units = media_bound(call, self._most_audio)
+        money = 0
+        if known.counts_money:
+            most = self._cost(models, tokens, answer, units)
+            if most is None:
+                return self._draw(call, known.accounts, models, tokens, answer, units)
+            money = most
+        taken = self._take(known.accounts, money, tokens + answer)
+        return taken or self._draw(call, known.accounts, models, tokens, answer, units)
 
     def _look_up(self, principal: Principal, models: list[PublicModel]) -> _CallTerms:
         accounts = self._budgets.accounts(principal, tuple([model.name for model in models]))
@@ -129,7 +148,9 @@ class CallBudgets:
             return upper_bound_prompt(body), answer
         return size + _EACH_MESSAGE * (len(body["messages"]) + 1), answer
 
-    def _cost(self, models: list[PublicModel], tokens: int, answer: int) -> int | None:
+    def _cost(
+        self, models: list[PublicModel], tokens: int, answer: int, units: Mapping[str, int] | None = None
+    ) -> int | None:
         """The most that it may cost; ``None`` where a price is not known."""
         find, now, most = self._prices.find, time.time(), 0
         for model in models:
@@ -138,6 +159,8 @@ class CallBudgets:
                 if price is None:
                     return None
                 cost = price.most(tokens, answer, deployment.timeouts.total, now)
+                if units:
+                    cost += price.cost(units, now)
                 if cost > most:
                     most = cost
         return most
@@ -149,12 +172,13 @@ class CallBudgets:
         models: list[PublicModel],
         tokens: int,
         answer: int,
+        units: Mapping[str, int] | None = None,
     ) -> Reservation:
         """As :meth:`reserve`, with prices that have to be looked up and with what the database grants."""
         money = 0
         if any(not account.counts_tokens for account in accounts):
             await self._check_prices(accounts, models)
-            money = max(self._cost([model], tokens, answer) or 0 for model in models)
+            money = max(self._cost([model], tokens, answer, units) or 0 for model in models)
         own: list[BudgetAccount] = []
         fallbacks: list[BudgetAccount] = []
         for account in accounts:

@@ -77,6 +77,8 @@ class Form(Protocol):
     """A form (``multipart/form-data``) of a caller, whose files are still on their way."""
 
     content_type: str
+    size: int | None
+    """Its bytes as the caller sends it; ``None`` means that nobody knows."""
 
     @property
     def can_repeat(self) -> bool:

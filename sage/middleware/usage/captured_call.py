@@ -49,12 +49,16 @@ class CapturedCall:
         """The texts of the answer."""
         data = b"".join(self.parts)
         chunks: list[Any] = []
-        for piece in data.split(b"\n\n") if self.stream else [data]:
+        is_events = self.stream and not data.startswith(b"{")  # an answer that goes on as it comes may be a JSON
+        for piece in data.split(b"\n\n") if is_events else [data]:
             try:
-                chunks.append(orjson.loads(piece.partition(b"data:")[2] if self.stream else piece))
+                chunks.append(orjson.loads(piece.partition(b"data:")[2] if is_events else piece))
             except orjson.JSONDecodeError:
                 continue
         choices = [choice for chunk in chunks if isinstance(chunk, dict) for choice in chunk.get("choices") or ()]
+        texts = [chunk["text"] for chunk in chunks if isinstance(chunk, dict) and isinstance(chunk.get("text"), str)]
+        if texts and not choices:
+            return "\n".join(texts)  # of a transcript
         said = [choice.get("delta") or choice.get("message") or choice.get("text") for choice in choices if choice]
         return ("" if self.stream else "\n").join(text for each in said for text in _texts(each))
 

@@ -73,9 +73,9 @@ class FormRelay:
         size = int(fields[b"content-length"]) if b"content-length" in fields else None
         if size is not None and size > limit:
             raise form_too_large(limit, self.setting)
-        form = RelayedForm(receive, content_type, limit, self.setting, self._gateway.check_late_fields)
+        form = RelayedForm(receive, content_type, size, limit, self.setting, self._gateway.check_late_fields)
         try:
-            call = relayed_call(self._operation, await form.read_beginning(self.required, size))
+            call = relayed_call(self._operation, await form.read_beginning(self.required))
             if not form.has_files:
                 raise InvalidRequest(f"the form has no file in its field '{self.file_field}'", param=self.file_field)
             call.form = form

@@ -395,3 +395,18 @@ def test_a_client_that_leaves_while_it_hears(running: Running, up: MediaUpstream
     wait_until(lambda: running.get("/metrics").text)  # the gateway goes on
     assert up.requests[0].path == "/v1/audio/speech"
     assert time.monotonic() - began < 10
+
+
+def test_budgets_reserve_before_and_are_charged_after(running: Running, up: MediaUpstream) -> None:
+    budget = {"usd": 0.02, "window": "total", "hard": True}
+    key = running.post("/auth/keys", {"name": "poor", "scopes": ["generate"], "budget": budget}).json()["key"]
+    refused = running.post("/v1/images/generations", {"model": "image", "prompt": "a"}, key=key)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "budget_exceeded")
+    files = {"file": ("a.wav", bytes(2 * 2**20))}  # nine minutes, if they are no better than 32 kbit/s
+    long = running.post("/v1/audio/transcriptions", key=key, data={"model": "whisper"}, files=files)
+    assert (long.status_code, long.json()["error"]["code"]) == (429, "budget_exceeded")
+    assert up.requests == []
+    speech = {"model": "tts", "input": "x" * 1000, "voice": "a"}  # 0.015 dollars
+    assert running.post("/v1/audio/speech", speech, key=key).status_code == 200
+    assert wait_until(lambda: running.post("/v1/audio/speech", speech, key=key).status_code == 429)
+    assert len(up.requests) == 1

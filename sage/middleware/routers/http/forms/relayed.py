@@ -22,12 +22,15 @@ from sage.middleware.routers.http.forms.transcoder import Check, FormTranscoder
 class RelayedForm:
     """The :class:`~sage.middleware.providers.base.Form` of a request. To be closed."""
 
-    def __init__(self, receive: Receive, content_type: str, limit: int, setting: str, check: Check) -> None:
+    def __init__(
+        self, receive: Receive, content_type: str, size: int | None, limit: int, setting: str, check: Check
+    ) -> None:
         """``limit`` is how many bytes it has at most, which ``setting`` says; ``check`` is given the fields that come
         after its beginning was sent."""
         self._receive = receive
         self._transcoder = FormTranscoder(content_type)
         self.content_type = self._transcoder.content_type
+        self.size = size
         self._limit = limit
         self._setting = setting
         self._check = check
@@ -41,10 +44,10 @@ class RelayedForm:
         self.ended = asyncio.Event()
         """Set once all of the body was read."""
 
-    async def read_beginning(self, required: Collection[str], size: int | None) -> dict[str, Any]:
+    async def read_beginning(self, required: Collection[str]) -> dict[str, Any]:
         """The fields of the form, as far as they had come when a file began and all ``required`` ones were there, or
-        the form was whole. A form of ``size`` bytes that fits into memory is read to its end."""
-        form, is_small = self._transcoder, size is not None and size <= IN_MEMORY
+        the form was whole. A form that fits into memory is read to its end."""
+        form, is_small = self._transcoder, self.size is not None and self.size <= IN_MEMORY
         while not form.is_complete and (is_small or not (form.files and all(map(form.has, required)))):
             await self._spool.append(await self._next())
         form.freeze()
