@@ -17,7 +17,7 @@ from upstream import Upstream, stream
 
 pytestmark = pytest.mark.slow  # each surface before each kind of upstream
 
-KINDS = ("openai", "vllm", "zhipu", "ollama", "cohere")
+KINDS = ("openai", "vllm", "zhipu", "ollama", "cohere", "anthropic", "gemini")
 OF_OPENAIS_WIRE = ("openai", "vllm", "zhipu")
 EMOJI = "\U0001f600"
 LOST = "\ufffd"
@@ -44,7 +44,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def surfaces_of(kind: str) -> tuple[str, ...]:
-    return CHATS if kind == "zhipu" else SURFACES  # which has no completions
+    return CHATS if kind in ("zhipu", "anthropic", "gemini") else SURFACES  # which have no completions
 
 
 # When an answer is whole
@@ -147,12 +147,46 @@ def cohere_event(content: str) -> bytes:
 COHERE_END = b'data: {"type":"message-end","delta":{"finish_reason":"COMPLETE"}}\n\n'
 
 
+def anthropic_events(*events: str) -> Any:
+    """A stream of these events."""
+    named = [f"event: {json.loads(data)['type']}\ndata: {data}\n\n".encode() for data in events]
+    return stream(named, no_done=True)
+
+
+ANTHROPIC_START = (
+    '{"type":"message_start","message":{"id":"m","type":"message","role":"assistant","model":"theirs","content":[],'
+    '"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":3,"output_tokens":1}}}',
+    '{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}',
+)
+ANTHROPIC_END = (
+    '{"type":"content_block_stop","index":0}',
+    '{"type":"message_delta","delta":{"stop_reason":"end_turn","stop_sequence":null},"usage":{"output_tokens":2}}',
+    '{"type":"message_stop"}',
+)
+
+
+def anthropic_delta(content: str) -> str:
+    return f'{{"type":"content_block_delta","index":0,"delta":{{"type":"text_delta","text":"{content}"}}}}'
+
+
+def gemini_event(content: str, finish: str = "") -> bytes:
+    parts = f'[{{"text":"{content}"}}]' if content else "[]"
+    return f'data: {{"candidates":[{{"content":{{"role":"model","parts":{parts}}}{finish},"index":0}}]}}\n\n'.encode()
+
+
+GEMINI_END = gemini_event("", ',"finishReason":"STOP"')
+
+
 def script(kind: str, texts: list[str]) -> Any:
     """A whole stream of these texts, which are escaped as in JSON, in the wire of ``kind``."""
     if kind == "ollama":
         return stream([*map(ollama_line, texts), ollama_line("", "true")], no_done=True, headers=NDJSON)
     if kind == "cohere":
         return stream([*map(cohere_event, texts), COHERE_END], no_done=True)
+    if kind == "anthropic":
+        return anthropic_events(*ANTHROPIC_START, *map(anthropic_delta, texts), *ANTHROPIC_END)
+    if kind == "gemini":
+        return stream([*map(gemini_event, texts), GEMINI_END], no_done=True)
     return stream([*map(event, texts), STOP])
 
 
@@ -344,6 +378,8 @@ def test_it_is_read_from_every_vendor(up: Upstream, running: Running, kind: str)
     own = {
         "ollama": {"message": {"role": "assistant", "content": "a"}, "response": "a", "done": True},
         "cohere": {"message": {"content": [{"type": "text", "text": "a"}]}, "finish_reason": "COMPLETE"},
+        "anthropic": {"type": "message", "content": [{"type": "text", "text": "a"}], "stop_reason": "end_turn"},
+        "gemini": {"candidates": [{"content": {"parts": [{"text": "a"}]}, "finishReason": "STOP"}]},
     }
     body = json.dumps({**own.get(kind, WHOLE), "x": float("nan")}).replace('"a"', '"a\\ud83d"')
     up.reply(body=b"\xef\xbb\xbf" + body.encode())
@@ -382,6 +418,16 @@ def test_a_whole_answer_to_a_stream_becomes_one(up: Upstream, running: Running, 
             "message": {"content": [{"type": "text", "text": "a"}]},
             "finish_reason": "COMPLETE",
             "usage": {"tokens": {"input_tokens": 3, "output_tokens": 2}},
+        },
+        "anthropic": {
+            "type": "message",
+            "content": [{"type": "text", "text": "a"}],
+            "stop_reason": "end_turn",
+            "usage": {"input_tokens": 3, "output_tokens": 2},
+        },
+        "gemini": {
+            "candidates": [{"content": {"parts": [{"text": "a"}]}, "finishReason": "STOP"}],
+            "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 2},
         },
     }
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -542,10 +588,15 @@ def test_what_only_cohere_streams_is_gathered_too(up: Upstream, running: Running
 
 @pytest.mark.each_transport
 def test_a_stream_that_breaks_is_no_whole_answer(up: Upstream, running: Running) -> None:
+    parts = {
+        "ollama": ollama_line("a") * 2,
+        "cohere": cohere_event("a"),
+        "anthropic": b"".join(b"data: %b\n\n" % data.encode() for data in (*ANTHROPIC_START, anthropic_delta("a"))),
+        "gemini": gemini_event("a"),
+    }
     for kind in KINDS:
-        part = ollama_line("a") * 2 if kind == "ollama" else cohere_event("a") if kind == "cohere" else event("a")
         up.reset()
-        up.reply(body=part)
+        up.reply(body=parts.get(kind, event("a")))
         for surface in CHATS:
             told = ask(running, surface, kind, stream=False)
             assert (told.ended, told.error) == (False, "upstream_broken"), (kind, surface, told.raw)

@@ -35,6 +35,7 @@ from sage.middleware.providers.wire.thought_signatures import is_googles
 
 _NAME = re.compile(r"[a-z_]{1,64}")
 _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+_DELTA = b'"content_block_delta"'
 _BLANKS = BYTE_ORDER_MARK + b" \t\r\n"
 _BEFORE_CONTENT = frozenset({"message_start", "ping"})
 
@@ -81,12 +82,14 @@ class NativeRelay:
         self._model = model
         self._on_error = on_error
         self._rest = bytearray()
+        self._reader = lenient_json.JsonReader()
         self._last_cr = b""
         """A carriage return at the end of the bytes so far, which may be the first half of a line end."""
         self._empty_bytes = 0
         self._counts = MessageCounts()
         self._waiting: list[bytes] | None = []
         """The events before the first content, which has not come yet."""
+        self._waiting_bytes = 0
         self._ended = False
         """Whether it has said why it ends."""
         self._is_whole: bool | None = None
@@ -114,7 +117,7 @@ class NativeRelay:
         rest = b""
         if not self.finished and self.error is None:
             tail, self._rest = bytes(self._rest + self._last_cr), bytearray()
-            rest = self._whole(tail) if self._is_whole else self._relayed(tail)
+            rest = self._whole(tail) if self._is_whole else self._relayed(tail) + self._flushed()
         if self.error is not None:
             raise self.error
         if not self.finished and self._ended:
@@ -126,7 +129,10 @@ class NativeRelay:
 
     def _whole(self, body: bytes) -> bytes:
         """The events of a message that came whole."""
-        value, _ = _read(body.lstrip(_BLANKS))
+        try:
+            value = first_error(lenient_json.read(body.lstrip(_BLANKS)))
+        except ValueError as exc:
+            raise _no_json() from exc
         if not isinstance(value, dict) or (error := reported_error(value)) is not None:
             raise self._on_error(error if isinstance(value, dict) else value)
         answer = native_answer(value, self._model)
@@ -135,6 +141,12 @@ class NativeRelay:
         message, self.usage = answer
         self.finished = True
         return message_events(message)
+
+    def _flushed(self) -> bytes:
+        """What waited for the other half of a character, at the end of the stream."""
+        if self.error is not None:
+            return b""
+        return b"".join([self._told(value, orjson.dumps(value)) for value in self._reader.flush()])
 
     def _relayed(self, events: bytes) -> bytes:
         pieces = []
@@ -155,12 +167,31 @@ class NativeRelay:
                 raise too_empty()
             return b""
         self._empty_bytes = 0
-        value, data = _read(data)
+        if not self._reader.is_waiting:
+            try:
+                return self._told(orjson.loads(data), data.replace(b"\n", b" "))
+            except orjson.JSONDecodeError:
+                pass  # read below
+        return b"".join([self._told(value, orjson.dumps(value)) for value in self._values(data)])
+
+    def _values(self, data: bytes) -> list[Any]:
+        """The values that are whole with ``data``: two deltas may have a half of a character each."""
+        try:
+            values = self._reader.read(data)
+        except ValueError as exc:
+            raise _no_json() from exc
+        return values if values or _DELTA in data else self._reader.flush()
+
+    def _told(self, value: Any, data: bytes) -> bytes:
+        """What goes on for an event of that ``value``, which is ``data`` as JSON."""
+        value = first_error(value)
         kind = value.get("type") if isinstance(value, dict) else None
         if kind == "error" or (kind is None and isinstance(value, dict)):
             raise self._on_error(reported_error(value) or value)
         if not isinstance(kind, str) or _NAME.fullmatch(kind) is None:
             raise UpstreamFailed("the upstream sent an event that is none of its wire", code="upstream_nonsense")
+        if self.finished:
+            return b""
         return self._passed(b"event: %b\ndata: %b\n\n" % (kind.encode(), self._noted(kind, value, data)), kind)
 
     def _noted(self, kind: str, value: dict[str, Any], data: bytes) -> bytes:
@@ -183,22 +214,14 @@ class NativeRelay:
         if self._waiting is None:
             return event
         self._waiting.append(event)
+        self._waiting_bytes += len(event)
         if kind in _BEFORE_CONTENT:
-            if sum(map(len, self._waiting)) > MAX_EVENT:
+            if self._waiting_bytes > MAX_EVENT:
                 raise too_long()
             return b""
         waiting, self._waiting = self._waiting, None
         return b"".join(waiting)
 
 
-def _read(data: bytes) -> tuple[Any, bytes]:
-    """The JSON of an event, and its bytes, written anew where they are no JSON by the letter."""
-    try:
-        return orjson.loads(data), data.replace(b"\n", b" ")
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        value = first_error(lenient_json.read(data))
-        return value, orjson.dumps(value)
-    except (ValueError, orjson.JSONEncodeError) as exc:
-        raise UpstreamFailed("the upstream sent a stream event that is no JSON", code="upstream_nonsense") from exc
+def _no_json() -> UpstreamFailed:
+    return UpstreamFailed("the upstream sent a stream event that is no JSON", code="upstream_nonsense")

@@ -144,7 +144,7 @@ class AnthropicRelay:
             case "thinking_delta":
                 return self._added(block, "thinking", delta.get("thinking"))
             case "signature_delta":
-                block.start["signature"] = string(block.start.get("signature")) + string(delta.get("signature"))
+                block.signature.append(string(delta.get("signature")))
             case "input_json_delta":
                 return self._arguments(block, string(delta.get("partial_json")))
             case "citations_delta" if isinstance(delta.get("citation"), dict):
@@ -174,9 +174,7 @@ class AnthropicRelay:
         if block is None:
             return b""
         if is_thought(block.start):
-            return self._delta(
-                {"thinking_blocks": [kept_thought({**block.start, "thinking": "".join(block.thoughts)})]}
-            )
+            return self._delta({"thinking_blocks": [kept_thought(block.thought())]})
         if not block.has_arguments:
             return self._arguments(block, block.whole_arguments())
         return b""
@@ -204,7 +202,7 @@ class AnthropicRelay:
 class _Block:
     """One block that has begun."""
 
-    __slots__ = ("has_arguments", "is_answer", "number", "start", "thoughts")
+    __slots__ = ("has_arguments", "is_answer", "number", "signature", "start", "thoughts")
 
     def __init__(self, start: dict[str, Any]) -> None:
         self.start = start
@@ -213,6 +211,11 @@ class _Block:
         self.is_answer = False
         self.has_arguments = False
         self.thoughts: list[str] = []
+        self.signature = [string(start.get("signature"))]
+
+    def thought(self) -> dict[str, Any]:
+        """A block of thinking, whole."""
+        return {**self.start, "thinking": "".join(self.thoughts), "signature": "".join(self.signature)}
 
     def whole_arguments(self) -> str:
         """The arguments of a call whose input has come at its start, or not at all."""
