@@ -140,6 +140,7 @@ def worker_family(
     accounts: bool = True,
     limits: dict[str, Any] | None = None,
     auth: dict[str, Any] | None = None,
+    mcp: dict[str, Any] | None = None,
     **api: Any,
 ) -> Iterator[WorkerFamily]:
     """Models: ``free``, ``capped`` (two at a time), ``keys`` (two keys), ``lost`` (nobody is there), ``pair`` (two
@@ -148,7 +149,12 @@ def worker_family(
         key = root_key(directory) if accounts else None
         config = directory / "config.yaml"
         write_llama(directory / "tiny.gguf")
-        sections = {"api": {"port": 0, "workers": 2, **api}, "limits": limits or {}, "auth": auth or {}}
+        sections = {
+            "api": {"port": 0, "workers": 2, **api},
+            "limits": limits or {},
+            "auth": auth or {},
+            "mcp": mcp or {},
+        }
         config.write_text(yaml.safe_dump({**sections, **_config(upstream.url, directory)}))
         options = ["--config", str(config), *(() if accounts else ("--no-auth",))]
         with serving(options, environment(directory / "data"), directory, timeout=60) as server:

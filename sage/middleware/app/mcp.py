@@ -27,6 +27,7 @@ class Mcp:
         self, gateway: Gateway, settings: Settings, audit: AuditLog, authenticator: Authenticator | None
     ) -> None:
         self.servers = McpServers(settings.mcp, Pins(settings.data_dir, settings.database), audit)
+        self.servers.settled = gateway.settled
         self._gateway = gateway
         self._transport: Any = None
         if settings.mcp.servers:

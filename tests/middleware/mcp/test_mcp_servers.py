@@ -149,6 +149,9 @@ def test_calls_are_counted_and_in_the_audit_without_their_arguments(mcp: McpGate
     assert (event["target"], event["actor"], event["tenant"]) == ("mcp:docs__echo", "user:user-of-default", "default")
     assert event["details"]["outcome"] == "ok"
     assert "private" not in json.dumps(event)
+    mcp.wait(lambda: "docs__echo" in mcp.running.get("/usage?by=model").text)
+    (row,) = [each for each in mcp.running.get("/usage?by=model").json()["rows"] if each["model"] == "docs__echo"]
+    assert (row["requests"] >= 1, row["prompt_tokens"], row["cost"], row["priced"]) == (True, 0, 0, True)
     metrics = mcp.running.get("/metrics").text
     assert 'sage_mcp_calls_total{outcome="ok",server="docs",tool="echo"}' in metrics
     assert 'sage_mcp_server_up{server="docs"} 1.0' in metrics

@@ -127,7 +127,7 @@ class ForwardedAnswer:
             headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
             if "body" in message:
                 headers.append((b"content-length", b"%d" % len(message["body"])))
-            self._start = frame(FrameKind.START, marshal.dumps((message["status"], headers)))
+            self._start = frame(FrameKind.START, marshal.dumps((int(message["status"]), headers)))
             if "body" not in message:
                 return  # with one it is a whole answer, as our server takes it beyond ASGI
         frames = body_frames(FrameKind.BODY, message.get("body", b""))

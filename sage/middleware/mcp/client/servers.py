@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -20,6 +20,7 @@ from sage.middleware.audit.log import AuditLog
 from sage.middleware.auth.changes import actor_of
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway.metrics import CLIENT_LEFT, Durations
+from sage.middleware.gateway.settlement import forget
 from sage.middleware.gateway.tools.server_tool import ServerTool, ToolOutput
 from sage.middleware.gateway.tools.tool_servers import McpRequest
 from sage.middleware.mcp.client.connection import ServerConnection
@@ -27,11 +28,13 @@ from sage.middleware.mcp.client.definitions import ToolDefinition, public_name
 from sage.middleware.mcp.client.results import output_of
 from sage.middleware.mcp.pins.store import Pins
 from sage.middleware.settings.mcp import McpSettings
+from sage.middleware.usage.settled_calls import SettledCall
 
 _FRESH = 1.0
 """Seconds after which what was accepted elsewhere, such as by the command line, is looked up again."""
 _FIRST_WAIT = 3.0
 """Seconds that a request waits for servers that were not reached yet, after the start."""
+_OPERATION = "mcp"
 _MOST_NAMED = 512
 """Tools with counts of their own, in metrics; the others are counted as one."""
 
@@ -58,6 +61,8 @@ class McpServers:
         self.pins = pins
         self.counts = ToolCounts()
         self._audit = audit
+        self.settled: Callable[[SettledCall], None] = forget
+        """Takes each call for the usage ledger: under the tool's name as a model, and the operation ``mcp``."""
         self.connections = {
             name: ServerConnection(name, server, settings.hosts, settings.refresh)
             for name, server in settings.servers.items()
@@ -122,6 +127,10 @@ class McpServers:
         finally:
             seconds = time.perf_counter() - started
             self.counts.called(tool.server, tool.definition.name, outcome, seconds)
+            ended = started + seconds
+            self.settled(
+                (ended, started, None, principal, b"", tool.name, _OPERATION, False, None, 1, status, None, None, None)
+            )
             self._note(principal, tool, arguments, outcome, status, seconds)
 
     async def tools_of(self, principal: Principal, requests: Sequence[McpRequest]) -> list[ServerTool]:
