@@ -136,6 +136,7 @@ def create_app(
     app.state.mcp_servers = mcp.servers
     app.state.queue = queue
     app.state.vector_stores = vector_stores
+    app.state.store_upkeep = store_upkeep
     app.state.store_files = StoreFiles(gateway.stores.access, attachments)
     app.state.own_worker = own_worker
     app.state.accounts = accounts

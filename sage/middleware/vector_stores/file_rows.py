@@ -95,9 +95,10 @@ class FileRows:
         self.put(before)
 
     def change(self, record: FileRecord, **values: Any) -> bool:
-        """Changes a record, unless it has been replaced; whether it has not."""
+        """Changes a record, unless it has been replaced or has another status by now; whether it was changed."""
+        this = _is(record) & (files.c.status == record.status)
         with self._database.writing() as connection:
-            return connection.execute(update(files).where(_is(record)).values(**values)).rowcount == 1
+            return connection.execute(update(files).where(this).values(**values)).rowcount == 1
 
     def set_job(self, ticket: str, job_id: str) -> None:
         with self._database.writing() as connection:

@@ -5,7 +5,7 @@ What is in the files is in the collection. Times are Unix seconds with fractions
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, text
 
 from sage.middleware.database.schema import of_rows
 from sage.middleware.database.types import Whole
@@ -53,7 +53,7 @@ Index("ix_vector_store_files_id", files.c.tenant, files.c.collection, files.c.fi
 Index("ix_vector_store_files_order", files.c.tenant, files.c.collection, files.c.sequence)
 Index("ix_vector_store_files_ticket", files.c.ticket, files.c.file_id)
 Index("ix_vector_store_files_job", files.c.job_id)
-Index("ix_vector_store_files_unsettled", files.c.sequence, **of_rows(~files.c.settled))
+Index("ix_vector_store_files_unsettled", files.c.sequence, **of_rows(text("NOT settled")))
 
 batches = Table(
     "vector_store_batches",

@@ -26,6 +26,7 @@ from sage.middleware.queue.database import SCHEMA, open_jobs_database
 from sage.middleware.responses.database import SCHEMA as RESPONSES
 from sage.middleware.settings.database import DatabaseUrl
 from sage.middleware.usage.database import SCHEMA as USAGE
+from sage.middleware.vector_stores.database import SCHEMA as VECTOR_STORES
 
 pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
 
@@ -33,7 +34,9 @@ COUNT = "SELECT count(*) FROM schedule_runs"
 INSERT = "INSERT INTO schedule_runs (name, due_at, created_at) VALUES ('n', 1, 1)"
 
 both = pytest.mark.both_databases
-SCHEMAS = pytest.mark.parametrize("schema", [ACCOUNTS, SCHEMA, USAGE], ids=["accounts", "jobs", "usage"])
+SCHEMAS = pytest.mark.parametrize(
+    "schema", [ACCOUNTS, SCHEMA, USAGE, VECTOR_STORES], ids=["accounts", "jobs", "usage", "vector_stores"]
+)
 
 
 @pytest.fixture
@@ -97,8 +100,8 @@ def postgresql_contents(connection: Connection, schema: Schema) -> tuple[set[Any
 
 @pytest.mark.parametrize(
     "schema",
-    [ACCOUNTS, SCHEMA, USAGE, BUDGETS, AUDIT, RESPONSES],
-    ids=["accounts", "jobs", "usage", "budgets", "audit", "responses"],
+    [ACCOUNTS, SCHEMA, USAGE, BUDGETS, AUDIT, RESPONSES, VECTOR_STORES],
+    ids=["accounts", "jobs", "usage", "budgets", "audit", "responses", "vector_stores"],
 )
 def test_a_new_postgresql_database_is_what_the_migrations_arrive_at(
     schema: Schema, postgresql: PostgresqlServer

@@ -160,7 +160,11 @@ class Attachments:
     async def detach(self, record: FileRecord) -> None:
         """Takes a file out of its store. It is hidden at once, and gone when its chunks are: if that is interrupted, or
         a job is still at the file, it is done later."""
-        await self._access.run(lambda rows: rows.files.change(record, status=REMOVED, settled=False), record.tenant)
+        if not await self._change(record, status=REMOVED, settled=False):  # its job was quicker
+            now = await self._access.run(lambda rows: rows.files.get(record.key, record.file_id), record.tenant)
+            if now is not None:
+                await self.detach(now)
+            return
         await self._purge(record)
         if record.settled:
             await self._access.run(lambda rows: rows.files.remove(record), record.tenant)
@@ -205,9 +209,9 @@ class Attachments:
             await self._finish(record, record.status)
         elif told.get("outcome") in ("added", "changed", "unchanged"):
             size = await self._measure(record)
-            await self._change(
-                record, status=COMPLETED, usage_bytes=size, error_code=None, error_message=None, settled=True
-            )
+            done = {"status": COMPLETED, "usage_bytes": size, "error_code": None, "error_message": None}
+            if not await self._change(record, **done, settled=True):  # it was cancelled or removed meanwhile
+                await self._take(ticket, file_id, told)
         elif told.get("outcome") == "empty":
             await self._finish(record, FAILED, "invalid_file", "the file has no text")
         else:
@@ -254,8 +258,8 @@ class Attachments:
         else:
             await self._change(record, status=status, error_code=code, error_message=message, settled=True)
 
-    async def _change(self, record: FileRecord, **values: Any) -> None:
-        await self._access.run(lambda rows: rows.files.change(record, **values), record.tenant)
+    async def _change(self, record: FileRecord, **values: Any) -> bool:
+        return await self._access.run(lambda rows: rows.files.change(record, **values), record.tenant)
 
     async def _purge(self, record: FileRecord) -> None:
         with contextlib.suppress(NotFound):  # the collection is gone, too

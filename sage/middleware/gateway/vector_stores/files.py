@@ -62,7 +62,9 @@ class StoreFiles:
             {FILE_ID: file_id},
             partial(changed_metadata, old=record.attributes, new=attributes),
         )
-        await self._access.run(lambda rows: rows.files.change(record, attributes=dict(attributes)), principal.tenant)
+        new = dict(attributes)
+        if not await self._access.run(lambda rows: rows.files.change(record, attributes=new), principal.tenant):
+            raise Conflict(f"the file '{file_id[:64]}' was changed by another meanwhile", code="file_changed")
         return file_view(replace(record, attributes=dict(attributes)))
 
     async def detach(self, principal: Principal, store: str, file_id: str) -> None:
