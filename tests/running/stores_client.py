@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import openai
-from running_gateway import Running
 from waiting import wait_until
 
 
 @dataclass
 class Stores:
-    """The gateway, and its client with the key of its admin."""
+    """The gateway, if it runs in this process, and its client with the key of its admin."""
 
-    running: Running
+    running: Any
     client: openai.OpenAI
 
     def upload(self, name: str, content: bytes, purpose: str = "assistants") -> str:

@@ -13,14 +13,13 @@ from typing import Any
 import openai
 import pytest
 import yaml
-from running_gateway import Running, run_gateway
+from running_gateway import Running
 from sage_process import environment, serving
 from stores_client import Stores
 from waiting import wait_until
 
 from sage.middleware.engines.proc_stats import descendants
 from sage.middleware.settings.database import DatabaseUrl
-from sage.middleware.settings.settings import Settings
 
 pytestmark = pytest.mark.slow
 FULL = bool(os.environ.get("SAGE_TEST_FULL"))
@@ -93,10 +92,10 @@ def completed(stores: Stores, store: str) -> int:
 
 
 @contextlib.contextmanager
-def served(directory: Path, workers: int) -> Iterator[tuple[Any, openai.OpenAI]]:
+def served(directory: Path, workers: int, **sections: Any) -> Iterator[tuple[Any, openai.OpenAI]]:
     """A `sage serve` on ``directory``, open to everybody here."""
     config = directory / "config.yaml"
-    config.write_text(yaml.safe_dump({**SETTINGS, "auth": {"enabled": False}}))
+    config.write_text(yaml.safe_dump({**SETTINGS, **sections, "auth": {"enabled": False}}))
     arguments = ["--config", str(config), "--workers", str(workers)]
     env = environment(directory / "data")
     with (
@@ -203,14 +202,9 @@ def test_an_unused_store_expires_and_is_removed(stores: Stores) -> None:
 
 @pytest.mark.both_databases
 def test_stores_on_both_databases(tmp_path: Path, database_url: DatabaseUrl | None) -> None:
-    data: dict[str, Any] = {**SETTINGS, "data_dir": tmp_path, "auth": {"enabled": False}}
-    if database_url is not None:
-        data["database"] = database_url.conninfo
-    with (
-        run_gateway(Settings.model_validate(data)) as running,
-        openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client,
-    ):
-        stores = Stores(running, client)
+    extra = {} if database_url is None else {"database": database_url.conninfo}
+    with served(tmp_path, 1, **extra) as (_, client):
+        stores = Stores(None, client)
         store = client.vector_stores.create(name="Both", metadata={"a": "b"}).id
         ids = upload_many(stores, 3, 2)
         batch = client.vector_stores.file_batches.create_and_poll(
