@@ -12,12 +12,15 @@ from pydantic import Field
 from sage.middleware.auth.principal import Principal
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway import admission
+from sage.middleware.gateway.context.chat_memory import MemoryRequest
+from sage.middleware.gateway.context.context import Context, add_context
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.gateway.tools.loop import ToolLoop
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.providers.wire.responses import WIRE
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, send_json, take_model
 from sage.middleware.routers.http.hot_route import HotRoute
+from sage.middleware.routers.http.memory_turn import MakeBody, MakeEvents, in_context, read_memory
 from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import AnswersCalls, Events, respond
 from sage.middleware.routers.http.streaming import end_stream, send_events, start_stream
@@ -38,6 +41,7 @@ class Responses:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_json(receive, scope)
+        memory = read_memory(body) if "memory" in body else None
         model = take_model(body)
         fallbacks = admission.fallbacks(body)
         note(scope, model=model)
@@ -51,12 +55,21 @@ class Responses:
         call = ModelCall(Operation.CHAT, chat, model, stream=request.stream, wants_usage=True, fallbacks=fallbacks)
         response = resource.new_response(body, resource.response_id())
         asked, answering = await self._answering(principal, call, request, response, keep, earlier)
+        if memory is not None:
+            if request.only_native is not None:
+                raise request.only_native
+            call.native = None  # the caller's own body has no memories
+            if principal.in_job or not request.background:
+                answering.context = await add_context(self._gateway, principal, call, None, memory)
         if not request.background:
-            await respond(asked, call, scope, receive, send, answering.whole, answering.events)
+            await respond(asked, call, scope, receive, send, *answering.within())
         elif principal.in_job:
             await self._run(scope, receive, send, asked, call, answering)
         else:
             await self._gateway.admit(principal, call)  # what is wrong is said at once
+            if memory is not None:
+                principal.require(Permission.MEMORY)
+                request.body["memory"] = memory.model_dump(exclude_unset=True)  # its job recalls and stores
             await background.accept(self._gateway, principal, request, response, fallbacks)
             await self._accepted(scope, send, request, response)
 
@@ -89,7 +102,8 @@ class Responses:
         def events(answer: GatewayCall) -> Events:
             return run.recorded(made.written(answer))
 
-        await respond(asked, call, scope, receive, send, None, events)
+        make_events = events if made.context is None else in_context(made.context, None, events, inside="response")[1]
+        await respond(asked, call, scope, receive, send, None, make_events)
 
     async def _accepted(self, scope: Scope, send: Send, request: ResponsesRequest, response: dict[str, Any]) -> None:
         """Answers with a response that is made later, or with its events as they come."""
@@ -126,7 +140,15 @@ class ResponseAnswering:
         self.request = request
         self.response = response
         self.keep = keep
+        self.context: Context | None = None
+        """The memory of the turn; ``None`` means that there is none."""
         self._has_native = has_native
+
+    def within(self) -> tuple[MakeBody, MakeEvents]:
+        """:meth:`whole` and :meth:`events`, which with a memory show what was recalled, and store the turn."""
+        if self.context is None:
+            return self.whole, self.events
+        return in_context(self.context, self.whole, self.events, inside="response")
 
     def whole(self, answer: GatewayCall) -> bytes | Awaitable[bytes]:
         """The body of an answer without a stream."""
@@ -204,6 +226,9 @@ class CreateResponse(OpenBody):
     text: dict[str, Any] | None = None
     truncation: str | None = None
     metadata: dict[str, str] | None = None
+    memory: MemoryRequest | None = Field(
+        None, description="Recall what earlier conversations hold, and store this turn once it is answered."
+    )
     models: list[str] | None = Field(None, description="Names of models that may answer instead, in this order.")
 
 
