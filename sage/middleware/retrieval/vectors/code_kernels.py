@@ -15,6 +15,10 @@ from sage.middleware.retrieval.machine_code.compilation import Entry, compiled, 
 from sage.middleware.retrieval.machine_code.kept_code import KeptCode
 from sage.middleware.retrieval.machine_code.top_heap import HEAP, offer, sort_heap
 
+PLANES = 6
+"""Bits of a query's numbers in the first stage."""
+ONE, TWO, THREE = np.uint64(1), np.uint64(2), np.uint64(3)
+
 
 def compile_kernels() -> list[Callable[..., Any]]:
     """:func:`_score_codes`, :func:`_best_codes` and :func:`_scan_bits` as machine code. Takes some seconds. Raises
@@ -28,12 +32,13 @@ def compile_kernels() -> list[Callable[..., Any]]:
     query = (read(types.float32), read(types.float32), types.boolean)
     score = types.void(read(types.uint8, 2), read(types.int64), *query, floats)
     best = types.int64(read(types.uint8, 2), read(types.int64), *query, numbers, floats)
-    bits = (read(types.uint8), read(types.int64), read(types.int64), types.int64, types.int64)
-    factors = (read(types.int32), read(types.float32), read(types.float32))
-    probed = (read(types.int64), read(types.float32), read(types.float32), read(types.boolean))
-    scan = types.int64(*bits, *factors, *probed, numbers, floats)
+    bits = (read(types.uint64), read(types.int64), read(types.int32), *[read(types.float32)] * 3)
+    coded = (read(types.uint64), types.float32, types.float32, types.float32)
+    room = (types.Array(types.uint64, 1, "C"), numbers, floats)
+    scan = types.int64(*bits, read(types.int64), read(types.float32), *coded, read(types.boolean), *room)
     entries: list[Entry] = [(_score_codes, score), (_best_codes, best), (_scan_bits, scan)]
-    return compiled(entries, _CALLED, globals(), kept_kernels(), fast=True)
+    names = {**globals(), "bit_count": _compiled_bit_count()}
+    return compiled(entries, _CALLED, names, kept_kernels(), fast=True)
 
 
 def kept_kernels() -> KeptCode:
@@ -77,57 +82,124 @@ def _score_code(codes: Any, ordinal: Any, steps: Any, lowest: Any, is_distance: 
 
 
 def _scan_bits(
-    blob: Any,
+    words: Any,
     starts: Any,
-    offsets: Any,
-    width: Any,
-    stride: Any,
     ids: Any,
     bases: Any,
     factors: Any,
+    ones: Any,
     lists: Any,
     list_scores: Any,
-    table: Any,
+    planes: Any,
+    lowest: Any,
+    step: Any,
+    total: Any,
     allowed: Any,
+    counts: Any,
     found: Any,
     scores: Any,
 ) -> Any:
     """Fills ``found`` and ``scores`` with every allowed vector of ``lists`` and an estimate of its score by one bit for
-    each dimension; returns how many.
+    each dimension; returns how many. No ``allowed`` stand for all.
 
-    The vectors of list ``n`` are those from ``starts[n]`` on in ``ids``, ``bases`` and ``factors``; their bits begin in
-    ``blob`` at ``offsets[n]``, ``width`` bytes every ``stride``. ``table`` has for each value of a byte, and each byte,
-    the sum of the query's numbers with the signs of the bits. No ``allowed`` stand for all.
+    The vectors of list ``n`` are those from ``starts[n]`` on in ``ids``, ``bases``, ``factors`` and ``ones``, which
+    says how many bits are set. ``words`` has the bits of a list word by word: the first word of each vector, then the
+    second. The query's numbers are ``lowest`` and ``step`` times what their bits in ``planes`` say, :data:`PLANES` for
+    each word; their sum is ``total``. ``counts`` is room for the largest list.
     """
+    width = len(planes) // PLANES
     count = np.int64(0)
     for number in range(len(lists)):
-        chosen = lists[number]
-        base_of_list, offset = list_scores[number], np.uint64(offsets[chosen])
-        for place in range(starts[chosen], starts[chosen + 1]):
-            if len(allowed) == 0 or allowed[ids[place]]:
-                signed = _sum_of_bits(blob, offset, np.uint64(width), table)
-                found[count], scores[count] = ids[place], base_of_list + bases[place] + factors[place] * signed
-                count += 1
-            offset += np.uint64(stride)
+        first, end = starts[lists[number]], starts[lists[number] + 1]
+        size = np.uint64(end - first)
+        for vector in range(size):
+            counts[vector] = np.uint64(0)
+        for word in range(width):
+            _count_bits(words, np.uint64(first * width) + np.uint64(word) * size, size, planes, word * PLANES, counts)
+        _estimate(
+            ids,
+            bases,
+            factors,
+            ones,
+            np.uint64(first),
+            size,
+            counts,
+            lowest,
+            step,
+            total,
+            list_scores[number],
+            np.uint64(count),
+            found,
+            scores,
+        )
+        count += _keep(found, scores, np.uint64(count), size, allowed) if len(allowed) > 0 else np.int64(size)
     return count
 
 
-def _sum_of_bits(blob: Any, offset: Any, width: Any, table: Any) -> Any:
-    """Four sums side by side: the processor need not wait for one addition before the next."""
-    first = second = third = fourth = np.float32(0)
-    byte = np.uint64(0)
-    while byte + np.uint64(3) < width:
-        start = offset + byte
-        first += table[np.uint64(blob[start]) * width + byte]
-        second += table[np.uint64(blob[start + np.uint64(1)]) * width + byte + np.uint64(1)]
-        third += table[np.uint64(blob[start + np.uint64(2)]) * width + byte + np.uint64(2)]
-        fourth += table[np.uint64(blob[start + np.uint64(3)]) * width + byte + np.uint64(3)]
-        byte += np.uint64(4)
-    while byte < width:
-        first += table[np.uint64(blob[offset + byte]) * width + byte]
-        byte += np.uint64(1)
-    return (first + second) + (third + fourth)
+def _count_bits(words: Any, offset: Any, size: Any, planes: Any, place: Any, counts: Any) -> None:
+    """Adds the query's codes where a vector has a bit, for one word of each vector. One loop over the vectors, which
+    the compiler turns into instructions for several of them."""
+    first, second, third = planes[place], planes[place + 1], planes[place + 2]
+    fourth, fifth, sixth = planes[place + 3], planes[place + 4], planes[place + 5]
+    for vector in range(size):
+        bits = words[offset + vector]
+        low = bit_count(bits & first) + (bit_count(bits & second) << ONE) + (bit_count(bits & third) << TWO)
+        high = bit_count(bits & fourth) + (bit_count(bits & fifth) << ONE) + (bit_count(bits & sixth) << TWO)
+        counts[vector] += low + (high << THREE)
 
 
-_CALLED = (*HEAP, _score_code, _sum_of_bits)
+def _estimate(
+    ids: Any,
+    bases: Any,
+    factors: Any,
+    ones: Any,
+    first: Any,
+    size: Any,
+    counts: Any,
+    lowest: Any,
+    step: Any,
+    total: Any,
+    list_score: Any,
+    start: Any,
+    found: Any,
+    scores: Any,
+) -> None:
+    """Fills in the vectors of a list from ``start`` on."""
+    for vector in range(size):
+        counted = lowest * ones[first + vector] + step * np.float32(np.int64(counts[vector]))
+        signed = np.float32(2) * counted - total
+        scores[start + vector] = list_score + bases[first + vector] + factors[first + vector] * signed
+    for vector in range(size):
+        found[start + vector] = ids[first + vector]
+
+
+def _keep(found: Any, scores: Any, start: Any, size: Any, allowed: Any) -> Any:
+    """Moves what is allowed, of ``size`` vectors from ``start`` on, to the front of them; returns how many. Without a
+    branch, which the processor would often guess wrong."""
+    kept = start
+    for vector in range(size):
+        ordinal, score = found[start + vector], scores[start + vector]
+        found[kept], scores[kept] = ordinal, score
+        kept += np.uint64(allowed[np.uint64(ordinal)])
+    return np.int64(kept - start)
+
+
+def bit_count(number: Any) -> Any:
+    """How many bits are set; compiled, it is one instruction."""
+    return np.uint64(int(number).bit_count())
+
+
+def _compiled_bit_count() -> Any:
+    numba = load_numba()
+
+    def typed(context: Any, number: Any) -> Any:
+        def generated(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.ctpop(arguments[0])
+
+        return numba.types.uint64(numba.types.uint64), generated
+
+    return numba.extending.intrinsic(typed)
+
+
+_CALLED = (*HEAP, _score_code, _count_bits, _estimate, _keep)
 """All that the kernels call, in such an order that each calls only those before it."""

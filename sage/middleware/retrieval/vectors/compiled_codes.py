@@ -1,4 +1,5 @@
-"""Codes of vectors as the compiled kernels read them: where FAISS keeps them, without a copy of the codes.
+"""Codes of vectors as the compiled kernels read them: those of 8 bits where FAISS keeps them, those of one bit
+copied in another order.
 
 FAISS builds the indexes, and searches them until the kernels are compiled, or where numba is not installed. The kernels
 take a fifth of its time: they compute the sums of a query once, not once a list, and keep no heap of a thousand
@@ -19,17 +20,22 @@ from numpy.typing import NDArray
 
 from sage.middleware.retrieval.keywords.postings import Mask
 from sage.middleware.retrieval.machine_code.compilation import Compilation, is_compiler_installed
-from sage.middleware.retrieval.vectors.code_kernels import compile_kernels, kept_kernels
+from sage.middleware.retrieval.vectors.code_kernels import PLANES, compile_kernels, kept_kernels
 from sage.middleware.retrieval.vectors.exact import Matrix, Ordinals
 from sage.middleware.retrieval.vectors.scan import Found
 from sage.middleware.settings.retrieval import Metric
 
 Floats = NDArray[np.float32]
+Words = NDArray[np.uint64]
 _ALL: Mask = np.empty(0, np.bool_)
 _EVERY: Ordinals = np.empty(0, np.int64)
 _WORTH_COMPILING = 10_000
 """Vectors of an index from which on compiled code is wanted."""
 _FACTOR_BYTES = 8  # after the bits of each vector: two numbers of float32
+_LARGEST_CODE = 2**PLANES - 1
+_SMALLEST_STEP = 1e-30  # of a query whose numbers are all the same
+_PLANE_BITS = (1 << np.arange(PLANES, dtype=np.uint8))[:, np.newaxis]
+_ROUNDS_OF_A_CENTRE = 3  # each says six more bits of its numbers
 
 
 class CodeKernels:
@@ -49,6 +55,14 @@ class CodeKernels:
         if not hasattr(buffers, "found") or len(buffers.found) < size:
             buffers.found, buffers.scores = np.empty(2 * size, np.int64), np.empty(2 * size, np.float32)
         return buffers.found, buffers.scores
+
+    def counts(self, size: int) -> Words:
+        """Room for so many numbers, this thread's until it calls again."""
+        buffers = self._buffers
+        if not hasattr(buffers, "counts") or len(buffers.counts) < size:
+            buffers.counts = np.empty(2 * size, np.uint64)
+        counts: Words = buffers.counts
+        return counts
 
 
 @functools.cache
@@ -117,18 +131,18 @@ class BitLists:
     """
 
     kernels: CodeKernels
-    blob: NDArray[np.uint8]
+    words: Words
+    """The bits, copied from where FAISS keeps them: list by list, and in a list word by word."""
     centres: Matrix
     centre_scores: Floats
     """What is added to ``q·c``."""
     starts: NDArray[np.int64]
     """Where each list begins among all vectors, and the end."""
-    offsets: NDArray[np.int64]
-    """Where the codes of each list begin in ``blob``."""
-    width: int
     ids: NDArray[np.int32]
     bases: Floats
     factors: Floats
+    ones: Floats
+    """How many bits of each vector are set."""
 
     @classmethod
     def of(
@@ -149,10 +163,17 @@ class BitLists:
             return None
         starts = np.concatenate(([0], np.cumsum(sizes)))
         ids, pairs = np.empty(starts[-1], np.int32), np.empty((starts[-1], 2), np.float32)
+        words_of_one = -(-dimension // 64)
+        words, ones = np.empty(starts[-1] * words_of_one, np.uint64), np.empty(starts[-1], np.float32)
+        used = np.packbits(np.arange(8 * width) < dimension, bitorder="little")
         for (_, some, size), start, offset in zip(lists, starts.tolist(), offsets.tolist(), strict=False):
             ids[start : start + size] = np.arange(size) if some is None else some
             codes = blob[offset : offset + size * stride].reshape(size, stride)
             pairs[start : start + size] = codes[:, width:].copy().view("<f4")
+            padded = np.zeros((size, 8 * words_of_one), np.uint8)
+            np.bitwise_and(codes[:, :width], used, out=padded[:, :width])
+            ones[start : start + size] = np.bitwise_count(padded).sum(axis=1)
+            words[start * words_of_one : (start + size) * words_of_one] = padded.view("<u8").T.ravel()
         lengths = np.vecdot(centres, centres)
         factors = (pairs[:, 1] / math.sqrt(dimension)).astype(np.float32)
         bases = (pairs[:, 0] / -2).astype(np.float32)
@@ -161,31 +182,23 @@ class BitLists:
             centre_scores -= lengths / 2
         else:
             bases -= np.repeat(lengths, sizes) / 2
-        result = cls(kernels, blob, centres, centre_scores, starts, offsets, width, ids, bases, factors)
+        result = cls(kernels, words, centres, centre_scores, starts, ids, bases, factors, ones)
         bases -= result._signed_centres()
         return result
 
     def _signed_centres(self) -> Floats:
         """``factor * s·c`` of every vector."""
         signed = np.empty(len(self.ids), np.float32)
-        nothing = np.zeros(len(self.ids), np.float32)
-        found = np.empty(len(self.ids), np.int64)
+        nothing, found = np.zeros(len(self.ids), np.float32), np.empty(len(self.ids), np.int64)
         for number, centre in enumerate(self.centres):
             start, end = self.starts[number], self.starts[number + 1]
-            chosen = np.array([number])
-            bits = (self.blob, self.starts, self.offsets, self.width, self.width + _FACTOR_BYTES)
-            self.kernels.scan(
-                *bits,
-                self.ids,
-                nothing,
-                self.factors,
-                chosen,
-                np.zeros(1, np.float32),
-                self._table(centre),
-                _ALL,
-                found[start:end],
-                signed[start:end],
-            )
+            total, rest = np.zeros(end - start, np.float32), centre
+            for _ in range(_ROUNDS_OF_A_CENTRE):
+                coded = _CodedQuery.of(rest)
+                self._scan(np.array([number]), nothing[:1], coded, _ALL, nothing, found[start:end], signed[start:end])
+                total += signed[start:end]
+                rest = rest - coded.numbers
+            signed[start:end] = total
         return signed
 
     def candidates(self, query: Matrix, count: int, probes: int, allowed: Mask | None) -> Ordinals:
@@ -196,36 +209,70 @@ class BitLists:
         else:
             lists = np.arange(len(scores_of_lists))
         found, scores = self.kernels.buffers(int((self.starts[lists + 1] - self.starts[lists]).sum()))
-        size = self.kernels.scan(
-            self.blob,
-            self.starts,
-            self.offsets,
-            self.width,
-            self.width + _FACTOR_BYTES,
-            self.ids,
-            self.bases,
-            self.factors,
-            lists,
-            scores_of_lists[lists],
-            self._table(query),
-            _ALL if allowed is None else allowed,
-            found,
-            scores,
-        )
+        mask = _ALL if allowed is None else allowed
+        size = self._scan(lists, scores_of_lists[lists], _CodedQuery.of(query), mask, self.bases, found, scores)
         if size <= count:
             return found[:size].copy()
         return found[np.argpartition(scores[:size], size - count)[size - count :]]
 
-    def _table(self, query: Matrix) -> Floats:
-        """For each value of a byte, and each byte of a code, the sum of the query's numbers with the signs of the
-        bits."""
-        numbers = np.zeros(8 * self.width, np.float32)
-        numbers[: len(query)] = query
-        by_bit = np.ascontiguousarray(numbers.reshape(self.width, 8).T)
-        table = np.empty((256, self.width), np.float32)
-        table[0] = -by_bit.sum(axis=0)
-        by_bit *= 2
-        for bit in range(8):
-            half = 1 << bit
-            np.add(table[:half], by_bit[bit], out=table[half : 2 * half])
-        return table.ravel()
+    def _scan(
+        self,
+        lists: Ordinals,
+        list_scores: Floats,
+        coded: _CodedQuery,
+        allowed: Mask,
+        bases: Floats,
+        found: Ordinals,
+        scores: Floats,
+    ) -> int:
+        counts = self.kernels.counts(int((self.starts[lists + 1] - self.starts[lists]).max(initial=0)))
+        count: int = self.kernels.scan(
+            self.words,
+            self.starts,
+            self.ids,
+            bases,
+            self.factors,
+            self.ones,
+            lists,
+            list_scores,
+            coded.planes,
+            coded.lowest,
+            coded.step,
+            coded.total,
+            allowed,
+            counts,
+            found,
+            scores,
+        )
+        return count
+
+
+@dataclass(frozen=True, slots=True)
+class _CodedQuery:
+    """A query's numbers in :data:`PLANES` bits each, one plane of bits after the other: see
+    :func:`~sage.middleware.retrieval.vectors.code_kernels._scan_bits`."""
+
+    codes: NDArray[np.uint8]
+    planes: Words
+    lowest: float
+    step: float
+    total: float
+    """The sum of what the codes say."""
+
+    @classmethod
+    def of(cls, query: Matrix) -> _CodedQuery:
+        lowest = float(query.min())
+        step = max((float(query.max()) - lowest) / _LARGEST_CODE, _SMALLEST_STEP)
+        codes = np.rint((query - lowest) / step).astype(np.uint8)
+        width = -(-len(query) // 64)
+        bits = np.zeros((PLANES, 64 * width), np.uint8)
+        np.bitwise_and(codes, _PLANE_BITS, out=bits[:, : len(query)])
+        words = np.packbits(bits, axis=1, bitorder="little").view("<u8")
+        total = lowest * len(query) + step * int(codes.sum())
+        return cls(codes, np.ascontiguousarray(words.T).ravel(), lowest, step, total)
+
+    @property
+    def numbers(self) -> Matrix:
+        """What the codes say."""
+        numbers: Matrix = (self.lowest + self.step * self.codes).astype(np.float32)
+        return numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -37,6 +38,48 @@ def test_the_best_by_their_codes(numbers: list[int], k: int, is_distance: bool) 
     again = np.empty(k, np.int64)
     assert code_kernels._best_codes(codes, backwards, steps, lowest, is_distance, again, scores) == count
     assert again[:count].tolist() == rows[:count].tolist()
+
+
+class PlainKernels(CodeKernels):
+    """The plain Python that is compiled."""
+
+    def __init__(self) -> None:
+        self.score, self.best, self.scan = code_kernels._score_codes, code_kernels._best_codes, code_kernels._scan_bits
+        self._buffers = threading.local()
+
+
+@pytest.mark.parametrize("dimension", [3, 44, 64, 130])
+def test_estimates_are_those_of_the_formula(dimension: int) -> None:
+    """``q·c + base + factor * s·(q - c)``, of two lists and an empty one."""
+    chance = np.random.default_rng(dimension)
+    width, sizes = -(-dimension // 8), [5, 0, 9]
+    signs = chance.random((14, dimension)) < 0.5
+    pairs = chance.standard_normal((14, 2)).astype(np.float32)
+    bits = np.packbits(signs, axis=1, bitorder="little")
+    bits[:, -1] |= 0xFF << dimension % 8 & 0xFF if dimension % 8 else 0  # what is beyond the dimensions does not count
+    blob = np.concatenate([bits, pairs.view(np.uint8)], axis=1).ravel()
+    address, ids = blob.ctypes.data, chance.permutation(14).astype(np.int64)
+    ends = np.cumsum(sizes)
+    lists = [
+        (address + (end - size) * (width + 8), ids[end - size : end], size)
+        for end, size in zip(ends.tolist(), sizes, strict=True)
+    ]
+    centres = chance.standard_normal((3, dimension)).astype(np.float32)
+    plain = PlainKernels()
+    made = BitLists.of(plain, blob, centres, lists, Metric.EUCLIDEAN)
+    assert made is not None
+    query = chance.standard_normal(dimension).astype(np.float32)
+    centre_of = np.repeat(centres, sizes, axis=0)
+    signed = np.vecdot(np.where(signs, 1, -1), query - centre_of)
+    true = np.vecdot(centre_of, query) - np.vecdot(centre_of, centre_of) / 2
+    true += pairs[:, 0] / -2 + pairs[:, 1] / np.sqrt(dimension) * signed
+    allowed = np.arange(14) != ids[2]
+    for mask, kept in ((None, np.arange(14)), (allowed, np.delete(np.arange(14), 2))):
+        assert sorted(made.candidates(query, 14, 3, mask).tolist()) == sorted(ids[kept].tolist())
+        found, scores = plain.buffers(14)
+        by_id = dict(zip(found[: len(kept)].tolist(), scores[: len(kept)].tolist(), strict=True))
+        error = np.abs(pairs[kept, 1]) * np.ptp(query) / 63 * np.sqrt(dimension)  # half a step each, and no luck
+        assert np.all(np.abs([by_id[id] for id in ids[kept].tolist()] - true[kept]) <= error + 1e-4)
 
 
 @pytest.fixture(scope="module")
