@@ -134,6 +134,8 @@ class Principal:
 
     tools: tuple[str, ...] = ("*",)
     """Patterns of the tools of MCP servers (``docs__*``) that it may call with the scope ``tools``."""
+    request_id: bytes = field(default=b"", compare=False)
+    """The ``x-request-id`` under which what others ask of models for this caller is in the ledger."""
 
     @property
     def by_key(self) -> bool:

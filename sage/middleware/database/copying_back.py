@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -23,6 +26,8 @@ from sage.middleware.settings.database import DatabaseUrl
 from sage.private_files import make_private_dir
 from sage.sqlite.connection import connect
 
+_UNFINISHED = ".unfinished"
+"""In a directory that a copy puts together."""
 _OURS = 2
 """Sessions of a copy on the database: one for its lock, and one that reads."""
 
@@ -66,13 +71,25 @@ def _made_beside(data_dir: Path) -> Iterator[Path]:
     """A directory that becomes ``data_dir`` at the end; nothing is left of it after an error."""
     parent = data_dir.absolute().parent
     make_private_dir(parent)
+    _remove_unfinished(data_dir)
     made = Path(tempfile.mkdtemp(prefix=f".{data_dir.name}-", dir=parent))
     try:
-        yield made
+        with (made / _UNFINISHED).open("w") as mark:
+            fcntl.flock(mark, fcntl.LOCK_EX)  # the kernel releases it when this process ends
+            yield made
+            (made / _UNFINISHED).unlink()
         os.rename(made, data_dir.absolute())
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
+
+
+def _remove_unfinished(data_dir: Path) -> None:
+    """Removes what copies to that directory have left that were killed."""
+    for mark in data_dir.absolute().parent.glob(f".{glob.escape(data_dir.name)}-*/{_UNFINISHED}"):
+        with contextlib.suppress(OSError), mark.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process lives
+            shutil.rmtree(mark.parent)
 
 
 def _refuse_users(connection: Connection, url: DatabaseUrl) -> None:

@@ -18,7 +18,7 @@ from sage.middleware.providers.wire.chunks import usage_object
 from sage.middleware.providers.wire.messages import DeltaReader, finish_of, read_message
 from sage.middleware.providers.wire.sse import payloads, read_usage
 from sage.middleware.providers.wire.tool_calls import ToolCall
-from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, caller_of_request, note, read_json
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.respond import Events, respond
 from sage.middleware.usage.records import usd
@@ -94,7 +94,7 @@ class Generate:
         if request.search is not None or request.memory is not None:
             if request.search is not None:
                 note(scope, collection=request.search.collection)
-            context = await add_context(self._gateway, caller(scope), call, request.search, request.memory)
+            context = await add_context(self._gateway, caller_of_request(scope), call, request.search, request.memory)
         gateway = self._gateway
         answering = gateway if request.mcp is None else await with_mcp(gateway, caller(scope), parse_mcp(request.mcp))
         await respond(

@@ -12,7 +12,7 @@ from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.collections.requests import SearchRequest, parse_search
-from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, send_json
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller_of_request, note, read_json, send_json
 from sage.middleware.routers.http.bodies import SEARCH_BODY
 from sage.middleware.routers.http.hot_route import HotRoute
 
@@ -69,7 +69,7 @@ class SearchEndpoint:
         search = parse_search(await read_json(receive, scope))
         note(scope, collection=search.collection)
         started = time.perf_counter()
-        answer = (await self._collections.search(caller(scope), [search]))[0]
+        answer = (await self._collections.search(caller_of_request(scope), [search]))[0]
         await send_json(send, orjson.dumps(_reply(answer, started)), [])
 
 
@@ -82,7 +82,7 @@ class BatchEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         searches = self._parse(await read_json(receive, scope, vectors=True))
         started = time.perf_counter()
-        answers = await self._collections.search(caller(scope), searches)
+        answers = await self._collections.search(caller_of_request(scope), searches)
         await send_json(send, orjson.dumps({"answers": [_reply(answer, started) for answer in answers]}), [])
 
     def _parse(self, body: dict[str, Any]) -> list[SearchRequest]:

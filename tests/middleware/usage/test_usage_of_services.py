@@ -52,9 +52,12 @@ def calls(running: Running, count: int) -> list[tuple[str, str, str]]:
 def test_the_services_ask_models_in_the_name_of_their_caller(running: Running) -> None:
     ann, bob = user(running, "ann", "acme"), user(running, "bob", "other")
 
+    asked = set()
+
     def post(key: str, path: str, body: Any) -> None:
         answer = running.post(path, body, key=key)
         assert answer.status_code in (200, 201), answer.text
+        asked.add(answer.headers["x-request-id"])
 
     for number in range(2):  # each is embedded, facts are made of each, and of two a summary
         post(ann, "/memory", {"session_id": "s", "content": f"I like tea {number}."})
@@ -68,6 +71,9 @@ def test_the_services_ask_models_in_the_name_of_their_caller(running: Running) -
     post(bob, "/search", {"collection": "notes", "query": "another"})
     later = calls(running, len(of_services) + 2)[len(of_services) :]
     assert len(later) >= 2
+    named = {row["id"] for row in running.get("/usage/requests?limit=100").json()["requests"]}
+    assert named <= asked
+    assert len(named) >= 5  # memories with what is made of them, items and searches
     assert set(later) == {("bob", "other", "bench")}
 
 

@@ -131,6 +131,7 @@ class RegistryModels:
             ) from None
 
     async def _answer(self, gateway: ModelCaller, principal: Principal, call: ModelCall) -> bytes:
+        call.request_id = principal.request_id
         with Watch(call, gateway.deadlines):
             async with gateway.call(principal, call) as answer:
                 model = gateway.registry.get(call.model)

@@ -39,4 +39,5 @@ def in_whose_name(principal: Principal) -> Principal:
         subjects=caller.subjects,
         limits=caller.limits,
         tags=caller.tags,
+        request_id=caller.request_id,
     )

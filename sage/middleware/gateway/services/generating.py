@@ -26,7 +26,9 @@ def generate(running_gateway: RunningGateway, model: str, messages: Messages) ->
     runs no event loop. Raises what the call does."""
     gateway, loop = running_gateway()
     call = ModelCall(Operation.CHAT, {"model": model, "messages": messages}, model)
-    answer = _ask(gateway, in_whose_name(_PRINCIPAL), call)
+    principal = in_whose_name(_PRINCIPAL)
+    call.request_id = principal.request_id
+    answer = _ask(gateway, principal, call)
     try:
         future = asyncio.run_coroutine_threadsafe(answer, loop)
     except RuntimeError:  # the loop was closed in the meantime

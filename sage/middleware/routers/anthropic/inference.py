@@ -25,7 +25,16 @@ from sage.middleware.routers.anthropic.errors import AnthropicErrorEnvelope, wit
 from sage.middleware.routers.anthropic.events import MessageEvents
 from sage.middleware.routers.anthropic.request import chat_request
 from sage.middleware.routers.anthropic.targets import KIND, Targets, native_request, targets_of
-from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, read_json, take_flag, take_model
+from sage.middleware.routers.http.asgi import (
+    Receive,
+    Scope,
+    Send,
+    caller,
+    caller_of_request,
+    read_json,
+    take_flag,
+    take_model,
+)
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.memory_turn import MakeBody, MakeEvents, in_context, read_memory
 from sage.middleware.routers.http.openapi_bodies import OpenBody
@@ -55,7 +64,7 @@ class Messages:
         make_body: MakeBody = answer.body
         make_events: MakeEvents = answer.events
         if memory is not None:
-            context = await add_context(self._gateway, caller(scope), call, None, memory)
+            context = await add_context(self._gateway, caller_of_request(scope), call, None, memory)
             make_body, make_events = in_context(context, make_body, make_events, inside="message")
         await respond(self._gateway, call, scope, receive, send, make_body, make_events)
 

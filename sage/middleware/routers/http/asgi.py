@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -106,6 +107,11 @@ def caller(scope: Scope) -> Principal:
     principal = scope["state"]["principal"]
     assert isinstance(principal, Principal)
     return principal
+
+
+def caller_of_request(scope: Scope) -> Principal:
+    """As :func:`caller`, with the id of its request: for work that asks models on the caller's behalf."""
+    return replace(caller(scope), request_id=scope["state"]["request_id"])
 
 
 def note(scope: Scope, **facts: Any) -> None:

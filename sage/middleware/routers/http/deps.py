@@ -17,11 +17,11 @@ from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.jobs.opening import Queue
 from sage.middleware.gateway.jobs.submission import Submission
-from sage.middleware.routers.http.asgi import caller
+from sage.middleware.routers.http.asgi import caller_of_request
 
 
 async def _principal(request: Request) -> Principal:
-    return caller(request.scope)
+    return caller_of_request(request.scope)
 
 
 async def _gateway(request: Request) -> Gateway:

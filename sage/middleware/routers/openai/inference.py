@@ -19,7 +19,17 @@ from sage.middleware.gateway.context.context import add_context
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.tools.mcp_request import take_mcp, with_mcp
 from sage.middleware.providers.base import ModelCall, Operation
-from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, take_flag, take_model
+from sage.middleware.routers.http.asgi import (
+    Receive,
+    Scope,
+    Send,
+    caller,
+    caller_of_request,
+    note,
+    read_json,
+    take_flag,
+    take_model,
+)
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.memory_turn import in_context, read_memory
 from sage.middleware.routers.http.openapi_bodies import OpenBody
@@ -59,7 +69,7 @@ class Inference:
             return
         if search is not None:
             note(scope, collection=search.collection)
-        context = await add_context(self._gateway, caller(scope), call, search, memory)
+        context = await add_context(self._gateway, caller_of_request(scope), call, search, memory)
         await respond(gateway, call, scope, receive, send, *in_context(context))
 
     def _parse(self, body: dict[str, Any]) -> ModelCall:
