@@ -57,6 +57,13 @@ REQUESTS: tuple[tuple[str, str, Any], ...] = (
     ("POST", "/generate", {"model": "free", "prompt": "three words here"}),
     ("POST", "/api/chat", {"model": "free", "messages": CHAT, "stream": False}),
     ("POST", "/v2/chat", {"model": "free", "messages": CHAT}),
+    ("POST", "/v1/messages", {"model": "free", "max_tokens": 9, "messages": CHAT}),
+    ("POST", "/v1/messages?beta=true", {"model": "capped", "max_tokens": 9, "messages": CHAT, "stream": True}),
+    ("POST", "/v1/messages", {"model": "absent", "max_tokens": 9, "messages": CHAT}),
+    ("POST", "/v1/messages", {"model": "free", "max_tokens": 9, "messages": []}),
+    ("POST", "/v1/messages", {"model": "tiny", "max_tokens": 9, "messages": CHAT, "container": "c"}),
+    ("POST", "/v1/messages/count_tokens", {"model": "free", "messages": CHAT}),
+    ("POST", "/v1/messages/nothing", {}),
     ("POST", "/v1/chat/completions/", {"model": "free", "messages": CHAT}),
     ("GET", "/v1/models", None),
     ("GET", "/models/free/nothing", None),
@@ -73,7 +80,7 @@ def test_every_worker_gives_the_same_answers(family: WorkerFamily) -> None:
         assert _told(answers[0].body) == _told(answers[1].body), (path, body)
         heads = [{name: answer.headers[name] for name in answer.headers if name != "date"} for answer in answers]
         for head in heads:
-            assert head.pop("x-request-id")
+            assert head.pop("x-request-id") == head.pop("request-id", None) or not path.startswith("/v1/messages")
         heads = [{k: v for k, v in head.items() if k not in ("content-length", "transfer-encoding")} for head in heads]
         assert heads[0] == heads[1], (path, body)
 
@@ -84,9 +91,36 @@ def _told(body: bytes) -> str:
         value = json.loads(body)
     except ValueError:
         return body.decode()
-    for name in ("id", "created_at", "total_duration", "eval_duration", "load_duration", "last_used", "last_used_at"):
+    for name in (
+        "id",
+        "request_id",
+        "created_at",
+        "total_duration",
+        "eval_duration",
+        "load_duration",
+        "last_used",
+        "last_used_at",
+    ):
         value.pop(name, None)
     return json.dumps(value)
+
+
+def test_x_api_key_is_taken_by_every_worker(family: WorkerFamily) -> None:
+    key = family.key
+    assert key is not None
+    for client in pair(family):
+        for model in ("free", "capped"):
+            body = {"model": model, "max_tokens": 9, "messages": CHAT}
+            client.key = None
+            assert client.ask("POST", "/v1/messages", body, **{"x-api-key": key}).status == 200
+            assert client.ask("POST", "/v1/messages/count_tokens", body, **{"x-api-key": key}).status == 200
+            assert client.ask("POST", "/v1/chat/completions", body, **{"x-api-key": key}).status == 401
+            client.key = "sk-sage-another"
+            differ = client.ask("POST", "/v1/messages", body, **{"x-api-key": key})
+            assert (differ.status, differ.json["error"]["code"]) == (401, "two_credentials")
+        client.key = None
+        version = {"anthropic-version": "2023-06-01", "x-api-key": key}
+        assert "has_more" in client.ask("GET", "/v1/models", **version).json
 
 
 def test_each_request_has_one_line_in_the_log_which_names_who_took_it(family: WorkerFamily) -> None:
