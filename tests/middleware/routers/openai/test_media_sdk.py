@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import http.client
@@ -43,8 +44,12 @@ def settings_for(up: MediaUpstream, data_dir: Path, **llm: Any) -> Settings:
     provider = {"kind": "openai", "api_key": "sk-upstream", "base_url": up.url}
     models = {name: {"deployments": [{"provider": "up", "model": f"their-{name}"}]} for name in NAMES}
     models["twice"] = {"deployments": [{"provider": "up", "model": "one"}], "fallbacks": ["whisper"]}
+    models["hasty"] = {"deployments": [{"provider": "hasty", "model": "h"}], "retries": 0}
+    models["gone"] = {"deployments": [{"provider": "gone", "model": "g"}], "fallbacks": ["whisper"]}
     models["here"] = {"deployments": [{"provider": "ollama", "model": "m"}]}
     providers = {"up": provider, "ollama": {"base_url": "http://127.0.0.1:9"}}
+    providers["hasty"] = {**provider, "timeouts": {"first_byte": 0.3, "total": 0.6}}
+    providers["gone"] = {**provider, "base_url": "http://127.0.0.1:9/v1"}
     prices = {name.replace("/", "/their-"): price for name, price in PRICES.items()}
     data = {"data_dir": data_dir, "api": {"port": 0, "access_log": False}, "budgets": {}}
     return Settings.model_validate({**data, "llm": {"providers": providers, "models": models, "prices": prices, **llm}})
@@ -410,3 +415,70 @@ def test_budgets_reserve_before_and_are_charged_after(running: Running, up: Medi
     assert running.post("/v1/audio/speech", speech, key=key).status_code == 200
     assert wait_until(lambda: running.post("/v1/audio/speech", speech, key=key).status_code == 429)
     assert len(up.requests) == 1
+
+
+def test_texts_are_kept_where_a_team_wants_it_and_sounds_never(running: Running, up: MediaUpstream) -> None:
+    tenant = running.get("/auth/me").json()["tenant"]
+    assert running.request("PATCH", f"/auth/teams/{tenant}", json={"capture": {"prompts": True}}).status_code == 200
+    kept = running.edge.app.state.gateway.captures
+    wait_until(lambda: tenant in kept.settings)
+    try:
+        form = {"data": {"model": "whisper", "prompt": "names: Ann"}, "files": {"file": ("a.wav", b"RIFF")}}
+        heard = running.post("/v1/audio/transcriptions", headers={"x-request-id": "heard-1"}, **form)
+        spoken = {"model": "tts", "input": "a secret", "voice": "a"}
+        running.post("/v1/audio/speech", spoken, headers={"x-request-id": "spoken-1"})
+        assert heard.status_code == 200
+        [text] = wait_for(running, "heard-1")
+        assert (text["prompt"], text["answer"]) == ("names: Ann", "hello there")
+        [text] = wait_for(running, "spoken-1")
+        assert (text["prompt"], text["answer"]) == ("a secret", "")
+    finally:
+        running.request("PATCH", f"/auth/teams/{tenant}", json={"capture": {"prompts": False}})
+
+
+def wait_for(running: Running, request_id: str) -> list[dict[str, Any]]:
+    texts: list[dict[str, Any]] = []
+
+    def kept() -> bool:
+        texts[:] = running.get(f"/usage/requests/{request_id}/texts").json()["texts"]
+        return bool(texts)
+
+    wait_until(kept, 10)
+    return texts
+
+
+async def never(_: Any) -> Any:
+    await asyncio.sleep(60)
+    yield b""
+
+
+def test_deadlines(running: Running, up: MediaUpstream) -> None:
+    up.handler = never
+    spoken = running.post("/v1/audio/speech", {"model": "hasty", "input": "x", "voice": "a"})
+    assert (spoken.status_code, spoken.json()["error"]["code"]) == (504, "read_timeout")
+    files = {"file": ("a.wav", b"RIFF")}
+    heard = running.post("/v1/audio/transcriptions", data={"model": "hasty"}, files=files)
+    assert (heard.status_code, heard.json()["error"]["code"]) == (504, "total_timeout")  # silence is no fault here
+    form = SlowForm(running)
+    form.field("model", "hasty")
+    form.file(RECORDING)  # and no more of it
+    status, answer = form.answer()
+    assert (status, answer["error"]["code"]) == (504, "total_timeout")
+    assert up.requests[-1].left.wait(10)
+
+
+def test_a_form_of_which_nothing_was_sent_goes_elsewhere(running: Running, up: MediaUpstream) -> None:
+    form = SlowForm(running)
+    form.field("model", "gone")
+    form.file(RECORDING)
+    assert form.end()[0] == 200
+    [sent] = up.requests
+    assert sent.files[0].sha256 == hashlib.sha256(RECORDING).hexdigest()
+
+
+def test_a_form_names_models_that_may_answer_instead(running: Running, up: MediaUpstream) -> None:
+    up.refuse = [503]
+    data = {"model": "tts", "models[]": ["whisper"], "prompt": "Ann"}
+    answer = running.post("/v1/audio/transcriptions", data=data, files={"file": ("a.wav", b"RIFF")})
+    assert (answer.status_code, answer.headers["x-sage-attempts"]) == (200, "2")
+    assert up.requests[-1].fields == {"model": "their-whisper", "prompt": "Ann"}
