@@ -106,10 +106,11 @@ VENDORS: tuple[ProviderKind, ...] = (
 KINDS: Mapping[str, ProviderKind] = {kind.name: kind for kind in (*VENDORS, *PRESETS)}
 """All of them, by name."""
 
-RESERVED_PREFIXES = frozenset(kind.name for kind in VENDORS)
+RESERVED_PREFIXES = frozenset({"openai", "vllm", "ollama", "zhipu", "cohere", "local"})
 """``openai/…`` means a model of that kind, even where no provider of it is configured.
 
-Names of presets are not reserved, since servers for the models of many vendors list names such as ``deepseek/…``.
+Other names are not reserved, since servers for the models of many vendors list such as ``deepseek/…`` and
+``anthropic/…``.
 """
 
 VARIABLES: Mapping[str, tuple[ProviderKind, str]] = {

@@ -109,9 +109,10 @@ def test_the_one_provider_that_lists_a_model_answers_for_it(ups: Callable, gatew
 def test_a_listed_name_may_begin_with_a_preset_that_is_not_configured(ups: Callable, gateway: Callable) -> None:
     """Servers for the models of many vendors have such names; ``openai/…`` is reserved for the vendor itself."""
     east = ups()
-    listing(east, "deepseek/deepseek-chat", "openai/gpt-4o")
+    listing(east, "deepseek/deepseek-chat", "openai/gpt-4o", "anthropic/claude-sonnet-4.5", "gemini/gemini-2.5-pro")
     running = gateway(llm={"providers": {"east": provider(east)}})
-    assert running.chat("deepseek/deepseek-chat").headers["x-sage-deployment"] == "east/deepseek/deepseek-chat"
+    for name in ("deepseek/deepseek-chat", "anthropic/claude-sonnet-4.5", "gemini/gemini-2.5-pro"):
+        assert running.chat(name).headers["x-sage-deployment"] == f"east/{name}"
     missing = running.chat("deepseek/other")
     assert missing.status_code == 404
     assert "DEEPSEEK_API_KEY" in missing.json()["error"]["message"]

@@ -46,13 +46,21 @@ def conversation(messages: list[dict[str, Any]], refuse: Refuse) -> tuple[Any, l
         if role == "system":
             system += blocks
         else:
-            _add_turn(turns, "assistant" if role == "assistant" else "user", blocks)
+            _add_turn(turns, role, blocks)
     if turns and turns[-1]["role"] == "assistant":
         _trim_prefill(turns[-1]["content"])
-    return _short(system), [{**turn, "content": _short(turn["content"])} for turn in turns if turn["content"]]
+    return _short(_without_blanks(system)), [
+        {**turn, "content": _short(turn["content"])} for turn in turns if turn["content"]
+    ]
 
 
 def _add_turn(turns: list[dict[str, Any]], role: str, blocks: list[dict[str, Any]]) -> None:
+    if role == "assistant":
+        blocks = [block for block in blocks if not _is_blank(block)]
+        if not blocks:
+            return
+    else:
+        role, blocks = "user", _without_blanks(blocks)
     if turns and turns[-1]["role"] == role:
         turns[-1]["content"] += blocks
     else:
@@ -65,6 +73,16 @@ def _trim_prefill(blocks: list[dict[str, Any]]) -> None:
         blocks[-1]["text"] = blocks[-1]["text"].rstrip()
         if not blocks[-1]["text"]:
             blocks.pop()
+
+
+def _is_blank(block: Mapping[str, Any]) -> bool:
+    """Whether it is a text of white space alone, which Anthropic refuses. Some models write one before a call."""
+    return block["type"] == "text" and not block["text"].strip()
+
+
+def _without_blanks(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``blocks`` without blank texts, if there is more than those."""
+    return [block for block in blocks if not _is_blank(block)] or blocks
 
 
 def _short(blocks: list[dict[str, Any]]) -> Any:
@@ -99,7 +117,7 @@ def _result(message: Mapping[str, Any], where: str, refuse: Refuse) -> list[dict
     if not isinstance(call, str):
         raise InvalidRequest(f"{where} must name its 'tool_call_id'", param=f"{where}.tool_call_id")
     result: dict[str, Any] = {"type": "tool_result", "tool_use_id": _call_id(call)}
-    content = _short(_said(message, where, refuse))
+    content = _short(_without_blanks(_said(message, where, refuse)))
     if content:
         result["content"] = content
     if message.get("is_error") is True:

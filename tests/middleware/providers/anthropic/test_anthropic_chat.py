@@ -216,7 +216,7 @@ def test_a_loop_of_tools(up: Upstream, sdk: openai.OpenAI) -> None:
 
 def test_a_loop_that_another_vendor_has_begun(up: Upstream, sdk: openai.OpenAI) -> None:
     call = {"id": "call:1.2", "type": "function", "function": {"name": "clock", "arguments": ""}}
-    chat = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "hm"}]
+    chat = [*HELLO, {"role": "assistant", "content": "\n\n", "tool_calls": [call], "reasoning_content": "hm"}]
     ask(
         sdk, [*chat, {"role": "tool", "tool_call_id": "call:1.2", "content": ""}], tools=[CLOCK], reasoning_effort="low"
     )
