@@ -26,6 +26,7 @@ _TAGS = (
     ("Models", "Which models there are, and which are in memory."),
     ("Search", "Collections of documents, found by their words and by what they mean."),
     ("Services", "Values by key, vectors, and the memory of agents, separate for each tenant."),
+    ("MCP", "Tools for agents: the gateway is an MCP server at `/mcp`, and passes on those of other servers."),
     ("Jobs", "Long work without an open connection: accepted at once, done by workers."),
     ("Accounts", "Login, keys, users and teams."),
     ("Usage", "What calls have used and cost, and the budgets that hold them."),

@@ -146,8 +146,8 @@ def test_a_missing_browser_is_named(ci: str, outcome: str, tmp_path: Path) -> No
 def test_titles_are_sentences(running: Running) -> None:
     document = json.loads(running.get("/openapi.json").text)
     operations = [operation for path in document["paths"].values() for operation in path.values()]
-    tags = ["Generate", "OpenAI", "Anthropic", "Cohere", "Ollama", "vLLM", "Models", "Search", "Services", "Jobs"]
-    tags += ["Accounts", "Usage", "Audit", "Operation", "Workers"]
+    tags = ["Generate", "OpenAI", "Anthropic", "Cohere", "Ollama", "vLLM", "Models", "Search", "Services", "MCP"]
+    tags += ["Jobs", "Accounts", "Usage", "Audit", "Operation", "Workers"]
     assert [tag["name"] for tag in document["tags"]] == tags
     assert {tag for operation in operations for tag in operation["tags"]} == {tag["name"] for tag in document["tags"]}
     titles = {operation["operationId"]: operation["summary"] for operation in operations}
