@@ -110,6 +110,9 @@ def test_results_are_bounded_and_errors_are_told(mcp: McpGateway) -> None:
     long = mcp.call("prog__echo", {"text": "é" * 2000})
     assert long.content[0].text.endswith("[cut: 3000 of 4000 bytes are left out]")
     assert long.content[0].text.startswith("é" * 499)
+    mcp.docs.handlers["echo"] = lambda _: said("x" * 5_000_000)
+    assert mcp.call("docs__echo", {"text": "x"}).is_error
+    mcp.wait(lambda: mcp.states()["docs"] == "up")
     image = {"type": "image", "data": "AAAA", "mimeType": "image/png"}
     mcp.docs.handlers["echo"] = lambda _: {"content": [image], "structuredContent": {"a": 1}, "isError": True}
     passed = mcp.call("docs__echo", {"text": "x"})

@@ -24,6 +24,9 @@ from sage.middleware.providers.wire.event_bytes import DONE
 DEFAULT_TURNS = 8
 MOST_RUNS = 16
 """Calls of the gateway's tools that one turn of the model may make."""
+_SILENCE = 15.0
+"""Seconds after which a stream says something while a tool runs, since proxies end silent ones."""
+_KEEP_ALIVE = b":\n\n"  # a comment, which clients ignore
 _TOO_MANY = ToolOutput(f"not run: one turn may call at most {MOST_RUNS} tools of the gateway", is_error=True)
 _NO_MORE_TURNS = "the model has used all its turns with tools"
 
@@ -224,8 +227,10 @@ class ToolLoop(GatewayCall):
         try:
             if runs:
                 yield self._runs_event(runs)
-            for task in asyncio.as_completed(tasks):
-                yield self._runs_event([await task])
+            pending = set(tasks)
+            while pending:
+                ended, pending = await asyncio.wait(pending, timeout=_SILENCE, return_when=asyncio.FIRST_COMPLETED)
+                yield b"".join([self._runs_event([task.result()]) for task in ended]) or _KEEP_ALIVE
         finally:
             for running in tasks:
                 running.cancel()

@@ -8,7 +8,8 @@ import contextlib
 import importlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
 from typing import Any, Protocol
 
 from sage.errors import DeadlineExceeded, SageError, Unavailable, UpstreamFailed
@@ -20,7 +21,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 """Seconds until a server that is down is tried again."""
 _OVERHEAD = 1 * 2**20
 """Bytes of an answer beside a result's: the frame, and results that are cut."""
-_CLOSE_WITHIN = 15.0
+_CLOSE_WITHIN = 8.0
 _MOST_LEFT_OUT = 32
 _ENDED = "its connection broke"
 
@@ -36,9 +37,11 @@ class AnswerLost(Exception):
 class ServerSession(Protocol):
     """A connection through the SDK (:class:`sage.middleware.mcp.client.session.McpSession`)."""
 
-    async def open(self) -> None: ...
+    async def __aenter__(self) -> ServerSession: ...
 
-    async def close(self, failure: BaseException | None) -> None: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
     async def list_tools(self, cursor: str | None) -> tuple[list[Mapping[str, Any]], str | None]: ...
 
@@ -63,6 +66,8 @@ class ServerConnection:
         """Set once it was tried for the first time."""
         self.revision = 0
         """Counts how often its tools were listed."""
+        self.on_listed: Callable[[ServerConnection], Awaitable[None]] = _nobody
+        """Called when its tools were listed; must not raise."""
         self._hosts = hosts
         self._refresh = refresh
         self._session: ServerSession | None = None
@@ -77,9 +82,10 @@ class ServerConnection:
             started = time.monotonic()
             try:
                 await self._serve()
-            except asyncio.CancelledError:
-                raise
             except BaseException as exc:  # groups of errors, too: whatever it is, only this server is down
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
                 self._is_down(exc)
             finally:
                 self._session, self.tools = None, {}
@@ -123,31 +129,34 @@ class ServerConnection:
         module = await asyncio.to_thread(importlib.import_module, "sage.middleware.mcp.client.session")
         most = self.settings.max_result + _OVERHEAD
         session: ServerSession = module.McpSession(self.settings, self._hosts, most, self.refresh)
-        async with asyncio.timeout(self.settings.connect_timeout):
-            await session.open()
-        failure: BaseException | None = None
+        loop = asyncio.get_running_loop()
         try:
-            self._broken = False
-            self._wake.clear()
-            await self._list(session)
-            self._session, self.fault = session, None
-            self.listed.set()
-            while not self._broken:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._refresh):
-                        await self._wake.wait()
-                self._wake.clear()
-                if not self._broken:
-                    await self._list(session)
-            raise UpstreamFailed(_ENDED)
-        except BaseException as exc:
-            failure = exc
-            raise
+            # Blocks within each other, as the SDK's tasks need them: an error in one of these cancels what is inside.
+            async with asyncio.timeout(self.settings.connect_timeout) as limit, session:
+                limit.reschedule(None)
+                try:
+                    await self._follow(session)
+                finally:
+                    self._session, self.fault = None, self.fault or _ENDED
+                    limit.reschedule(loop.time() + _CLOSE_WITHIN)
         finally:
-            self._session, self.fault = None, self.fault or _ENDED
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(_CLOSE_WITHIN):
-                    await session.close(failure)
+            self._session = None
+
+    async def _follow(self, session: ServerSession) -> None:
+        """Lists the tools now and again, until the connection breaks, which is raised."""
+        self._broken = False
+        self._wake.clear()
+        await self._list(session)
+        self._session, self.fault = session, None
+        self.listed.set()
+        while not self._broken:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._refresh):
+                    await self._wake.wait()
+            self._wake.clear()
+            if not self._broken:
+                await self._list(session)
+        raise UpstreamFailed(_ENDED)
 
     async def _list(self, session: ServerSession) -> None:
         """Reads the list of tools, page by page."""
@@ -169,12 +178,17 @@ class ServerConnection:
                     break
         self.tools, self.left_out = tools, left_out[:_MOST_LEFT_OUT]
         self.revision += 1
+        await self.on_listed(self)
 
     def _is_down(self, exc: BaseException) -> None:
         fault = _reason(exc)
         if fault != self.fault:
             _log.warning("the MCP server '%s' is down: %s", self.name, fault)
         self.fault = fault
+
+
+async def _nobody(_: ServerConnection) -> None:
+    pass
 
 
 def _reason(exc: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from sage.middleware.mcp.pins.store import Pins
 from sage.middleware.settings.mcp import McpSettings
 from sage.middleware.usage.settled_calls import SettledCall
 
+_log = logging.getLogger("sage")
 _FRESH = 1.0
 """Seconds after which what was accepted elsewhere, such as by the command line, is looked up again."""
 _FIRST_WAIT = 3.0
@@ -67,6 +69,8 @@ class McpServers:
             name: ServerConnection(name, server, settings.hosts, settings.refresh)
             for name, server in settings.servers.items()
         }
+        for connection in self.connections.values():
+            connection.on_listed = self._listed
         self._tasks: list[asyncio.Task[None]] = []
         self._observed: dict[str, int] = {}
         """The revision of each server's list that the pins know of."""
@@ -87,8 +91,7 @@ class McpServers:
         """Ends all connections, and the programs behind them."""
         for task in self._tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self.pins.close)
 
     def faults(self) -> dict[str, str]:
@@ -231,6 +234,14 @@ class McpServers:
             if time.monotonic() - self._accepted_at > _FRESH:
                 self._accepted = await asyncio.to_thread(self.pins.accepted)
                 self._accepted_at = time.monotonic()
+
+    async def _listed(self, connection: ServerConnection) -> None:
+        """Compares what a server offers with what was accepted, at once: what is held back is told when it comes."""
+        try:
+            async with self._looking:
+                await self._observe(connection.name, connection)
+        except SageError as error:  # the next request looks again
+            _log.warning("the tools of the MCP server '%s' cannot be compared now: %s", connection.name, error.message)
 
     async def _observe(self, name: str, connection: ServerConnection) -> None:
         revision = connection.revision

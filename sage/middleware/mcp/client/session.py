@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Any
 
 import mcp_types as types
@@ -21,7 +22,7 @@ same ones for other things."""
 
 
 class McpSession:
-    """To be opened and closed by the same task. ``changed`` is called when the server says that its tools have."""
+    """To be entered and left by the same task. ``changed`` is called when the server says that its tools have."""
 
     def __init__(
         self, settings: McpServerSettings, hosts: tuple[str, ...], most: int, changed: Callable[[], None]
@@ -33,13 +34,16 @@ class McpSession:
         # Neither sampling nor elicitation nor roots: a server gets nothing of callers, and asks them nothing.
         self._client = Client(streams, cache=None, client_info=_CLIENT, message_handler=self._on_message)
 
-    async def open(self) -> None:
+    async def __aenter__(self) -> McpSession:
         """Connects, and agrees on a version of the protocol."""
         await self._client.__aenter__()
+        return self
 
-    async def close(self, failure: BaseException | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Ends the connection, and the program behind it."""
-        await self._client.__aexit__(type(failure) if failure is not None else None, failure, None)
+        await self._client.__aexit__(kind, exc, trace)
 
     async def list_tools(self, cursor: str | None) -> tuple[list[Mapping[str, Any]], str | None]:
         """A page of the server's tools in MCP's shape, and the cursor of the next."""
