@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncIterator
 from typing import Any, Literal
 
+import orjson
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
 from sage.errors import SageError
 from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.job_metrics import QueueStatus
+from sage.middleware.gateway.live_metrics import live_metrics
 from sage.middleware.gateway.readiness import Readiness
 from sage.middleware.routers.http.deps import TheGateway, TheQueue
 from sage.middleware.routers.http.guard import credential, guarded_router, identify, public, requires
+from sage.middleware.routers.http.openapi_bodies import EVENTS
 
 router = guarded_router("Operation")
+
+NO_BUFFERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 @router.get("/health", name="health")
@@ -92,3 +98,35 @@ async def metrics(gateway: TheGateway, queue: TheQueue) -> Response:
             gateway.metrics.jobs = list(jobs.metrics.collect(await jobs.status()))
     await gateway.metrics.ask_others()
     return Response(gateway.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+class LiveSecond(BaseModel):
+    """What has happened in one second. Durations are in seconds, of the requests that ended in it."""
+
+    time: float = Field(description="When it ended, in Unix seconds.")
+    seconds: float
+    requests: int = Field(description="That ended.")
+    failed: int = Field(description="Of those, with a status from 400.")
+    in_flight: int
+    prompt_tokens: int
+    completion_tokens: int
+    duration: dict[str, float] | None = Field(description="`p50` and `p95`; null if none ended.")
+    first_token: dict[str, float] | None
+    models: dict[str, dict[str, int]] = Field(description="`requests`, `failed`, `in_flight` of those that were asked.")
+
+
+@router.get(
+    "/metrics/live",
+    name="metrics_live",
+    response_class=Response,
+    responses={200: {"content": {EVENTS: {"schema": LiveSecond.model_json_schema()}}}},
+)
+@requires(Scope.METRICS)
+async def metrics_live(gateway: TheGateway) -> Response:
+    """What happens now, as one event a second, for as long as the client listens."""
+    return StreamingResponse(_seconds(live_metrics(gateway.metrics)), media_type=EVENTS, headers=NO_BUFFERS)
+
+
+async def _seconds(seconds: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    async for second in seconds:
+        yield b"data: " + orjson.dumps(second) + b"\n\n"

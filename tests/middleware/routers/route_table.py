@@ -89,6 +89,7 @@ GET    /services/{name}                             admin                   serv
 GET    /health                                      public                  -                 health
 GET    /ready                                       public                  -                 ready
 GET    /metrics                                     admin                   metrics           metrics
+GET    /metrics/live                                admin                   metrics           metrics_live
 GET    /kv                                          admin,owner,user        kv                kv_list
 DELETE /kv                                          admin,owner,user        kv                kv_clear
 GET    /kv/{key}                                    admin,owner,user        kv                kv_get

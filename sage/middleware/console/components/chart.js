@@ -1,6 +1,6 @@
-/** A chart over time: bars of one series. Screen readers get `label`, which says what it comes to. */
+/** Charts over time. Screen readers get `label`, which says what one comes to. */
 import {html, useEffect, useRef, useSignal} from "../core/html.js"
-import {compact} from "../core/format.js"
+import {compact, dayOf} from "../core/format.js"
 import {language} from "../core/language.js"
 import {script} from "../core/script.js"
 import {theme} from "../core/theme.js"
@@ -8,32 +8,40 @@ import {theme} from "../core/theme.js"
 const HEIGHT = 180 // pixels
 
 /**
- * @param {{times: number[], values: (number | null)[], label: string, show?: (value: number) => string}} properties
- *   `times` in Unix seconds, ascending
+ * @param {object} properties
+ * @param {number[]} properties.times Unix seconds, ascending
+ * @param {(number | null)[]} properties.values
+ * @param {string} properties.label
+ * @param {boolean} [properties.line] a line in place of bars
+ * @param {(value: number) => string} [properties.show] how values are written
+ * @param {(seconds: number) => string} [properties.showTime]
  */
-export function BarChart({times, values, label, show = compact}) {
+export function TimeChart({times, values, label, line = false, show = compact, showTime = dayOf}) {
   const box = useRef(null)
+  const plot = useRef(null)
   const shade = useSignal(theme)
   const tongue = useSignal(language)
+  const data = useRef([])
+  data.current = [times, values]
   useEffect(() => {
-    let plot
     let gone = false
-    const watch = new ResizeObserver(() => plot?.setSize({width: box.current.clientWidth, height: HEIGHT}))
+    const watch = new ResizeObserver(() => plot.current?.setSize({width: box.current.clientWidth, height: HEIGHT}))
     script("uplot").then(({uPlot}) => {
       if (gone) return
-      plot = new uPlot(options(uPlot, box.current, show), [times, values], box.current)
+      plot.current = new uPlot(options(uPlot, box.current, {line, show, showTime}), data.current, box.current)
       watch.observe(box.current)
     })
-    return () => { gone = true; watch.disconnect(); plot?.destroy() }
-  }, [times, values, shade, tongue])
+    return () => { gone = true; watch.disconnect(); plot.current?.destroy(); plot.current = null }
+  }, [shade, tongue])
+  useEffect(() => { plot.current?.setData(data.current) }, [times, values])
   return html`<div class="chart" ref=${box} role="img" aria-label=${label} />`
 }
 
-function options(uPlot, box, show) {
+function options(uPlot, box, {line, show, showTime}) {
   const style = getComputedStyle(document.documentElement)
   const colour = name => style.getPropertyValue(name).trim()
   const axis = {stroke: colour("--dim"), grid: {stroke: colour("--line"), width: 1}, ticks: {show: false}, font: "12px system-ui"}
-  const day = new Intl.DateTimeFormat(language.peek() === "zh" ? "zh-CN" : "en", {month: "short", day: "numeric"})
+  const drawn = line ? {width: 2} : {width: 0, fill: colour("--accent"), paths: uPlot.paths.bars({size: [0.7, 40]})}
   return {
     width: box.clientWidth,
     height: HEIGHT,
@@ -41,10 +49,9 @@ function options(uPlot, box, show) {
     cursor: {show: false},
     scales: {x: {time: true}, y: {range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1]}},
     axes: [
-      {...axis, space: 80, grid: {show: false}, values: (_, ticks) => ticks.map(at => day.format(at * 1000))},
+      {...axis, space: 80, grid: {show: false}, values: (_, ticks) => ticks.map(showTime)},
       {...axis, size: 60, values: (_, ticks) => ticks.map(show)},
     ],
-    series: [{}, {fill: colour("--accent"), stroke: colour("--accent"), width: 0, points: {show: false},
-      paths: uPlot.paths.bars({size: [0.7, 40]})}],
+    series: [{}, {stroke: colour("--accent"), points: {show: false}, ...drawn}],
   }
 }

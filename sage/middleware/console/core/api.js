@@ -84,3 +84,24 @@ export async function* events(answer) {
     reader.cancel().catch(() => {})
   }
 }
+
+/**
+ * The events of a stream that is followed for as long as `stop` is not aborted: taken up anew when it breaks off, after
+ * a pause that grows to half a minute.
+ */
+export async function* follow(path, stop) {
+  let pause = 1
+  while (!stop.aborted) {
+    try {
+      for await (const event of events(await request("GET", path, {stop}))) {
+        pause = 1
+        yield event
+      }
+    } catch (error) {
+      if (stop.aborted) return
+      if (error.status === 401 || error.status === 403 || error.status === 404) throw error
+    }
+    await new Promise(done => setTimeout(done, pause * 1000))
+    pause = Math.min(30, pause * 2)
+  }
+}

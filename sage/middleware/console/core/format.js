@@ -38,6 +38,12 @@ export const duration = ms =>
 export const exactTime = seconds =>
   formatter(Intl.DateTimeFormat, {dateStyle: "medium", timeStyle: "medium"}).format(seconds * 1000)
 
+/** The day of Unix seconds, short. */
+export const dayOf = seconds => formatter(Intl.DateTimeFormat, {month: "short", day: "numeric"}).format(seconds * 1000)
+
+/** The local time of day of Unix seconds. */
+export const clockTime = seconds => formatter(Intl.DateTimeFormat, {timeStyle: "medium"}).format(seconds * 1000)
+
 const STEPS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]]
 
 /** How long ago Unix seconds are, or how long until then. */

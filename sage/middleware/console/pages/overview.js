@@ -1,5 +1,5 @@
 /** How the gateway is: what is not well, the last days, the models. */
-import {BarChart} from "../components/chart.js"
+import {TimeChart} from "../components/chart.js"
 import {Empty, Failure, Waiting} from "../components/notice.js"
 import {StateBadge} from "../components/state_badge.js"
 import {get} from "../core/api.js"
@@ -9,6 +9,7 @@ import {t} from "../core/language.js"
 import {address} from "../core/router.js"
 import {may} from "../core/session.js"
 import {everyDay, lastDays} from "./days.js"
+import {Now} from "./overview_now.js"
 
 const DAYS = 14
 
@@ -18,6 +19,7 @@ export function Overview() {
   return html`
     <h1>${t("page.overview")}</h1>
     <${NotWell} ready=${ready} models=${models} />
+    ${may.peek()("metrics") && html`<${Now} />`}
     ${may.peek()("usage") && html`<${LastDays} />`}
     <section aria-labelledby="models-title">
       <h2 id="models-title">${t("overview.models")}</h2>
@@ -76,7 +78,7 @@ function LastDays() {
         <div><dt>${t("usage.tokens")}</dt><dd title=${number(tokens)}>${compact(tokens)}</dd></div>
         <div><dt>${t("usage.cost")}</dt><dd>${money(total("cost"))}</dd></div>
       </dl>
-      <${BarChart} times=${days.map(day => day.at)} values=${days.map(day => day.requests)} label=${label} />
+      <${TimeChart} times=${days.map(day => day.at)} values=${days.map(day => day.requests)} label=${label} />
     </section>`
 }
 

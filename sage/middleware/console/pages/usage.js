@@ -1,5 +1,5 @@
 /** What calls used and cost, by day, model, user, key, tenant, provider or tag; the budgets. */
-import {BarChart} from "../components/chart.js"
+import {TimeChart} from "../components/chart.js"
 import {Meter} from "../components/meter.js"
 import {Empty, Failure, Waiting} from "../components/notice.js"
 import {Table} from "../components/table.js"
@@ -49,7 +49,7 @@ function Sums({by, rows, days}) {
     return [all.map(row => row.at), all.map(row => row.requests)]
   }, [rows])
   return html`
-    ${times.length > 1 && html`<${BarChart} times=${times} values=${values} label=${t("usage.chart_label")} />`}
+    ${times.length > 1 && html`<${TimeChart} times=${times} values=${values} label=${t("usage.chart_label")} />`}
     <${Table} label=${t("page.usage")} columns=${columns} rows=${rows} id=${row => row[by]} />`
 }
 
