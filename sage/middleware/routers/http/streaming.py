@@ -11,7 +11,7 @@ import orjson
 from sage.errors import SageError, Unavailable
 from sage.middleware.gateway.gateway import GatewayCall
 from sage.middleware.gateway.watch import Watch
-from sage.middleware.providers.base import takes_nothing
+from sage.middleware.providers.base import Sink, takes_nothing
 from sage.middleware.routers.http.asgi import Headers, Scope, Send, error_facts, note
 
 EVENTS = b"text/event-stream; charset=utf-8"
@@ -20,6 +20,25 @@ _LAST_EVENT = 1.0
 _KEEP_ALIVE = b":\n\n"  # a comment, which clients ignore
 Translate = Callable[[bytes], bytes]
 End = Callable[[], bytes | Awaitable[bytes]]
+
+
+class TranslatingSink:
+    """Takes events of a stream, and writes them in a surface's own format where the client takes them at once."""
+
+    __slots__ = ("_translate", "_write", "held")
+
+    def __init__(self, translate: Translate, write: Sink) -> None:
+        self._translate = translate
+        self._write = write
+        self.held = b""
+        """What the events that were not taken are in that format."""
+
+    def __call__(self, events: bytes) -> bool:
+        piece = self._translate(events)
+        if not piece or self._write(piece):
+            return True
+        self.held = piece
+        return False
 
 
 async def stream(
@@ -39,11 +58,17 @@ async def stream(
     """
     await start_stream(send, answer.headers(), media_type)
     client = scope.get("sage.exchange")
-    write = takes_nothing if translate is not None or client is None else client.write
+    write: Sink = takes_nothing if client is None else client.write
+    sink = None
+    if translate is not None and client is not None:
+        write = sink = TranslatingSink(translate, write)
     try:
         events, has_head = answer.body, True
         while events:
-            piece = translate(events) if translate is not None else events
+            if sink is not None and sink.held:
+                piece, sink.held = sink.held, b""
+            else:
+                piece = translate(events) if translate is not None else events
             if piece or has_head:  # the head is held until the first event
                 await send({"type": "http.response.body", "body": piece or _KEEP_ALIVE, "more_body": True})
                 has_head = False

@@ -171,3 +171,37 @@ def test_what_is_kept_over_each_kind(running: Any, up: Upstream, kind: str) -> N
             assert word in sent, (word, sent)
         assert ("cache_control" in sent) == (kind == "anthropic")
         assert ('"c2ln"' in sent) == (kind in ("anthropic",)) or kind == "gemini"
+
+
+def test_what_an_earlier_answer_found_is_no_address_to_fetch(running: Any, up: Upstream) -> None:
+    """A model at Anthropic gets its own searches, citations and signatures back as they were; pictures have hosts."""
+    up.handler = lambda request: anthropic_answer(asks_for_a_stream(request))
+    url = "https://pages.example/a"
+    cited = {"type": "web_search_result_location", "url": url, "title": "A", "encrypted_index": "i", "cited_text": "c"}
+    found = {"type": "web_search_result", "url": url, "title": "A", "encrypted_content": "e", "page_age": None}
+    said = [
+        {"type": "thinking", "thinking": "Hm.", "signature": "/c2ln/Zm9v"},
+        {"type": "redacted_thinking", "data": "/b3Bh/cXVl"},
+        {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": url}},
+        {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": [found]},
+        {"type": "text", "text": "A.", "citations": [cited]},
+        {"type": "tool_use", "id": "t1", "name": "weather", "input": {"path": "/etc/hosts"}},
+    ]
+    page = {"type": "search_result", "source": url, "title": "/A", "content": [{"type": "text", "text": "B"}]}
+    results = [{"type": "tool_result", "tool_use_id": "t1", "content": [page]}]
+    messages = [
+        {"role": "user", "content": "Search."},
+        {"role": "assistant", "content": said},
+        {"role": "user", "content": results},
+    ]
+    body = {"model": "anthropic", "max_tokens": 9, "messages": messages, "tools": [WEATHER]}
+    answer = running.post("/v1/messages", body)
+    assert answer.status_code == 200, answer.text
+    assert up.requests[-1].body["messages"] == messages
+    picture = {"type": "image", "source": {"type": "url", "url": "http://169.254.169.254/"}}
+    for content in ([picture], [{"type": "tool_result", "tool_use_id": "t1", "content": [picture]}]):
+        refused = running.post(
+            "/v1/messages", {**body, "messages": [*messages[:2], {"role": "user", "content": content}]}
+        )
+        assert (refused.status_code, refused.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert len(up.requests) == 1

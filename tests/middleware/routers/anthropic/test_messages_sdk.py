@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
+import socket
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import anthropic
 import pytest
@@ -382,6 +385,31 @@ def dechunked(body: bytes) -> Iterator[bytes]:
         length = int(size, 16)
         yield rest[:length]
         body = rest[length + 2 :]
+
+
+def test_a_client_that_reads_slowly_gets_every_piece(running: Any, up: Upstream) -> None:
+    """More than the buffers between hold: pieces wait until the client takes them."""
+    pieces = [f"{number} {'x' * 2000} " for number in range(1500)]
+    up.stream([chat_chunk(piece) for piece in pieces] + [chat_chunk(None, "stop")], times=1)
+    body = json.dumps({"model": "bench", "max_tokens": 9, "messages": HELLO, "stream": True})
+    address = urlsplit(running.url)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(30)
+        client.connect((address.hostname, address.port))
+        head = (
+            f"POST /v1/messages HTTP/1.1\r\nhost: {address.netloc}\r\nx-api-key: {running.key}\r\nconnection: close\r\n"
+        )
+        client.sendall(f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
+        up.wait_requests(1)
+        received = bytearray()
+        while data := client.recv(4096):
+            received += data
+    texts = re.findall(
+        rb'"text_delta","text":"([^"]*)"', b"".join(dechunked(bytes(received).partition(b"\r\n\r\n")[2]))
+    )
+    assert b"".join(texts).decode() == "".join(pieces)
+    assert b'data: {"type":"message_stop"}\n\n' in received[-80:]
 
 
 def test_interleaved_calls_come_one_after_the_other(running: Any, up: Upstream) -> None:
