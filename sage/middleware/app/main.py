@@ -52,6 +52,7 @@ from sage.middleware.gateway.responses.background import BackgroundResponses
 from sage.middleware.gateway.services.generating import generate
 from sage.middleware.gateway.vector_stores.attachments import Attachments
 from sage.middleware.gateway.vector_stores.files import StoreFiles
+from sage.middleware.gateway.vector_stores.outcomes import Outcomes
 from sage.middleware.gateway.vector_stores.stores import VectorStores
 from sage.middleware.gateway.vector_stores.upkeep import StoreUpkeep
 from sage.middleware.limits.limiter import make_limiter, make_login_counts
@@ -110,9 +111,10 @@ def create_app(
     gateway.responses.background = BackgroundResponses(queue)
     if own_worker is not None:
         own_worker.on_exit = queue.worker_gone
-    attachments = Attachments(gateway.stores.access, queue, settings.retrieval.limits.max_store_files)
+    outcomes = Outcomes(gateway.stores.access, queue)
+    attachments = Attachments(gateway.stores.access, queue, outcomes, settings.retrieval.limits.max_store_files)
     vector_stores = VectorStores(gateway.stores.access, attachments)
-    store_upkeep = StoreUpkeep(vector_stores, attachments, audit)
+    store_upkeep = StoreUpkeep(vector_stores, outcomes, audit)
     queue.followers.append(store_upkeep.follow)
     app = FastAPI(
         title="SAGE Middleware",

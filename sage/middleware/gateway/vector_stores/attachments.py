@@ -1,8 +1,7 @@
-"""Files on their way into a store, and out of it: a job reads them, and this room keeps what became of each.
+"""Files on their way into a store, and out of it. A job reads them.
 
-A file is recorded as in progress before its job is submitted, under a ticket that the job's items carry. What a worker
-hands in is recorded before the worker is told that it was taken: after any interruption the item is done again, and
-its result comes again. A job that ends without results of all its files leaves them to :meth:`Attachments.settle`.
+A file is recorded as in progress before its job is submitted, under a ticket that the job's items carry:
+:mod:`.outcomes` takes what comes of it.
 """
 
 from __future__ import annotations
@@ -15,21 +14,18 @@ from typing import Any
 
 import orjson
 
-from sage.errors import Conflict, InvalidRequest, NotFound, SageError
+from sage.errors import Conflict, InvalidRequest, NotFound
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.jobs.opening import Queue
-from sage.middleware.gateway.vector_stores.access import StoreAccess, of_tenant
-from sage.middleware.gateway.vector_stores.attributes import FILE_ID, metadata_of
+from sage.middleware.gateway.vector_stores.access import StoreAccess
+from sage.middleware.gateway.vector_stores.attributes import metadata_of
+from sage.middleware.gateway.vector_stores.outcomes import Outcomes
 from sage.middleware.gateway.vector_stores.requests import AUTO, AttachFile
 from sage.middleware.ingest.document import OVERLAP, SIZE
 from sage.middleware.queue.files import StoredFile
-from sage.middleware.queue.records import NewJob, ResultLine, StoredJob
-from sage.middleware.queue.states import CANCELLED as JOB_CANCELLED
-from sage.middleware.queue.states import ENDED
+from sage.middleware.queue.records import NewJob, StoredJob
 from sage.middleware.vector_stores.records import (
     CANCELLED,
-    COMPLETED,
-    FAILED,
     IN_PROGRESS,
     REMOVED,
     BatchRecord,
@@ -40,16 +36,13 @@ from sage.middleware.vector_stores.records import (
 KIND = "ingest"
 PURPOSES = ("assistants", "user_data", "ingest")
 """Files that are uploaded for these may come into a store."""
-_MARK = b'"ticket":'
-_UNSUPPORTED = frozenset({"unsupported_file"})
-_INVALID = frozenset({"unreadable", "not_found"})
-_LONGEST_ERROR = 1000
 
 
 class Attachments:
     """The files of the stores of one gateway. Belongs to its event loop."""
 
-    def __init__(self, access: StoreAccess, queue: Queue, most_files: int) -> None:
+    def __init__(self, access: StoreAccess, queue: Queue, outcomes: Outcomes, most_files: int) -> None:
+        self._outcomes = outcomes
         self._access = access
         self._queue = queue
         self._most_files = most_files
@@ -111,22 +104,34 @@ class Attachments:
         new = len(records) - len(before)
         await self._access.run(lambda rows: rows.stores.require_room(key, new, self._most_files), key.tenant)
         await self._access.recorded(store)
-        await self._access.run(lambda rows: rows.files.put(records), key.tenant)
+        job = await self._recorded_and_submitted(principal, store, records, list(before.values()), batch)
+        await self._access.run(lambda rows: rows.stores.change(key, last_active_at=now), key.tenant)
+        return [replace(record, job_id=job.id) for record in records]
+
+    async def _recorded_and_submitted(
+        self,
+        principal: Principal,
+        store: StoreRecord,
+        records: Sequence[FileRecord],
+        before: Sequence[FileRecord],
+        batch: BatchRecord | None,
+    ) -> StoredJob:
+        """The job that reads the files. When it is refused, everything is as it was ``before``."""
+        tenant, ids = store.tenant, [record.file_id for record in records]
+        await self._access.run(lambda rows: rows.files.put(records), tenant)
         if batch is not None:
-            ids = [record.file_id for record in records]
-            await self._access.run(lambda rows: rows.stores.add_batch(batch, ids), key.tenant)
+            await self._access.run(lambda rows: rows.stores.add_batch(batch, ids), tenant)
         try:
             job = await self._submit(principal, store, records)
         except BaseException:
-            await self._access.run(lambda rows: rows.files.take_back(records, list(before.values())), key.tenant)
+            await self._access.run(lambda rows: rows.files.take_back(records, before), tenant)
             if batch is not None:
-                await self._access.run(lambda rows: rows.stores.forget_batch(batch.id), key.tenant)
+                await self._access.run(lambda rows: rows.stores.forget_batch(batch.id), tenant)
             raise
-        await self._access.run(lambda rows: rows.files.set_job(ticket, job.id), key.tenant)
+        await self._access.run(lambda rows: rows.files.set_job(records[0].ticket, job.id), tenant)
         if batch is not None:
-            await self._access.run(lambda rows: rows.stores.change_batch(batch.id, job_id=job.id), key.tenant)
-        await self._access.run(lambda rows: rows.stores.change(key, last_active_at=now), key.tenant)
-        return [replace(record, job_id=job.id) for record in records]
+            await self._access.run(lambda rows: rows.stores.change_batch(batch.id, job_id=job.id), tenant)
+        return job
 
     async def _submit(self, principal: Principal, store: StoreRecord, records: Sequence[FileRecord]) -> StoredJob:
         queue = await self._queue.open()
@@ -160,12 +165,12 @@ class Attachments:
     async def detach(self, record: FileRecord) -> None:
         """Takes a file out of its store. It is hidden at once, and gone when its chunks are: if that is interrupted, or
         a job is still at the file, it is done later."""
-        if not await self._change(record, status=REMOVED, settled=False):  # its job was quicker
+        if not await self._outcomes.change(record, status=REMOVED, settled=False):  # its job was quicker
             now = await self._access.run(lambda rows: rows.files.get(record.key, record.file_id), record.tenant)
             if now is not None:
                 await self.detach(now)
             return
-        await self._purge(record)
+        await self._outcomes.purge(record)
         if record.settled:
             await self._access.run(lambda rows: rows.files.remove(record), record.tenant)
 
@@ -177,7 +182,7 @@ class Attachments:
             unsettled = await self._access.run(lambda rows: rows.files.unsettled(batch.job_id), key.tenant)
             for record in unsettled:
                 if record.status == IN_PROGRESS:
-                    await self._change(record, status=CANCELLED)
+                    await self._outcomes.change(record, status=CANCELLED)
             await self.cancel(key.tenant, [batch.job_id])
 
     async def stop(self, store: StoreRecord) -> None:
@@ -191,101 +196,6 @@ class Attachments:
         for job_id in jobs:
             with contextlib.suppress(Conflict, NotFound):
                 await (await self._queue.open()).jobs.store.cancel(tenant, job_id)
-
-    async def take(self, lines: Sequence[ResultLine]) -> None:
-        """What a worker hands in; lines of other jobs are passed over. May be called again with the same lines."""
-        for line in lines:
-            if _MARK not in line.line:
-                continue
-            told = orjson.loads(line.line)
-            if isinstance(told, dict) and isinstance(told.get("ticket"), str):
-                await self._take(str(told["ticket"]), str(told.get("source")), told)
-
-    async def _take(self, ticket: str, file_id: str, told: dict[str, Any]) -> None:
-        record = await self._access.run(lambda rows: rows.files.by_ticket(ticket, file_id))
-        if record is None:  # it has been replaced, or its store is no more
-            return
-        if record.status in (CANCELLED, REMOVED):
-            await self._finish(record, record.status)
-        elif told.get("outcome") in ("added", "changed", "unchanged"):
-            size = await self._measure(record)
-            done = {"status": COMPLETED, "usage_bytes": size, "error_code": None, "error_message": None}
-            if not await self._change(record, **done, settled=True):  # it was cancelled or removed meanwhile
-                await self._take(ticket, file_id, told)
-        elif told.get("outcome") == "empty":
-            await self._finish(record, FAILED, "invalid_file", "the file has no text")
-        else:
-            error = told.get("error") or {}
-            code, message = str(error.get("code")), str(error.get("message"))[:_LONGEST_ERROR]
-            await self._finish(record, FAILED, _error_code(code), f"the file {message}")
-
-    async def settle(self, job: StoredJob | None, records: Sequence[FileRecord]) -> None:
-        """Ends what the job, which has ended, left open; ``None`` means that there is no such job any more."""
-        for record in records:
-            if record.status == IN_PROGRESS and job is not None and job.state == JOB_CANCELLED:
-                await self._finish(record, CANCELLED)
-            elif record.status == IN_PROGRESS:
-                why = None if job is None else job.error_message
-                message = f"the file was not read: {why or 'its job has ended'}; attach it again"
-                await self._finish(record, FAILED, "server_error", message)
-            else:
-                await self._finish(record, record.status, record.error_code, record.error_message)
-
-    async def settle_open(self) -> None:
-        """Settles whatever jobs that have ended left open, as after a restart."""
-        by_job: dict[str | None, list[FileRecord]] = {}
-        for record in await self._access.run(lambda rows: rows.files.unsettled()):
-            by_job.setdefault(record.job_id, []).append(record)
-        if not by_job:
-            return
-        store = (await self._queue.open()).jobs.store
-        for job_id, records in by_job.items():
-            job = None if job_id is None else await store.find(job_id)
-            if job is None or job.state in ENDED:
-                await self.settle(job, [each for each in records if self._is_left(each)])
-
-    def _is_left(self, record: FileRecord) -> bool:
-        """Whether a file without a job is not just being attached."""
-        return record.job_id is not None or self._access.clock() - record.created_at > _ATTACHING
-
-    async def _finish(
-        self, record: FileRecord, status: str, code: str | None = None, message: str | None = None
-    ) -> None:
-        """The end of a file that has not come into its store: nothing of it stays there."""
-        await self._purge(record)
-        if status == REMOVED:
-            await self._access.run(lambda rows: rows.files.remove(record), record.tenant)
-        else:
-            await self._change(record, status=status, error_code=code, error_message=message, settled=True)
-
-    async def _change(self, record: FileRecord, **values: Any) -> bool:
-        return await self._access.run(lambda rows: rows.files.change(record, **values), record.tenant)
-
-    async def _purge(self, record: FileRecord) -> None:
-        with contextlib.suppress(NotFound):  # the collection is gone, too
-            await self._access.collections.delete_documents(
-                of_tenant(record.tenant), record.collection, None, {FILE_ID: record.file_id}
-            )
-
-    async def _measure(self, record: FileRecord) -> int:
-        """Bytes of the texts of a file's chunks."""
-        size, cursor = 0, None
-        try:
-            while True:
-                page, cursor = await self._access.collections.page(
-                    of_tenant(record.tenant), record.collection, cursor, 1000, {FILE_ID: record.file_id}
-                )
-                size += sum(len(document.text.encode()) for document in page)
-                if cursor is None:
-                    return size
-        except SageError as exc:
-            if exc.status != 404:
-                raise
-            return size
-
-
-_ATTACHING = 120.0
-"""Seconds that a request takes to submit its job at most; later it has been interrupted."""
 
 
 def _new_record(store: StoreRecord, entry: AttachFile, file: StoredFile, ticket: str, now: float) -> FileRecord:
@@ -327,10 +237,3 @@ def _item(record: FileRecord) -> dict[str, Any]:
 
 def _characters(tokens: int) -> int:
     return tokens * SIZE // 200
-
-
-def _error_code(code: str) -> str:
-    """OpenAI's code for one of the ingest's."""
-    if code in _UNSUPPORTED:
-        return "unsupported_file"
-    return "invalid_file" if code in _INVALID else "server_error"

@@ -17,6 +17,7 @@ FILE_ID = "file_id"
 """The metadata by which the chunks of files are known."""
 _TAKEN = frozenset({*OWN_FIELDS, FILE_ID})
 _PREFIX = "attribute:"
+_DIGEST = "digest"
 _COMPARISONS = frozenset({"eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"})
 _DEPTH = 6
 _MOST_SHOWN = 16
@@ -28,16 +29,18 @@ def metadata_of(file_id: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changed_metadata(metadata: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of a chunk whose file had the attributes ``old`` and has ``new``."""
+    """The metadata of a chunk whose file had the attributes ``old`` and has ``new``. The digest of its bytes and old
+    attributes is gone, so that a file that comes again with those is not taken for the same."""
     gone = {_kept_as(name) for name in old}
     kept = {name: value for name, value in metadata.items() if name not in gone}
+    kept |= {_DIGEST: ""} if _DIGEST in kept else {}
     return kept | {_kept_as(name): value for name, value in new.items()}
 
 
 def shown_attributes(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of a document that came without a file: its metadata that are plain values, 16 at most."""
     plain = {
-        name: value
+        name.removeprefix(_PREFIX): value
         for name, value in metadata.items()
         if name not in _TAKEN and isinstance(value, str | int | float | bool)
     }

@@ -9,7 +9,8 @@ from sage.errors import SageError
 from sage.middleware.audit.event import OPERATOR, AuditEvent
 from sage.middleware.audit.log import AuditLog
 from sage.middleware.gateway.jobs.jobs import Jobs
-from sage.middleware.gateway.vector_stores.attachments import KIND, Attachments
+from sage.middleware.gateway.vector_stores.attachments import KIND
+from sage.middleware.gateway.vector_stores.outcomes import Outcomes
 from sage.middleware.gateway.vector_stores.stores import VectorStores
 from sage.middleware.queue.records import StoredJob
 from sage.middleware.vector_stores.records import DAY, StoreRecord
@@ -24,16 +25,16 @@ _log = logging.getLogger("sage")
 class StoreUpkeep:
     """Keeps the stores of one gateway. Belongs to its event loop."""
 
-    def __init__(self, stores: VectorStores, attachments: Attachments, audit: AuditLog, every: float = _EVERY) -> None:
+    def __init__(self, stores: VectorStores, outcomes: Outcomes, audit: AuditLog, every: float = _EVERY) -> None:
         self._stores = stores
-        self._attachments = attachments
+        self._outcomes = outcomes
         self._audit = audit
         self._every = every
         self._settling: set[asyncio.Task[None]] = set()
 
     def follow(self, jobs: Jobs) -> None:
         """Hears of what workers hand in, and of jobs that end. To be called before any does."""
-        jobs.takers.append(self._attachments.take)
+        jobs.takers.append(self._outcomes.take)
         jobs.store.listen(self._changed)
 
     async def run(self) -> None:
@@ -46,7 +47,7 @@ class StoreUpkeep:
 
     async def _guarded(self) -> None:
         try:
-            await self._attachments.settle_open()
+            await self._outcomes.settle_open()
             await self.expire()
         except SageError as error:
             _log.warning("vector stores cannot be kept now: %s", error.message)
@@ -79,6 +80,6 @@ class StoreUpkeep:
     async def _settle(self, job: StoredJob) -> None:
         try:
             access = self._stores.access
-            await self._attachments.settle(job, await access.run(lambda rows: rows.files.unsettled(job.id)))
+            await self._outcomes.settle(job, await access.run(lambda rows: rows.files.unsettled(job.id)))
         except Exception:  # the next look settles it
             _log.warning("the files of job %s are settled later", job.id, exc_info=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from sage_process import children, environment, sage
-from upstream import chat_chunk
+from upstream import chat_chunk, reply
 from worker_family import Client, WorkerFamily, worker_family
 
 pytestmark = pytest.mark.slow
@@ -255,6 +255,31 @@ def test_searches_at_a_front_are_counted_once(family: WorkerFamily) -> None:
     assert {status: after[name] - before.get(name, 0) for status, name in searches.items()} == {200: 3, 404: 1}
     count = "sage_search_duration_seconds_count"
     assert after[count] - before.get(count, 0) == 4
+
+
+def test_vector_stores_and_memory_are_the_owners_whoever_is_asked(family: WorkerFamily) -> None:
+    first, second = pair(family)
+    for client in (first, second):
+        document = {"id": "1", "text": "The press has a warranty of two years.", "metadata": {"path": "press.md"}}
+        assert client.ask("POST", "/collections/press/documents", {"documents": [document]}).status == 200
+        call = {
+            "id": "c",
+            "type": "function",
+            "function": {"name": "file_search", "arguments": '{"queries": ["press"]}'},
+        }
+        for message in ({"content": None, "tool_calls": [call]}, {"content": "Two years 【F1】."}):
+            choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop"}
+            answer = {"id": "a", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+            family.upstream.use(reply(answer), 1)
+        tools = [{"type": "file_search", "vector_store_ids": ["vs_press"]}]
+        response = client.ask("POST", "/v1/responses", {"model": "free", "input": "How long?", "tools": tools}).json
+        assert [item["type"] for item in response["output"]] == ["file_search_call", "message"]
+        (part,) = response["output"][1]["content"]
+        assert (part["text"], part["annotations"][0]["filename"]) == ("Two years.", "press.md")
+        before = len(family.upstream.requests)
+        storing = {"model": "free", "messages": CHAT, "memory": {"session_id": "once", "recall": False}}
+        assert client.ask("POST", "/v1/chat/completions", storing).json["memories"] == []
+        assert len(family.upstream.requests) == before + 1
 
 
 def test_memories_and_jobs_are_one_for_all(family: WorkerFamily) -> None:

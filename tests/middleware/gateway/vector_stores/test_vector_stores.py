@@ -136,6 +136,10 @@ def test_attributes_change_in_the_store_and_in_its_collection(stores: Stores) ->
     filters: Any = {"type": "eq", "key": "both", "value": "y"}
     assert found(stores, store, "grapes", filters=filters) == {"a.md"}
     assert client.vector_stores.files.retrieve(file.id, vector_store_id=store).attributes == changed.attributes
+    client.vector_stores.files.create_and_poll(file.id, vector_store_id=store, attributes={"old": 1, "both": "x"})
+    assert found(stores, store, "grapes", filters=filters) == set()
+    filters["value"] = "x"
+    assert found(stores, store, "grapes", filters=filters) == {"a.md"}
 
 
 def test_a_file_that_cannot_be_read_says_why_and_leaves_nothing(stores: Stores, tmp_path: Path) -> None:
