@@ -145,7 +145,7 @@ def test_attributes_change_in_the_store_and_in_its_collection(stores: Stores) ->
 def test_a_file_that_cannot_be_read_says_why_and_leaves_nothing(stores: Stores, tmp_path: Path) -> None:
     client = stores.client
     bomb, pdf = tmp_path / "bomb.pdf", tmp_path / "whole.pdf"
-    write_bomb(bomb, 2**30)
+    write_bomb(bomb, 80 * 2**20)
     write_pdf(pdf, ["A page about cellars."])
     named = {
         "tool.exe": b"MZ\x90\x00\x03\x00\x00\x00\x04\x00\x00\x00\xff\xff" + bytes(200),
