@@ -75,7 +75,7 @@ function Setup({token}) {
       <${Field} label=${t("login.user")}>${field => html`
         <input ...${field} name="username" autocomplete="username" required />`}<//>
       <${Field} label=${t("login.password")} hint=${t("setup.password_hint")}>${field => html`
-        <input ...${field} name="password" type="password" autocomplete="new-password" minlength="8" required />`}<//>
+        <input ...${field} name="password" type="password" autocomplete="new-password" required />`}<//>
     <//>
     <p class="dim"><a href="#/login">${t("setup.back")}</a></p>`
 }
