@@ -19,6 +19,8 @@ from sage.middleware.retrieval.types.search import Fusion
 
 Floats = NDArray[np.float64]
 RRF_K = 60
+_SQUARES_VANISH = 1e-100
+"""Numbers that differ by more have a deviation above 0, which need not be computed then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,10 @@ def fit(kind: Fusion, scores: Floats, *, floor: float | None = None) -> Scale:
 def _spread(scores: Floats) -> bool:
     """Whether the scores differ by more than rounding."""
     low, high = float(scores.min()), float(scores.max())
-    return high - low > 1e-12 * max(abs(low), abs(high)) and float(scores.std()) > 0
+    span = high - low
+    if span <= 1e-12 * max(abs(low), abs(high)):
+        return False
+    return span > _SQUARES_VANISH or float(scores.std()) > 0
 
 
 def reciprocal_ranks(scores: Floats, rows: NDArray[np.int64], ranked_before: int = 0) -> Floats:
