@@ -65,6 +65,45 @@ def _message_stream_fault(body: bytes, number: int, model: str | None, chunks: i
     return fault if kinds == expected else f"{index} of {chunks} chunks in a stream that ends with {body[-60:]!r}"
 
 
+def _responses_body(chat: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's Responses, of which nothing is kept."""
+    body = {name: value for name, value in chat.items() if name not in ("stream_options", "messages", "max_tokens")}
+    items = [{"type": "message", **message} for message in chat["messages"]]
+    bound = {"max_output_tokens": chat["max_tokens"]} if "max_tokens" in chat else {}
+    return {**body, **bound, "input": items, "store": False}
+
+
+def _response_fault(body: bytes, number: int, model: str | None) -> str | None:
+    try:
+        reply = orjson.loads(body)
+        text = reply["output"][0]["content"][0]["text"]
+        if (text, reply["status"], len(reply["output"])) != (answer(number), "completed", 1):
+            return f"wrong answer {text!r:.60}, {reply['status']!r}"
+        if model and reply["model"] != model:
+            return f"model {reply['model']!r}"
+        return _usage_fault(reply["usage"], number)
+    except (orjson.JSONDecodeError, LookupError, TypeError) as exc:
+        return f"not a response ({exc!r:.60}): {body[:120]!r}"
+
+
+def _response_stream_fault(body: bytes, number: int, model: str | None, chunks: int, wants_usage: bool) -> str | None:
+    index = 0
+    try:
+        for line in body.split(b"\n\n")[:-1]:
+            event = orjson.loads(line.partition(b"\ndata: ")[2])
+            if event["type"] == "response.output_text.delta":
+                if event["delta"] != piece(number, index):
+                    return f"wrong chunk {event['delta']!r:.40} at {index} of a stream"
+                index += 1
+        if event["type"] != "response.completed" or index != chunks:
+            return f"{index} of {chunks} chunks in a stream that ends with {body[-60:]!r}"
+        if model and event["response"]["model"] != model:
+            return f"model {event['response']['model']!r} in a stream"
+        return _usage_fault(event["response"]["usage"], number)
+    except (orjson.JSONDecodeError, LookupError, TypeError) as exc:
+        return f"not an event ({exc!r:.60}): {line[:120]!r}"
+
+
 def _usage_fault(counted: dict[str, Any], number: int) -> str | None:
     expected = usage(number)
     found = counted["input_tokens"], counted["output_tokens"]
@@ -79,5 +118,6 @@ CHAT = Surface("/v1/chat/completions", _same, answer_fault, stream_fault)
 SURFACES = {
     "chat": CHAT,
     "messages": Surface("/v1/messages", _messages_body, _message_fault, _message_stream_fault),
+    "responses": Surface("/v1/responses", _responses_body, _response_fault, _response_stream_fault),
 }
 """By the names that ``--surface`` takes."""

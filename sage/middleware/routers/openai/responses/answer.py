@@ -13,12 +13,24 @@ from sage.middleware.routers.openai.responses import resource
 from sage.middleware.routers.openai.responses.request import ENCRYPTED, ResponsesRequest
 from sage.middleware.routers.openai.responses.server_tools import ServerTools, run_item
 
+_BESIDE_TEXT = frozenset(
+    {"tool_calls", "function_call", "refusal", "reasoning_content", "reasoning", "thinking", "thinking_blocks"}
+)
+"""Fields of a message that says more than a text."""
+
 
 def complete(request: ResponsesRequest, response: dict[str, Any], chat: dict[str, Any]) -> dict[str, Any]:
     """``response`` with what the ``chat`` has answered."""
     choices = objects(chat.get("choices"))
     choice = choices[0] if choices else {}
     finish = finish_of(choice)
+    sent = choice.get("message")
+    if finish == "stop" and type(sent) is dict and _BESIDE_TEXT.isdisjoint(sent) and "logprobs" not in choice:
+        content = sent.get("content")
+        if type(content) is str:  # nearly every answer
+            name = resource.item_id("msg", response["id"], 0)
+            output = [resource.message_item(name, [resource.text_part(content)])]
+            return resource.ended(response, output, finish, chat.get("usage"), chat.get("service_tier"))
     output = output_items(request, response["id"], choice, 0, incomplete=finish in ("length", "content_filter"))
     return resource.ended(response, output, finish, chat.get("usage"), chat.get("service_tier"))
 

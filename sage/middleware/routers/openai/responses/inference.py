@@ -18,7 +18,7 @@ from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.gateway.tools.loop import ToolLoop
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.providers.wire.responses import WIRE
-from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, send_json, take_model
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, read_json, send_json, take_model
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.memory_turn import MakeBody, MakeEvents, in_context, read_memory
 from sage.middleware.routers.http.openapi_bodies import OpenBody
@@ -30,6 +30,7 @@ from sage.middleware.routers.openai.responses.events import ChatStreamEvents, Ke
 from sage.middleware.routers.openai.responses.recall import keeper, recall
 from sage.middleware.routers.openai.responses.request import ResponsesRequest
 from sage.middleware.routers.openai.responses.server_tools import ServerTools, open_tools
+from sage.middleware.routers.openai.responses.truncation import context_of, truncate
 from sage.middleware.routers.openai.responses.writer import EventWriter
 
 
@@ -44,21 +45,35 @@ class Responses:
         memory = read_memory(body) if "memory" in body else None
         model = take_model(body)
         fallbacks = admission.fallbacks(body)
-        note(scope, model=model)
-        request, principal = ResponsesRequest(body), caller(scope)
+        state = scope["state"]
+        state["log"]["model"] = model
+        request, principal = ResponsesRequest(body), state["principal"]
         keep = keeper(self._gateway, principal, request) if request.store else None
         earlier: list[dict[str, Any]] = []
         if request.previous_id is not None or request.references:
             earlier = await recall(self._gateway, principal, request)
         chat = request.translate(earlier)
         chat["model"] = model
+        if request.stream:
+            chat["stream"] = True
         call = ModelCall(Operation.CHAT, chat, model, stream=request.stream, wants_usage=True, fallbacks=fallbacks)
         response = resource.new_response(body, resource.response_id())
-        asked, answering = await self._answering(principal, call, request, response, keep, earlier)
+        asked: AnswersCalls = self._gateway
+        if request.tools.own:
+            asked, answering = await self._with_tools(principal, request, response, keep, earlier)
+        else:
+            public = self._gateway.registry.get(model)
+            is_open = public is None or request.only_native is not None or native.has_route(public)
+            if is_open and memory is None:  # the caller's own body has no memories
+                await self._choose_wire(principal, call, request, earlier)
+            answering = ResponseAnswering(request, response, keep, call.native is not None)
+        if request.truncates and (public := self._gateway.registry.get(model)) is not None:
+            context = context_of(public)
+            if context is not None:
+                truncate(chat, context)
         if memory is not None:
             if request.only_native is not None:
                 raise request.only_native
-            call.native = None  # the caller's own body has no memories
             if principal.in_job or not request.background:
                 answering.context = await add_context(self._gateway, principal, call, None, memory)
         if not request.background:
@@ -73,19 +88,15 @@ class Responses:
             await background.accept(self._gateway, principal, request, response, fallbacks)
             await self._accepted(scope, send, request, response)
 
-    async def _answering(
+    async def _with_tools(
         self,
         principal: Principal,
-        call: ModelCall,
         request: ResponsesRequest,
         response: dict[str, Any],
         keep: Keep | None,
         earlier: list[dict[str, Any]],
     ) -> tuple[AnswersCalls, ResponseAnswering]:
-        """What is asked, and how it answers."""
-        if not request.tools.own:
-            await self._choose_wire(principal, call, request, earlier)
-            return self._gateway, ResponseAnswering(request, response, keep, call.native is not None)
+        """What is asked where tools of the gateway may run, and how it answers."""
         if request.only_native is not None:
             raise request.only_native
         tools = await open_tools(self._gateway, principal, request)
@@ -97,7 +108,7 @@ class Responses:
     ) -> None:
         """Makes a response in the background, while the worker of its job waits."""
         run = await background.BackgroundRun.begin(self._gateway, caller(scope), made.response, made.request.body)
-        made.keep, call.stream = run.keep, True
+        made.keep, call.stream, call.body["stream"] = run.keep, True, True
 
         def events(answer: GatewayCall) -> Events:
             return run.recorded(made.written(answer))

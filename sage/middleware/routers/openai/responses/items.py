@@ -49,6 +49,9 @@ class ChatMessages:
         if not isinstance(item, dict):
             wrong(where, "an object with a 'type' or a 'role'")
         kind = item.get("type")
+        if kind == "message":  # nearly every item
+            self._message(item, where)
+            return
         if kind is None and "role" in item:
             kind = "message"
         add = _ITEMS.get(kind) if isinstance(kind, str) else None
@@ -69,8 +72,11 @@ class ChatMessages:
     def _message(self, item: dict[str, Any], where: str) -> None:
         role, content = item.get("role"), item.get("content")
         if role == "user":
-            self._end_turn()
-            self._messages.append({"role": "user", "content": chat_content(content, f"{where}.content", self._refuse)})
+            if self._assistant is not None or self._parts:
+                self._end_turn()
+            if type(content) is not str:
+                content = chat_content(content, f"{where}.content", self._refuse)
+            self._messages.append({"role": "user", "content": content})
         elif role == "assistant":
             self._answer(content, f"{where}.content")
         elif role in _SYSTEM:

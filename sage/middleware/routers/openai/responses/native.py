@@ -36,7 +36,12 @@ async def is_native(gateway: Gateway, principal: Principal, call: ModelCall) -> 
         principal.require_model(call.model)
         with contextlib.suppress(SageError):  # which the call itself meets, and says
             model = await gateway.registry.resolve(call.model)
-    return model is not None and any(WIRE in each.provider.native_answers for each in model.deployments)
+    return model is not None and has_route(model)
+
+
+def has_route(model: PublicModel) -> bool:
+    """Whether any of the servers of ``model`` has the route."""
+    return any(WIRE in each.provider.native_answers for each in model.deployments)
 
 
 def is_captured(gateway: Gateway, principal: Principal) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from sage.errors import InvalidRequest
 from sage.middleware.routers.openai.responses.faults import name_in, only_native, wrong
 from sage.middleware.routers.openai.responses.items import ChatMessages, input_items
-from sage.middleware.routers.openai.responses.tools import ChatTools, chat_choice, read_tools
+from sage.middleware.routers.openai.responses.tools import NO_TOOLS, chat_choice, read_tools
 
 LOGPROBS = "message.output_text.logprobs"
 ENCRYPTED = "reasoning.encrypted_content"
@@ -28,37 +28,23 @@ _VERBOSITIES = ("low", "medium", "high")
 class ResponsesRequest:
     """One request. Raises :class:`InvalidRequest`, naming the field, for what is wrong in it."""
 
-    __slots__ = (
-        "background",
-        "body",
-        "chat",
-        "include",
-        "input",
-        "only_native",
-        "previous_id",
-        "store",
-        "stream",
-        "summarised",
-        "tools",
-        "truncates",
-    )
+    store = True
+    stream = False
+    background = False
+    include: Sequence[str] = ()
+    previous_id: str | None = None
+    summarised = False
+    """Whether reasoning is shown as a summary, and not as a content of its own."""
+    truncates = False
+    """Whether the oldest items may go."""
+    tools = NO_TOOLS
+    only_native: InvalidRequest | None = None
+    """Why no model that speaks chat completions can answer; ``None`` if one can."""
 
     def __init__(self, body: dict[str, Any]) -> None:
         self.body = body
         self.chat: dict[str, Any] = {}
         """The fields of the chat, at first without its messages."""
-        self.store = True
-        self.stream = False
-        self.background = False
-        self.include: Sequence[str] = ()
-        self.previous_id: str | None = None
-        self.summarised = False
-        """Whether reasoning is shown as a summary, and not as a content of its own."""
-        self.truncates = False
-        """Whether the oldest items may go."""
-        self.tools = ChatTools()
-        self.only_native: InvalidRequest | None = None
-        """Why no model that speaks chat completions can answer; ``None`` if one can."""
         chat = self.chat
         for name, value in body.items():
             read = _READERS.get(name)
@@ -90,7 +76,8 @@ class ResponsesRequest:
     @property
     def references(self) -> list[str]:
         """Ids of items that the request only refers to: they are kept here, or nowhere that it says."""
-        found = [item for item in self.input if isinstance(item, dict) and _is_reference(item)]
+        found = [item for item in self.input if type(item) is dict and "role" not in item]
+        found = [item for item in found if _is_reference(item)] if found else found
         return [item["id"] for item in found if isinstance(item.get("id"), str)]
 
     def resolve(self, kept: Mapping[str, dict[str, Any]]) -> None:

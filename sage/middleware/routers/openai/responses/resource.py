@@ -6,7 +6,7 @@ every field of it.
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -56,6 +56,7 @@ _ECHOED = frozenset(
     | {"safety_identifier", "temperature", "text", "tool_choice", "tools", "top_logprobs", "top_p", "truncation"}
     | {"user", "prompt_cache_retention"}
 )
+_PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 _FUNCTION = {"description": None, "parameters": None, "strict": None}
 _CODES = {"rate_limit_error": "rate_limit_exceeded", "invalid_request_error": "invalid_prompt"}
 """OpenAI's codes of a response that has failed, by the types of our errors; others are its ``server_error``."""
@@ -63,7 +64,7 @@ _CODES = {"rate_limit_error": "rate_limit_exceeded", "invalid_request_error": "i
 
 def response_id() -> str:
     """A new id of a response."""
-    return f"resp_{secrets.token_hex(24)}"
+    return f"resp_{os.urandom(24).hex()}"
 
 
 def item_id(prefix: str, response: str, number: int) -> str:
@@ -117,7 +118,17 @@ def response_usage(usage: Any) -> dict[str, Any] | None:
     """Chat's ``usage`` as that of a response; ``None`` means that the upstream has reported none."""
     if not isinstance(usage, dict):
         return None
-    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if type(prompt) is not int or type(completion) is not int or prompt < 0 or completion < 0:
+        prompt, completion = _count(prompt), _count(completion)
+    if _PLAIN.issuperset(usage):
+        return {
+            "input_tokens": prompt,
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens": completion,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": prompt + completion,
+        }
     details = _object(usage.get("prompt_tokens_details"))
     cached, written = _count(details.get("cached_tokens")), _count(details.get("cache_creation_tokens"))
     thought = _count(_object(usage.get("completion_tokens_details")).get("reasoning_tokens"))

@@ -50,6 +50,10 @@ class ChatTools:
         return self.names.get(chat_name) or ToolName("function", chat_name)
 
 
+NO_TOOLS = ChatTools()
+"""Those of a request that has none. Nothing is added to it."""
+
+
 def read_tools(tools: Any, refuse: Callable[[InvalidRequest], None]) -> ChatTools:
     """Raises :class:`InvalidRequest`, naming the field, for what is no tool; ``refuse`` takes what has no
     translation."""

@@ -94,6 +94,7 @@ def test_compliance_cases(running: Running, up: Upstream, streams: bool) -> None
         assert sent(up)["messages"] == messages
         assert sent(up)["model"] == "theirs-0"
         assert sent(up).keys() <= {"model", "messages", "stream", "stream_options"}
+        assert sent(up).get("stream", False) is streams
 
 
 def test_a_function_call_whole_and_streamed(running: Running, up: Upstream) -> None:
