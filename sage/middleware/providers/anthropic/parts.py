@@ -34,7 +34,7 @@ def part_block(part: Mapping[str, Any], where: str, refuse: Refuse) -> dict[str,
         block = {"type": "image", "source": _image(image.get("url") if isinstance(image, dict) else image, where)}
     elif kind == "file":
         block = _document(part, where, refuse)
-    elif kind in _OWN:
+    elif isinstance(kind, str) and kind in _OWN:
         block = {key: value for key, value in part.items() if value is not None}
     elif kind in ("thinking", "reasoning"):
         return None  # what an earlier answer thought; `thinking_blocks` has it with its signature

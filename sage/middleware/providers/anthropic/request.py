@@ -61,6 +61,8 @@ def messages_request(
         if value is None or field in _TRANSLATED_APART or (field in HINTS and field not in _TRANSLATED):
             continue
         if field in _SAME:
+            if field == "thinking" and not isinstance(value, dict):
+                raise InvalidRequest("'thinking' must be an object with a 'type'", param="thinking")
             sent[field] = value
         elif field in _TRANSLATED:
             _TRANSLATED[field](sent, value)
