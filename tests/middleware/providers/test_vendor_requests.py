@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
@@ -13,7 +14,7 @@ from chat_shapes import chats
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sage.errors import SageError
+from sage.errors import InvalidRequest
 from sage.middleware.providers.anthropic.provider import AnthropicProvider
 from sage.middleware.providers.base import ModelCall, Native, Operation, UpstreamModel
 from sage.middleware.providers.gemini.provider import GeminiProvider
@@ -103,7 +104,5 @@ def test_any_body_is_sent_or_refused(messages: Any, body: dict[str, Any], drop: 
     own = ModelCall(Operation.CHAT, {"messages": [{"role": "user", "content": "x"}]}, "m")
     own.native = Native("anthropic", {**body, "messages": messages}, {"anthropic-beta": "thinking-1,x"})
     for provider, call in ((ANTHROPIC, asked), (GEMINI, asked), (ANTHROPIC, own)):
-        try:
+        with contextlib.suppress(InvalidRequest):  # which is a 400
             provider.encode(call, target, provider.endpoints[0])
-        except SageError as error:
-            assert error.status == 400, error
