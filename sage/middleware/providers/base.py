@@ -532,6 +532,10 @@ class Provider(Protocol):
         """How many tokens a question to ``model`` and its answer may have together; ``None`` means unknown here."""
         ...
 
+    def reads_effort(self, model: str) -> bool:
+        """Whether ``reasoning_effort`` is a field that ``model`` takes; others refuse it, or read it as a hint."""
+        ...
+
     def complaints(self) -> list[tuple[str, str]]:
         """Its configured models that cannot serve, each with the reason."""
         ...

@@ -8,6 +8,7 @@ Source: OpenAI's API reference (chat/completions, completions, embeddings, error
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -47,6 +48,8 @@ _SHAPE = {
     Operation.MODERATIONS: "results",
 }
 
+_THINKS = re.compile(r"o[1-9]|gpt-(?:[5-9]|oss)")
+"""How the names of OpenAI's models begin that think, and take ``reasoning_effort``."""
 _MOST_MODELS = 1000
 """Of which it is remembered that their server refuses a field."""
 
@@ -144,6 +147,9 @@ class OpenAIProvider(Vendor):
         if call.form is not None:
             return self._post_form(endpoint.url(path), endpoint, call.form, target.model)
         return self._post(endpoint.url(path), endpoint, {**call.body, "model": target.model})
+
+    def reads_effort(self, model: str) -> bool:
+        return self.kind == "openai" and _THINKS.match(model) is not None
 
     def learn(self, model: str, omitted: str) -> None:
         if omitted == "stream_options" and len(self._refuse_usage) < _MOST_MODELS:

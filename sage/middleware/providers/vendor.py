@@ -211,6 +211,9 @@ class Vendor(ABC):
     def context(self, model: str) -> int | None:
         return None
 
+    def reads_effort(self, model: str) -> bool:
+        return False
+
     def complaints(self) -> list[tuple[str, str]]:
         return []
 

@@ -41,6 +41,9 @@ from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import Events, respond
 from sage.middleware.usage.estimates import answer_tokens
 
+_MOST_EFFORT = {"xhigh": "high", "max": "high"}
+"""Efforts beyond what all models of OpenAI's that think have."""
+
 
 class Messages:
     """The ASGI endpoint of ``/v1/messages``."""
@@ -85,6 +88,8 @@ def message_call(
         call.native = native_request(scope, body)
     if request.effort is not None:
         call.hints = {"reasoning_effort": request.effort}
+        if request.effort != "none" and "reasoning_effort" not in call.body and targets.read_effort:
+            call.body["reasoning_effort"] = _MOST_EFFORT.get(request.effort, request.effort)
     return call
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from sage.errors import SageError
 from sage.middleware.auth.principal import Principal
-from sage.middleware.dispatch.deployment import PublicModel
+from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import Native, TokenForm
 from sage.middleware.routers.http.asgi import FIELDS, Scope
@@ -26,6 +26,12 @@ class Targets(NamedTuple):
     """All of them read :attr:`Provider.reads_marks`."""
     tokenizes: frozenset[TokenForm]
     """What all of them have a tokenizer for."""
+    deployments: tuple[Deployment, ...] = ()
+
+    @property
+    def read_effort(self) -> bool:
+        """Whether all of them take ``reasoning_effort`` as a field, where it is more than a hint."""
+        return bool(self.deployments) and all(each.provider.reads_effort(each.model) for each in self.deployments)
 
 
 async def targets_of(gateway: Gateway, principal: Principal, name: str, fallbacks: tuple[str, ...]) -> Targets:
@@ -45,12 +51,14 @@ async def targets_of(gateway: Gateway, principal: Principal, name: str, fallback
     models = [model]
     if fallbacks or model.fallbacks:
         models = _with_fallbacks(gateway, model, fallbacks)
-    providers = {deployment.provider for each in models for deployment in each.deployments}
+    deployments = tuple([deployment for each in models for deployment in each.deployments])
+    providers = {deployment.provider for deployment in deployments}
     forms = [provider.tokenizes for provider in providers]
     return Targets(
         any(KIND in provider.native_answers for provider in providers),
         all(provider.reads_marks for provider in providers),
         frozenset.intersection(*forms) if forms else frozenset(),
+        deployments,
     )
 
 

@@ -36,6 +36,7 @@ def sections(up: Upstream) -> dict[str, Any]:
     models = {
         name: {"deployments": [{"provider": "up0", "model": f"theirs-{name}"}]} for name in ("bench", "team/other")
     }
+    models["thinker"] = {"deployments": [{"provider": "up0", "model": "gpt-5-mini"}]}
     limits = {"image_hosts": ["pictures.example"]}
     llm = {"providers": providers, "models": models, "limits": limits, "routing": PATIENT}
     return {"llm": llm, "api": {"port": 0, "access_log": False, "max_body_bytes": 2**21}}
@@ -218,6 +219,25 @@ def test_a_schema_of_the_answer(client: anthropic.Anthropic, up: Upstream) -> No
         "type": "json_schema",
         "json_schema": {"name": "answer", "schema": schema, "strict": True},
     }
+
+
+@pytest.mark.parametrize(
+    ("fields", "effort"),
+    [
+        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "low"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 9000}}, "medium"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 30_000}}, "high"),
+        ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "max"}}, "high"),
+        ({"thinking": {"type": "adaptive"}}, None),
+        ({"thinking": {"type": "disabled"}}, None),
+    ],
+)
+def test_how_much_to_think(running: Any, up: Upstream, fields: dict[str, Any], effort: str | None) -> None:
+    """A model that takes an effort is told one; to others nothing is sent that they would refuse."""
+    for model, expected in (("thinker", effort), ("bench", None)):
+        answer = running.post("/v1/messages", {"model": model, "max_tokens": 9, "messages": HELLO, **fields})
+        assert answer.status_code == 200
+        assert sent(up).get("reasoning_effort") == expected
 
 
 # What comes back
@@ -642,7 +662,7 @@ def test_tokens_are_estimated_where_there_is_no_tokenizer(client: anthropic.Anth
     assert answer.parse().input_tokens == 4 + 4 + 6
     with pytest.raises(anthropic.NotFoundError):
         client.messages.count_tokens(model="nobody", messages=HELLO)
-    assert not up.requests
+    assert not [request for request in up.requests if request.method == "POST"]
 
 
 # What a coding agent sends
