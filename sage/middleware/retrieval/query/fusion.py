@@ -10,6 +10,7 @@ deviations as the bounds (Mazzeschi, 2023; Qdrant).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +72,7 @@ def _spread(scores: Floats) -> bool:
     span = high - low
     if span <= 1e-12 * max(abs(low), abs(high)):
         return False
-    return span > _SQUARES_VANISH or float(scores.std()) > 0
+    return _SQUARES_VANISH < span < math.inf or float(scores.std()) > 0
 
 
 def reciprocal_ranks(scores: Floats, rows: NDArray[np.int64], ranked_before: int = 0) -> Floats:
