@@ -50,6 +50,11 @@ class KeptResponses:
         self._database: Database | None = None
         self._store: ResponseStore | None = None
 
+    def here(self) -> KeptResponses:
+        """Itself. To be called before anything is done for a response that is to be kept: only one of the gateway's
+        processes can."""
+        return self
+
     async def run(self, work: Callable[[ResponseStore], T], tenant: str = "") -> T:
         """The result of ``work`` on the store, on a thread. Raises :class:`sage.errors.Unavailable`, and
         :class:`sage.errors.ConfigError` when its files cannot be used."""

@@ -29,7 +29,7 @@ def keeper(gateway: Gateway, principal: Principal, request: ResponsesRequest) ->
     """What keeps the response to ``request``; ``None`` means that nothing of it is kept."""
     if not request.store:
         return None
-    responses = gateway.responses  # which is another process's at a front, and is asked for before anything is done
+    responses = gateway.responses.here()
     tenant, user = principal.tenant, principal.user
 
     async def keep(response: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,14 @@ from running_gateway import Running
 from upstream import Upstream
 
 from sage.errors import Conflict, NotFound
+from sage.middleware.app.workers.elsewhere import OfTheOwner
+from sage.middleware.auth.principal import LOCAL
+from sage.middleware.gateway.elsewhere import Elsewhere
 from sage.middleware.responses.database import open_responses_database
 from sage.middleware.responses.kept import NewResponse
 from sage.middleware.responses.store import ResponseStore
+from sage.middleware.routers.openai.responses.recall import keeper
+from sage.middleware.routers.openai.responses.request import ResponsesRequest
 
 _SECRET = "a very private question about marmots"
 
@@ -171,3 +177,11 @@ def test_the_store_on_both_databases(tmp_path: Path, database_url: Any) -> None:
         assert store.get("team", "resp_c").user == "v"
     finally:
         database.close()
+
+
+def test_a_front_hands_over_what_is_kept_before_anything_is_done() -> None:
+    front: Any = SimpleNamespace(responses=OfTheOwner())
+    kept, not_kept = ({"model": "m", "input": "x", "store": store} for store in (True, False))
+    with pytest.raises(Elsewhere):
+        keeper(front, LOCAL, ResponsesRequest(kept))
+    assert keeper(front, LOCAL, ResponsesRequest(not_kept)) is None
