@@ -67,6 +67,8 @@ class Responses:
             if is_open and memory is None:  # the caller's own body has no memories
                 await self._choose_wire(principal, call, request, earlier)
             answering = ResponseAnswering(request, response, keep, call.native is not None)
+        if request.has_thoughts:
+            native.leave_out_thoughts(self._gateway.registry.get(model), chat)
         if request.truncates and (public := self._gateway.registry.get(model)) is not None:
             context = context_of(public)
             if context is not None:

@@ -41,6 +41,8 @@ class ChatMessages:
         self._system: list[str] = [instructions] if instructions else []
         self._assistant: dict[str, Any] | None = None
         """The assistant's message that goes on."""
+        self.has_thoughts = False
+        """Whether there are signed thoughts, which not every vendor reads."""
         self._parts: list[dict[str, Any]] = []
         """Pictures and files that tools have answered; no tool's message can hold them."""
 
@@ -128,6 +130,7 @@ class ChatMessages:
             message["reasoning_content"] = text
         if blocks:
             message["thinking_blocks"] = blocks
+            self.has_thoughts = True
 
     def _function_call(self, item: dict[str, Any], where: str) -> None:
         namespace = item.get("namespace")

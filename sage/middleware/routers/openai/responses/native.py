@@ -100,6 +100,14 @@ def _items(item: Any) -> Iterator[Any]:
         yield {name: value for name, value in item.items() if name != "id"}  # where nothing is kept, it leads nowhere
 
 
+def leave_out_thoughts(model: PublicModel | None, chat: dict[str, Any]) -> None:
+    """Takes signed thoughts out of ``chat``, unless all that may answer read them: others refuse what they do not know.
+    Their text stays."""
+    if model is None or not all(each.provider.reads_marks for each in model.deployments):
+        for message in chat["messages"]:
+            message.pop("thinking_blocks", None)
+
+
 class NativeEvents:
     """A server's own events under the gateway's id; the last one waits until the response is kept."""
 

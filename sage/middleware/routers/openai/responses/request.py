@@ -37,6 +37,8 @@ class ResponsesRequest:
     """Whether reasoning is shown as a summary, and not as a content of its own."""
     truncates = False
     """Whether the oldest items may go."""
+    has_thoughts = False
+    """Whether the chat has signed thoughts, which not every vendor reads."""
     tools = NO_TOOLS
     only_native: InvalidRequest | None = None
     """Why no model that speaks chat completions can answer; ``None`` if one can."""
@@ -71,6 +73,7 @@ class ResponsesRequest:
                 wrong("input", "text, or a list with at least one item")
             messages = [{"role": "user", "content": ""}]  # nobody is sent that
         self.chat["messages"] = messages
+        self.has_thoughts = builder.has_thoughts
         return self.chat
 
     @property

@@ -421,3 +421,12 @@ def test_usage_says_what_was_cached_and_thought(running: Running, up: Upstream) 
         "output_tokens_details": {"reasoning_tokens": 3},
         "total_tokens": 15,
     }
+
+
+def test_signed_thoughts_go_to_vendors_that_read_them_alone(running: Running, up: Upstream) -> None:
+    block = {"type": "thinking", "thinking": "Let me.", "signature": "s"}
+    answers(up, {"content": "42", "reasoning_content": "Let me.", "thinking_blocks": [block]})
+    thought, message = ask(running, store=False)["output"]
+    assert thought["encrypted_content"]
+    ask(running, [{"role": "user", "content": "6*7?"}, thought, message, {"role": "user", "content": "Sure?"}])
+    assert sent(up)["messages"][1] == {"role": "assistant", "content": "42", "reasoning_content": "Let me."}
