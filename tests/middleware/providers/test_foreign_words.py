@@ -66,7 +66,7 @@ def test_an_ollama_server_gets_them(running: Running, up: Upstream) -> None:
     ("kind", "fields"),
     [
         ("openai", {}),
-        ("deepseek", {}),
+        ("deepseek", {"thinking": {"type": "disabled"}}),
         ("openrouter", {}),
         ("vllm", {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}),
         ("zhipu", {"thinking": {"type": "disabled"}}),
