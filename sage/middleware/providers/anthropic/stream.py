@@ -5,7 +5,7 @@ Source: Anthropic's API reference, *Streaming messages*.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from sage.errors import SageError
@@ -19,17 +19,17 @@ from sage.middleware.providers.anthropic.answer import (
 )
 from sage.middleware.providers.anthropic.tools import ANSWER_TOOL
 from sage.middleware.providers.anthropic.usage import MessageCounts, usage_of
-from sage.middleware.providers.base import Usage
-from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream, answer_events
-from sage.middleware.providers.wire.errors import first_error, reported_error
+from sage.middleware.providers.wire.chunks import answer_events
+from sage.middleware.providers.wire.errors import reported_error
 from sage.middleware.providers.wire.event_bytes import cut_off
 from sage.middleware.providers.wire.json_values import string
 from sage.middleware.providers.wire.tool_calls import call_id
+from sage.middleware.providers.wire.translated_stream import TranslatedStream
 
 _MOST_BLOCKS = 10_000
 
 
-class AnthropicRelay:
+class AnthropicRelay(TranslatedStream):
     """The relay of one chat stream.
 
     The role is sent with the first words: an answer that fails before it has sent nothing, and another deployment can
@@ -38,15 +38,10 @@ class AnthropicRelay:
     """
 
     def __init__(self, model: str, *, keep_usage: bool, by_tool: bool, on_error: Callable[[Any], SageError]) -> None:
-        self.usage: Usage | None = None
-        self.finished = False
-        self.error: SageError | None = None
+        super().__init__(model, keep_usage=keep_usage, on_error=on_error)
         self._model = model
         self._keep_usage = keep_usage
         self._by_tool = by_tool
-        self._on_error = on_error
-        self._events = JsonStream()
-        self._writer = ChunkWriter(model, keep_usage=keep_usage)
         self._role: dict[str, Any] = {"role": "assistant"}
         self._counts = MessageCounts()
         self._blocks: dict[Any, _Block] = {}
@@ -63,30 +58,6 @@ class AnthropicRelay:
             "message_stop": self._message_stop,
         }
 
-    def feed(self, data: bytes) -> bytes:
-        return b"" if self.finished or self.error is not None else self._translated(self._events.feed(data))
-
-    def close(self) -> bytes:
-        rest = b"" if self.finished or self.error is not None else self._translated(self._events.close())
-        if self.error is not None:
-            raise self.error
-        if not self.finished and self._ending and not self._blocks:
-            rest += self._message_stop({})  # nothing is missing but the last event
-        if not self.finished:
-            raise cut_off()
-        return rest
-
-    def _translated(self, events: Iterable[Any]) -> bytes:
-        pieces = []
-        try:
-            for event in events:
-                pieces.append(self._event(first_error(event)))
-                if self.finished:
-                    break
-        except SageError as error:  # the events before it are good
-            self.error = error
-        return b"".join(pieces)
-
     def _event(self, event: Any) -> bytes:
         if not isinstance(event, dict):
             return b""
@@ -99,6 +70,11 @@ class AnthropicRelay:
         if kind in (None, "error"):
             raise self._on_error(reported_error(event) or event)
         return b""  # a ping, or an event that the vendor has added
+
+    def _ended(self) -> bytes:
+        if self._ending and not self._blocks:
+            return self._message_stop({})  # nothing is missing but the last event
+        raise cut_off()
 
     def _whole(self, answer: dict[str, Any]) -> bytes:
         """The stream of an answer that came whole."""

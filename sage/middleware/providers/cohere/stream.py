@@ -5,19 +5,19 @@ Source: Cohere's API reference, *Chat with streaming* (v2).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from sage.errors import SageError
-from sage.middleware.providers.base import Usage
 from sage.middleware.providers.cohere.chat import Fail, chat_answer, finish_reason, logprobs, read_usage, usage_of
-from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream, answer_events
-from sage.middleware.providers.wire.errors import first_error, reported_error
+from sage.middleware.providers.wire.chunks import answer_events
+from sage.middleware.providers.wire.errors import reported_error
 from sage.middleware.providers.wire.event_bytes import cut_off
 from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCalls, call_id
+from sage.middleware.providers.wire.translated_stream import TranslatedStream
 
 
-class CohereRelay:
+class CohereRelay(TranslatedStream):
     """The relay of one chat stream.
 
     The role is sent with the first text: an answer that fails before it has sent nothing, and another deployment can
@@ -25,15 +25,10 @@ class CohereRelay:
     """
 
     def __init__(self, model: str, *, keep_usage: bool, fail: Fail, on_error: Callable[[Any], SageError]) -> None:
-        self.usage: Usage | None = None
-        self.finished = False
-        self.error: SageError | None = None
+        super().__init__(model, keep_usage=keep_usage, on_error=on_error)
         self._model = model
         self._keep_usage = keep_usage
         self._fail = fail
-        self._on_error = on_error
-        self._events = JsonStream()
-        self._writer = ChunkWriter(model, keep_usage=keep_usage)
         self._role: dict[str, Any] = {"role": "assistant"}
         self._calls = ToolCalls()
         self._translate: dict[str, Callable[[dict[str, Any]], bytes]] = {
@@ -46,30 +41,7 @@ class CohereRelay:
             "message-end": self._end,
         }
 
-    def feed(self, data: bytes) -> bytes:
-        return b"" if self.finished or self.error is not None else self._translated(self._events.feed(data))
-
-    def close(self) -> bytes:
-        rest = b"" if self.finished or self.error is not None else self._translated(self._events.close())
-        if self.error is not None:
-            raise self.error
-        if not self.finished:
-            raise cut_off()
-        return rest
-
-    def _translated(self, events: Iterable[Any]) -> bytes:
-        pieces = []
-        try:
-            for event in events:
-                pieces.append(self._event(event))
-                if self.finished:
-                    break
-        except SageError as error:  # the events before it are good
-            self.error = error
-        return b"".join(pieces)
-
     def _event(self, event: Any) -> bytes:
-        event = first_error(event)
         if not isinstance(event, dict):
             return b""
         translate = self._translate.get(str(event.get("type")))
@@ -80,6 +52,9 @@ class CohereRelay:
         if "type" not in event:  # an error, in the shape of errors outside of streams
             raise self._on_error(reported_error(event) or event)
         return b""
+
+    def _ended(self) -> bytes:
+        raise cut_off()
 
     def _whole(self, answer: dict[str, Any]) -> bytes:
         """The stream of an answer that came whole."""

@@ -5,22 +5,21 @@ Source: Google's API reference (``models.streamGenerateContent`` with ``alt=sse`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from sage.errors import SageError
-from sage.middleware.providers.base import Usage
 from sage.middleware.providers.gemini.answer import blocked, finish_reason, grounding, logprobs, read_parts
 from sage.middleware.providers.gemini.usage import read_usage
-from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream
-from sage.middleware.providers.wire.errors import first_error, reported_error
+from sage.middleware.providers.wire.errors import reported_error
 from sage.middleware.providers.wire.event_bytes import cut_off
 from sage.middleware.providers.wire.json_values import objects, string
+from sage.middleware.providers.wire.translated_stream import TranslatedStream
 
 _MOST_CANDIDATES = 64
 
 
-class GeminiRelay:
+class GeminiRelay(TranslatedStream):
     """The relay of one chat stream.
 
     Google's streams have no last event: an answer is whole when each candidate has said why it ended and the stream
@@ -29,44 +28,15 @@ class GeminiRelay:
 
     def __init__(self, model: str, *, keep_usage: bool, candidates: int, on_error: Callable[[Any], SageError]) -> None:
         """``candidates`` is how many have to end."""
-        self.usage: Usage | None = None
-        self.finished = False
-        self.error: SageError | None = None
+        super().__init__(model, keep_usage=keep_usage, on_error=on_error)
         self._wanted = candidates
-        self._on_error = on_error
-        self._events = JsonStream()
-        self._writer = ChunkWriter(model, keep_usage=keep_usage)
         self._candidates: dict[int, _Candidate] = {}
 
-    def feed(self, data: bytes) -> bytes:
-        return b"" if self.finished or self.error is not None else self._translated(self._events.feed(data))
-
-    def close(self) -> bytes:
-        rest = b"" if self.finished or self.error is not None else self._translated(self._events.close())
-        if self.error is not None:
-            raise self.error
-        ended = [candidate for candidate in self._candidates.values() if candidate.finish]
-        if not self.finished and (len(ended) < self._wanted or len(ended) < len(self._candidates)):
-            raise cut_off()
-        for index, candidate in sorted(self._candidates.items()):
-            rest += self._delta(index, candidate, candidate.last_delta, candidate.finish)
-        self.finished = True
-        counted = dict(self.usage.reported) if self.usage is not None and self.usage.reported is not None else None
-        return rest + self._writer.done(self.usage, counted)
-
-    def _translated(self, events: Iterable[Any]) -> bytes:
-        pieces = []
-        try:
-            for event in events:
-                values = event if isinstance(event, list) and first_error(event) is event else [first_error(event)]
-                pieces += [self._event(value) for value in values]
-        except SageError as error:  # the events before it are good
-            self.error = error
-        return b"".join(pieces)
-
     def _event(self, event: Any) -> bytes:
-        if not isinstance(event, dict):
-            return b""
+        answers = event if isinstance(event, list) else [event]  # all at once, without alt=sse
+        return b"".join([self._answer(each) for each in answers if isinstance(each, dict)])
+
+    def _answer(self, event: dict[str, Any]) -> bytes:
         if (error := reported_error(event)) is not None:
             raise self._on_error(error)
         self.usage = read_usage(event.get("usageMetadata")) or self.usage
@@ -79,6 +49,17 @@ class GeminiRelay:
             number = index if type(index) is int and 0 <= index < _MOST_CANDIDATES else min(place, _MOST_CANDIDATES - 1)
             pieces.append(self._candidate(number, each))
         return b"".join(pieces)
+
+    def _ended(self) -> bytes:
+        ended = [candidate for candidate in self._candidates.values() if candidate.finish]
+        if len(ended) < self._wanted or len(ended) < len(self._candidates):
+            raise cut_off()
+        rest = b""
+        for index, candidate in sorted(self._candidates.items()):
+            rest += self._delta(index, candidate, candidate.last_delta, candidate.finish)
+        self.finished = True
+        counted = dict(self.usage.reported) if self.usage is not None and self.usage.reported is not None else None
+        return rest + self._writer.done(self.usage, counted)
 
     def _candidate(self, index: int, event: dict[str, Any]) -> bytes:
         candidate, read = self._candidates.setdefault(index, _Candidate()), read_parts(event)

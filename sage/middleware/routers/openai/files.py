@@ -14,8 +14,8 @@ from sage.middleware.gateway.jobs.files import FileGateway
 from sage.middleware.queue.files import StoredFile
 from sage.middleware.routers.http.deps import Caller, TheQueue
 from sage.middleware.routers.http.file_content import FileContent
+from sage.middleware.routers.http.forms.parts import FORM
 from sage.middleware.routers.http.guard import guarded_router, max_body, requires
-from sage.middleware.routers.http.multipart import FORM
 from sage.middleware.routers.http.openapi_bodies import BYTES
 from sage.middleware.routers.items import reply
 from sage.middleware.routers.openai.uploads import MAX_EXPIRY, MIN_EXPIRY, UPLOAD_PURPOSES, receive_upload

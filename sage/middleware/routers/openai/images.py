@@ -12,8 +12,8 @@ from pydantic import Field
 
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.providers.base import Operation
+from sage.middleware.routers.http.forms.parts import FORM
 from sage.middleware.routers.http.hot_route import HotRoute
-from sage.middleware.routers.http.multipart import FORM
 from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.openai.relays import FormRelay, JsonRelay
 

@@ -16,7 +16,7 @@ from sage.middleware.gateway.jobs.files import FileGateway
 from sage.middleware.gateway.watch import ClientLeft
 from sage.middleware.queue.files import FileStore, FileUpload, NewFile, StoredFile, file_too_large
 from sage.middleware.routers.http.asgi import caller
-from sage.middleware.routers.http.multipart import FormReader
+from sage.middleware.routers.http.forms.one_file import FormReader
 
 UPLOAD_PURPOSES = ("batch", "user_data", "assistants", "evals", "fine-tune", "vision", "ingest", "snapshot")
 """What a file may be uploaded for: OpenAI's, and ours."""

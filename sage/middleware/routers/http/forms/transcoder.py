@@ -10,11 +10,8 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
-
 from sage.errors import InvalidRequest
-from sage.middleware.routers.http.multipart import FORM
+from sage.middleware.routers.http.forms.parts import FORM, FormParts
 
 MODEL = "model"
 _FALLBACKS = ("models", "models[]")
@@ -24,8 +21,6 @@ _MAX_FIELDS = 256
 _MAX_FILES = 64
 _MAX_VALUES = 2**20
 """Bytes of all fields that are no files, together."""
-_MAX_HEADERS = 8192
-"""Bytes of a part's headers."""
 _ESCAPES = {ord('"'): "%22", ord("\r"): "%0D", ord("\n"): "%0A"}
 """In names, as the WHATWG's HTML standard has it."""
 Check = Callable[[Mapping[str, Any]], None]
@@ -38,7 +33,7 @@ class FormField(NamedTuple):
     value: str
 
 
-class FormTranscoder:
+class FormTranscoder(FormParts):
     """Reads one form and writes it anew. Raises :class:`InvalidRequest` for what is no such form.
 
     Fields are gathered in :attr:`fields` until :meth:`freeze`; files, and fields after that, go to :attr:`written`.
@@ -49,8 +44,6 @@ class FormTranscoder:
         self.written = bytearray()
         self.files: list[str] = []
         """The fields of the files that have begun."""
-        self.is_complete = False
-        """Whether the form has come to its last boundary."""
         self.check: Check | None = None
         """Is given each field that comes after :meth:`freeze`."""
         boundary = secrets.token_hex(16)
@@ -58,39 +51,11 @@ class FormTranscoder:
         self._boundary = boundary.encode()
         self._is_frozen = False
         self._names: set[str] = set()
-        self._headers: dict[bytes, bytes] = {}
-        self._header_name, self._header_value = bytearray(), bytearray()
-        self._header_bytes = self._value_bytes = 0
+        self._value_bytes = 0
         self._field: str | None = None
         """The name of the field that is being read; ``None`` means a file."""
         self._value = bytearray()
-        self._parser = self._make_parser(content_type)
-
-    def _make_parser(self, content_type: str) -> MultipartParser:
-        media_type, options = parse_options_header(content_type)
-        if media_type != FORM.encode() or not options.get(b"boundary"):
-            raise InvalidRequest(f"the body must be a form: 'Content-Type: {FORM}; boundary=…'", code="content_type")
-        callbacks = {
-            "on_part_begin": self._begin_part,
-            "on_header_field": self._add_header_name,
-            "on_header_value": self._add_header_value,
-            "on_header_end": self._end_header,
-            "on_headers_finished": self._begin_content,
-            "on_part_data": self._add_content,
-            "on_part_end": self._end_part,
-            "on_end": self._end,
-        }
-        try:
-            return MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type]
-        except FormParserError as exc:
-            raise _not_a_form(exc) from None
-
-    def feed(self, data: bytes) -> None:
-        """Takes the next bytes of the body."""
-        try:
-            self._parser.write(data)
-        except FormParserError as exc:
-            raise _not_a_form(exc) from None
+        super().__init__(content_type)
 
     def has(self, name: str) -> bool:
         """Whether the field ``name`` has come."""
@@ -122,39 +87,9 @@ class FormTranscoder:
         return body
 
     def _begin_part(self) -> None:
-        self._headers.clear()
-        self._header_bytes = 0
         self._value.clear()
 
-    def _add_header_name(self, data: bytes, start: int, end: int) -> None:
-        self._header_name += data[start:end]
-        self._count_header(end - start)
-
-    def _add_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header_value += data[start:end]
-        self._count_header(end - start)
-
-    def _count_header(self, size: int) -> None:
-        self._header_bytes += size
-        if self._header_bytes > _MAX_HEADERS:
-            raise InvalidRequest(f"the headers of a part have more than {_MAX_HEADERS} bytes", code="invalid_form")
-
-    def _end_header(self) -> None:
-        self._headers[bytes(self._header_name).lower()] = bytes(self._header_value)
-        self._header_name.clear()
-        self._header_value.clear()
-
-    def _begin_content(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
-        if not options.get(b"name"):
-            raise InvalidRequest("a part of the form has no name", code="invalid_form")
-        name = options[b"name"].decode("utf-8", "replace")
-        if b"filename" in options:
-            self._begin_file(name, options[b"filename"].decode("utf-8", "replace"))
-        else:
-            self._begin_field(name)
-
-    def _begin_file(self, name: str, filename: str) -> None:
+    def _begin_file_part(self, name: str, filename: str) -> None:
         if name in _EARLY:
             raise InvalidRequest(f"the field '{name}' must be text, not a file", param=name)
         if len(self.files) >= _MAX_FILES:
@@ -198,7 +133,7 @@ class FormTranscoder:
         self.written += self._part_head(name) + value.encode() + b"\r\n"
 
     def _end(self) -> None:
-        self.is_complete = True
+        super()._end()
         self.written += b"--" + self._boundary + b"--\r\n"
 
     def _part_head(self, name: str, filename: str | None = None, content_type: bytes = b"") -> bytes:
@@ -221,7 +156,3 @@ def _typed(name: str, value: str) -> Any:
         except ValueError:
             raise InvalidRequest("'n' must be a whole number", param="n") from None
     return value
-
-
-def _not_a_form(exc: FormParserError) -> InvalidRequest:
-    return InvalidRequest(f"the body is not a form of the type {FORM}: {exc}", code="invalid_form")
