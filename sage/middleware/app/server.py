@@ -137,7 +137,10 @@ def _models(app: EdgeMiddleware) -> list[str]:
 def welcome(settings: Settings, port: int, config: Path | None, models: list[str]) -> list[str]:
     """At most five lines: the address, the docs, how to add the first user, and a first request to paste."""
     url = url_of("127.0.0.1" if settings.api.host == "localhost" else settings.api.host, port)
-    lines = [f"SAGE listens on {url} (docs: {url}/docs)"]
+    if settings.console:
+        lines = [f"SAGE listens on {url} (in a browser: the console; docs: {url}/docs)"]
+    else:
+        lines = [f"SAGE listens on {url} (docs: {url}/docs)"]
     sage = _command(config)
     token = ""
     if settings.auth.enabled:

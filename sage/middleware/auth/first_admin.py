@@ -49,9 +49,9 @@ class FirstAdmin:
             self._remove()
 
     def is_awaited(self) -> bool:
-        """Whether there is a token that has not expired."""
+        """Whether there is a token that has not expired, and no user yet."""
         self.expire()
-        return self._issued is not None
+        return self._issued is not None and not self._users.exist()
 
     def check(self, token: str) -> None:
         """Raises :class:`AuthenticationFailed` unless ``token`` is the one in the file and has not expired."""

@@ -244,11 +244,13 @@ def test_the_first_admin_is_made_with_the_setup_token(fresh_gateway: tuple[str, 
     def setup(**changes: str) -> requests.Response:
         return requests.post(f"{url}/auth/setup", json={**body, **changes}, timeout=30)
 
+    assert requests.get(f"{url}/auth/options", timeout=30).json()["setup"] is True
     assert error(setup(token="setup-guess"), 401)["code"] == "invalid_setup_token"
     assert error(setup(password="short"), 400)["param"] == "password"
     made = setup()
     assert made.status_code == 201
     assert (made.json()["name"], made.json()["role"]) == ("me", "admin")
     assert not (data_dir / "setup-token").exists()
+    assert requests.get(f"{url}/auth/options", timeout=30).json()["setup"] is False
     assert error(setup(username="eve"), 401)["code"] == "invalid_setup_token"
     assert token_of(url, "me")
