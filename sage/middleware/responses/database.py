@@ -10,7 +10,7 @@ from sage.middleware.responses.tables import metadata
 from sage.middleware.settings.database import DatabaseUrl
 from sage.private_files import make_private_dir
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every schema this code knows, oldest first; the last is the one it works on."""
 
 SCHEMA = Schema("the responses", Path(__file__).parent / "migrations", REVISIONS, metadata, name="responses")

@@ -5,8 +5,9 @@ A response keeps its own input and its output. What went before is in the respon
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -15,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 from sage.errors import Conflict, InvalidRequest, NotFound
 from sage.middleware.database.database import Database
 from sage.middleware.responses.kept import RUNNING, KeptResponse, NewResponse
-from sage.middleware.responses.tables import LONGEST_ID, events, items, responses
+from sage.middleware.responses.tables import LONGEST_ID, events, items, responses, secrets
 
 _MOST_TURNS = 1000
 _MOST_ITEMS = 10_000
@@ -109,6 +110,44 @@ class ResponseStore:
                 )
                 found.update((row.id, orjson.loads(row.body)) for row in connection.execute(query))
         return found
+
+    def use_approvals(self, tenant: str, asked: Mapping[str, Mapping[str, Any]]) -> str | None:
+        """Marks requests for approval as used, all or none: each by its id, with what it asks for. Returns the id of
+        one that no response of the tenant has made so; raises :class:`Conflict` for one that was used before."""
+        with self._database.writing() as connection:
+            rows = {name: self._approval(connection, tenant, name) for name in asked}
+            for name, row in rows.items():
+                made = None if row is None else orjson.loads(row.body)
+                if made is None or any(made.get(field) != value for field, value in asked[name].items()):
+                    return name
+                if row.approved_at is not None:
+                    raise Conflict(f"the approval of '{name}' was used before; a call runs once", code="approval_used")
+            for row in rows.values():
+                connection.execute(
+                    update(items)
+                    .where(items.c.response == row.response, items.c.number == row.number)
+                    .values(approved_at=self._clock())
+                )
+        return None
+
+    def _approval(self, connection: Connection, tenant: str, name: str) -> Any:
+        query = (
+            select(items)
+            .join(responses, responses.c.id == items.c.response)
+            .where(items.c.id == name[:LONGEST_ID].replace("\0", ""), items.c.is_output.is_(True))
+            .where(responses.c.tenant == tenant, responses.c.expires_at > self._clock())
+        )
+        return connection.execute(query).first()
+
+    def secret(self, name: str) -> bytes:
+        """32 random bytes, the same for all processes and for good."""
+        query = select(secrets.c.secret).where(secrets.c.name == name)
+        with self._database.writing() as connection:
+            found = connection.execute(query).scalar()
+            if found is None:
+                found = os.urandom(32)
+                connection.execute(insert(secrets), {"name": name, "secret": found})
+            return bytes(found)
 
     def delete(self, tenant: str, name: str) -> None:
         """Raises :class:`NotFound`."""

@@ -36,9 +36,18 @@ items = Table(
     Column("is_output", Boolean, nullable=False),
     Column("id", String(LONGEST_ID), nullable=False),
     Column("body", LargeBinary, nullable=False),
+    Column("approved_at", Float),  # of a request for the caller's approval: once it was used
     Index("response_items_by_id", "id"),
 )
 """Its own input, then its output, in order."""
+
+secrets = Table(
+    "response_secrets",
+    metadata,
+    Column("name", String(16), primary_key=True),
+    Column("secret", LargeBinary, nullable=False),
+)
+"""Random bytes by which the gateway knows what it has made, and has not kept."""
 
 events = Table(
     "response_events",

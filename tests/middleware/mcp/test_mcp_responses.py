@@ -59,7 +59,8 @@ def test_one_tool_is_chosen_and_refusals_name_the_field(mcp: McpGateway) -> None
     assert mcp.up.requests[0].body["tool_choice"] == {"type": "function", "function": {"name": "docs__echo"}}
     count = len(mcp.up.requests)
     for tool, status, param in (
-        ({**DOCS, "require_approval": "always"}, 400, "tools[0].require_approval"),
+        ({**DOCS, "require_approval": "sometimes"}, 400, "tools[0].require_approval"),
+        ({**DOCS, "require_approval": {"always": {"read_only": True}}}, 400, "tools[0].require_approval.always"),
         ({**DOCS, "server_url": "https://elsewhere.example"}, 400, "tools[0].server_url"),
         ({**DOCS, "server_label": "nothing"}, 404, None),
         ({"type": "mcp", "server_label": 7}, 400, "tools[0].server_label"),

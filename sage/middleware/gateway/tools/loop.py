@@ -16,6 +16,7 @@ from sage.middleware.auth.principal import Principal
 from sage.middleware.dispatch.deadlines import Deadlines
 from sage.middleware.gateway.context.neutralise import neutralise_control_tokens
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
+from sage.middleware.gateway.tools.results import add_result
 from sage.middleware.gateway.tools.rounds import AnswerHead, Round, add_usage, is_call_of
 from sage.middleware.gateway.tools.server_tool import ServerTool, ToolOutput, ToolRun
 from sage.middleware.providers.base import ModelCall, Sink, takes_nothing
@@ -46,8 +47,8 @@ class WithTools:
     ) -> None:
         """``turns`` are how often the model may be asked; in the last one it may call no tool. ``separator`` is put
         between the texts of two of them. ``beside`` says whether the gateway's tools run in a turn in which the model
-        calls a tool of the caller's too; the answer ends with it either way. ``approved`` run first: the last message
-        of the call is the one in which the model has called them."""
+        calls a tool of the caller's too; the answer ends with it either way. ``approved`` run first: a message of the
+        call is the one in which the model has called them, and holds no results of theirs."""
         self._gateway = gateway
         self.tools = {tool.name: tool for tool in tools}
         self.turns = turns
@@ -179,7 +180,7 @@ class ToolLoop(GatewayCall):
         body = {**self._body, "messages": list(messages)} if messages else dict(self._body)
         if turn + 1 == self._options.turns:
             body["tool_choice"] = "none"
-        elif turn > 0 and body.get("tool_choice") not in (None, "none"):
+        elif (turn > 0 or self._options.approved) and body.get("tool_choice") not in (None, "none"):
             body["tool_choice"] = "auto"  # it has been followed, and would be without end
         return body
 
@@ -236,8 +237,7 @@ class ToolLoop(GatewayCall):
                 running.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         for run in runs:
-            text = neutralise_control_tokens(run.output.text) if run.output is not None else ""
-            messages.append({"role": "tool", "tool_call_id": run.id, "content": text})
+            add_result(messages, run.id, neutralise_control_tokens(run.output.text) if run.output is not None else "")
 
     def _runs_event(self, runs: list[ToolRun]) -> bytes:
         return self._head.event({}, tool_runs=[run.shown() for run in runs]) if runs else b""

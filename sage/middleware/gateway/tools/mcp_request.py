@@ -94,14 +94,18 @@ def _with_approval(server: str, tools: tuple[str, ...] | None, required: Any, pl
         return McpRequest(server, tools)
     if not isinstance(required, dict) or set(required) - {"always", "never"}:
         raise InvalidRequest(f"'{place}' must be 'always', 'never', or {{always, never}} with tool_names", param=place)
-    lists = {}
+    lists: dict[str, frozenset[str]] = {}
     for name, entry in required.items():
-        if entry is not None and not isinstance(entry, dict):
-            raise InvalidRequest(f"'{place}.{name}' must be an object with tool_names", param=f"{place}.{name}")
-        lists[name] = frozenset(names_of((entry or {}).get("tool_names"), f"{place}.{name}.tool_names") or ())
-    if "never" in lists:
-        return McpRequest(server, tools, approval=True, unapproved=lists["never"])
-    return McpRequest(server, tools, approved_only=lists.get("always", frozenset()))
+        if entry is None:
+            continue
+        names = names_of(entry.get("tool_names"), f"{place}.{name}.tool_names") if isinstance(entry, dict) else None
+        if names is None or set(entry) != {"tool_names"}:  # a filter that is not understood would let tools run
+            raise InvalidRequest(f"'{place}.{name}' must be an object with tool_names alone", param=f"{place}.{name}")
+        lists[name] = frozenset(names)
+    if "never" in lists or not lists:
+        unapproved = lists.get("never", frozenset()) - lists.get("always", frozenset())
+        return McpRequest(server, tools, approval=True, unapproved=unapproved)
+    return McpRequest(server, tools, approved_only=lists["always"])
 
 
 def names_of(value: Any, place: str) -> tuple[str, ...] | None:

@@ -66,6 +66,8 @@ class ToolRun:
     output: ToolOutput | None = None
     """``None`` means that it has not run."""
     seconds: float = 0.0
+    approval: str | None = None
+    """What the caller has agreed to, if it was asked."""
     started: bool = field(default=False, repr=False)
 
     @property

@@ -24,7 +24,7 @@ from sage.middleware.routers.http.memory_turn import MakeBody, MakeEvents, in_co
 from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import AnswersCalls, Events, respond
 from sage.middleware.routers.http.streaming import end_stream, send_events, start_stream
-from sage.middleware.routers.openai.responses import background, native, resource
+from sage.middleware.routers.openai.responses import approvals, background, native, resource
 from sage.middleware.routers.openai.responses.answer import complete, complete_steps
 from sage.middleware.routers.openai.responses.events import ChatStreamEvents, Keep
 from sage.middleware.routers.openai.responses.recall import keeper, recall
@@ -59,12 +59,14 @@ class Responses:
         call = ModelCall(Operation.CHAT, chat, model, stream=request.stream, wants_usage=True, fallbacks=fallbacks)
         response = resource.new_response(body, resource.response_id())
         asked: AnswersCalls = self._gateway
-        if request.tools.own:
+        if request.tools.own or request.approved:
             asked, answering = await self._with_tools(principal, request, response, keep, earlier)
         else:
+            if request.refuses and request.only_native is not None:
+                raise request.only_native
             public = self._gateway.registry.get(model)
             is_open = public is None or request.only_native is not None or native.has_route(public)
-            if is_open and memory is None:  # the caller's own body has no memories
+            if is_open and memory is None and not request.refuses:  # the caller's own body has no memories
                 await self._choose_wire(principal, call, request, earlier)
             answering = ResponseAnswering(request, response, keep, call.native is not None)
         if request.has_thoughts:
@@ -78,6 +80,9 @@ class Responses:
                 raise request.only_native
             if principal.in_job or not request.background:
                 answering.context = await add_context(self._gateway, principal, call, None, memory)
+        if request.approved and (principal.in_job or not request.background):
+            await self._gateway.admit(principal, call)  # what is wrong uses up no approval
+            await approvals.use(self._gateway.responses, principal.tenant, request.approved)
         if not request.background:
             await respond(asked, call, scope, receive, send, *answering.within())
         elif principal.in_job:

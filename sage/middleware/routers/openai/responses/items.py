@@ -8,13 +8,17 @@ Source: OpenAI's API reference (responses, *Input items*; chat/completions, *Mes
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 
+from sage.errors import InvalidRequest
+from sage.middleware.gateway.tools.results import add_result
 from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.routers.openai.responses import reasoning
+from sage.middleware.routers.openai.responses.approvals import ApprovedCall
 from sage.middleware.routers.openai.responses.content import (
     Refuse,
     answer_texts,
@@ -27,6 +31,11 @@ from sage.middleware.routers.openai.responses.tools import ChatTools, custom_arg
 
 _SYSTEM = ("system", "developer")
 _SEEN = "The tool's pictures and files follow in the next message."
+_REFUSED = "The user has not approved this call, so it was not run"
+_LOST = "The user has approved this call; what came of it is not known."
+_APPROVAL = "approval_request_id"
+_LONGEST_CALL_ID = 40
+"""Characters of the id of a call that OpenAI's chat completions take."""
 MAX_ITEMS = 10_000
 
 
@@ -45,6 +54,12 @@ class ChatMessages:
         """Whether there are signed thoughts, which not every vendor reads."""
         self._parts: list[dict[str, Any]] = []
         """Pictures and files that tools have answered; no tool's message can hold them."""
+        self._asked: dict[str, dict[str, Any]] = {}
+        """Requests for the caller's approval, by their ids."""
+        self._approved: dict[str, ApprovedCall] = {}
+        """Calls to which the caller has agreed, and of which nothing more is said yet; by the ids of the requests."""
+        self.refuses = False
+        """Whether the caller has refused a call."""
 
     def add(self, item: Any, where: str) -> None:
         """Adds one item. Raises :class:`sage.errors.InvalidRequest`, naming the field, for what is none."""
@@ -63,6 +78,15 @@ class ChatMessages:
             wrong(f"{where}.type", "the type of an item")
         else:
             self._refuse(only_native(f"an item of the type '{kind[:100]}'", f"{where}.type", "leave it out"))
+
+    def begin_input(self) -> None:
+        """What follows is the request's own; what the caller has approved before has run, or is lost."""
+        self._lose_approved()
+
+    @property
+    def approved(self) -> list[ApprovedCall]:
+        """The calls that are to run now. The last of the assistant's messages has them, without results."""
+        return list(self._approved.values())
 
     def messages(self) -> list[dict[str, Any]]:
         """All messages."""
@@ -96,6 +120,7 @@ class ChatMessages:
             self._system.append(text)
 
     def _answer(self, content: Any, where: str) -> None:
+        self._lose_approved()
         text, refusal = answer_texts(content, where)
         message = self._assistant
         if message is None or "tool_calls" in message or message["content"] is not None or "refusal" in message:
@@ -114,6 +139,7 @@ class ChatMessages:
         for name in ("summary", "content"):
             if item.get(name) is not None and not isinstance(item[name], list):
                 wrong(f"{where}.{name}", "a list of parts")
+        self._lose_approved()
         opened = reasoning.opened(item.get("encrypted_content"))
         blocks: list[dict[str, Any]] = []
         if opened is not None:
@@ -166,15 +192,67 @@ class ChatMessages:
 
     def _server_call(self, item: dict[str, Any], where: str) -> None:
         """A call of a tool that the gateway has run, with what it answered."""
-        call_id, error = name_in(item, "id", where), item.get("error")
-        label, name = item.get("server_label"), name_in(item, "name", where)
-        name = self._tools.chat_name(name.replace(".", "_"), label if isinstance(label, str) and label else None)
-        self._call(call_id, name, text_in(item, "arguments", where))
+        call_id, error, approval = call_id_of(name_in(item, "id", where)), item.get("error"), item.get(_APPROVAL)
+        approved = self._approved.pop(approval, None) if isinstance(approval, str) else None
+        if approved is not None:
+            call_id = approved.call_id
+        else:
+            self._lose_approved()
+            self._call(call_id, self._server_name(item, where), text_in(item, "arguments", where))
         self._assistant = None
         output = item.get("output")
         if not isinstance(output, str):
             output = "" if error is None else error if isinstance(error, str) else orjson.dumps(error).decode()
-        self._messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
+        add_result(self._messages, call_id, output)
+
+    def _server_name(self, item: dict[str, Any], where: str) -> str:
+        """What a tool of a server is called in chat completions."""
+        label, name = item.get("server_label"), name_in(item, "name", where)
+        return self._tools.chat_name(name.replace(".", "_"), label if isinstance(label, str) and label else None)
+
+    def _approval_request(self, item: dict[str, Any], where: str) -> None:
+        """The model is told once the caller has answered."""
+        for name in ("server_label", "name"):
+            name_in(item, name, where)
+        text_in(item, "arguments", where)
+        self._asked[name_in(item, "id", where)] = item
+
+    def _approval_response(self, item: dict[str, Any], where: str) -> None:
+        name, reason = name_in(item, _APPROVAL, where), item.get("reason")
+        approve, asked = item.get("approve"), self._asked.pop(name, None)
+        if not isinstance(approve, bool):
+            wrong(f"{where}.approve", "true or false")
+        if reason is not None and not isinstance(reason, str):
+            wrong(f"{where}.reason", "text")
+        if asked is None:
+            raise InvalidRequest(
+                f"'{where}' answers no 'mcp_approval_request' before it: name its response in 'previous_response_id', "
+                "or send the item back too; one is answered once",
+                param=f"{where}.{_APPROVAL}",
+                code="approval_not_found",
+            )
+        call_id = call_id_of(name)
+        self._go_on_calling()
+        self._call(call_id, self._server_name(asked, where), asked["arguments"])
+        self._assistant = None
+        if approve:
+            self._approved[name] = ApprovedCall(where, asked, call_id)
+        else:
+            self.refuses = True
+            add_result(self._messages, call_id, f"{_REFUSED}: {reason}" if reason else f"{_REFUSED}.")
+
+    def _go_on_calling(self) -> None:
+        """Goes on with the message of the assistant whose calls have only been answered by tools since: servers refuse
+        one that comes between a call and its result."""
+        said = next((message for message in reversed(self._messages) if message["role"] != "tool"), None)
+        if self._assistant is None and said is not None and said.get("tool_calls"):
+            self._assistant = said
+
+    def _lose_approved(self) -> None:
+        """The assistant has gone on: what is said of approved calls so far is all."""
+        for call in self.approved if self._approved else ():
+            add_result(self._messages, call.call_id, _LOST)
+        self._approved.clear()
 
     def _nothing(self, item: dict[str, Any], where: str) -> None:
         """An item that says nothing to a model: its answer has told what there was to tell."""
@@ -201,11 +279,16 @@ _ITEMS: Mapping[str, Callable[[ChatMessages, dict[str, Any], str], None]] = {
     "custom_tool_call_output": ChatMessages._call_output,
     "mcp_call": ChatMessages._server_call,
     "mcp_list_tools": ChatMessages._nothing,
-    "mcp_approval_request": ChatMessages._nothing,
-    "mcp_approval_response": ChatMessages._nothing,
+    "mcp_approval_request": ChatMessages._approval_request,
+    "mcp_approval_response": ChatMessages._approval_response,
     "file_search_call": ChatMessages._nothing,
     "item_reference": ChatMessages._reference,
 }
+
+
+def call_id_of(name: str) -> str:
+    """The id of the call in a chat that an item of that id tells of."""
+    return name if len(name) <= _LONGEST_CALL_ID else f"call_{hashlib.sha256(name.encode()).hexdigest()[:24]}"
 
 
 def input_items(value: Any) -> list[Any]:

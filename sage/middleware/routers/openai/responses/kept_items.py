@@ -18,6 +18,7 @@ _PREFIXES: Mapping[str, str] = {
     "file_search_call": "fs",
     "mcp_call": "mcp",
     "mcp_list_tools": "mcpl",
+    "mcp_approval_response": "mcpa",
 }
 _WITHOUT_STATUS = frozenset({"reasoning", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response"})
 _LONGEST_ID = 128

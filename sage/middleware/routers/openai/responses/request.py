@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sage.errors import InvalidRequest
+from sage.middleware.routers.openai.responses.approvals import Approvals, ApprovedCall
 from sage.middleware.routers.openai.responses.faults import name_in, only_native, wrong
 from sage.middleware.routers.openai.responses.items import ChatMessages, input_items
 from sage.middleware.routers.openai.responses.tools import NO_TOOLS, chat_choice, read_tools
@@ -39,6 +40,12 @@ class ResponsesRequest:
     """Whether the oldest items may go."""
     has_thoughts = False
     """Whether the chat has signed thoughts, which not every vendor reads."""
+    approved: Sequence[ApprovedCall] = ()
+    """Calls of tools of the gateway that are to run first."""
+    refuses = False
+    """Whether the conversation has calls that the caller has refused."""
+    approvals: Approvals | None = None
+    """Makes the requests for the caller's approval; ``None`` means that no tool needs it."""
     tools = NO_TOOLS
     only_native: InvalidRequest | None = None
     """Why no model that speaks chat completions can answer; ``None`` if one can."""
@@ -65,6 +72,7 @@ class ResponsesRequest:
         builder = ChatMessages(self.body.get("instructions"), self.tools, self._refuse)
         for item in earlier:
             builder.add(item, "previous_response_id")
+        builder.begin_input()
         for index, item in enumerate(self.input):
             builder.add(item, f"input[{index}]")
         messages = builder.messages()
@@ -73,7 +81,8 @@ class ResponsesRequest:
                 wrong("input", "text, or a list with at least one item")
             messages = [{"role": "user", "content": ""}]  # nobody is sent that
         self.chat["messages"] = messages
-        self.has_thoughts = builder.has_thoughts
+        self.has_thoughts, self.refuses = builder.has_thoughts, builder.refuses
+        self.approved = builder.approved
         return self.chat
 
     @property

@@ -33,7 +33,10 @@ class RunEvents:
         return events
 
     def changed(self, run: ToolRun) -> bytes:
-        """``run`` has begun, or has ended."""
+        """``run`` has begun, or has ended; or it waits for the caller's approval, and all others have ended."""
+        if run.status == "needs_approval":
+            item = run_item(self._request, self._writer.response["id"], len(self._writer.output), run)
+            return self._writer.added(item) + self._writer.done(item)
         if run not in self._waiting:
             self._waiting.append(run)
         events = b""
@@ -51,7 +54,7 @@ class RunEvents:
 
     def _begun(self, run: ToolRun) -> bytes:
         number, event = len(self._writer.output), self._writer.event
-        began = ToolRun(run.id, run.tool, run.arguments, started=True)
+        began = ToolRun(run.id, run.tool, run.arguments, approval=run.approval, started=True)
         item = run_item(self._request, self._writer.response["id"], number, began)
         place = {"item_id": item["id"], "output_index": number}
         if is_search(run):

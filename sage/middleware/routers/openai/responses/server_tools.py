@@ -16,7 +16,7 @@ from sage.middleware.gateway.tools.mcp_request import parse_mcp_tool, with_mcp
 from sage.middleware.gateway.tools.server_tool import ServerTool, ToolRun
 from sage.middleware.gateway.tools.tool_servers import McpRequest
 from sage.middleware.gateway.vector_stores.file_search import FileSearch
-from sage.middleware.routers.openai.responses import resource
+from sage.middleware.routers.openai.responses import approvals, resource
 from sage.middleware.routers.openai.responses.request import SEARCH_RESULTS, ResponsesRequest
 
 
@@ -73,23 +73,31 @@ async def open_tools(gateway: Gateway, principal: Principal, request: ResponsesR
         answering = await with_mcp(gateway, principal, servers, others, separator="", beside=True)
     else:
         answering = WithTools(gateway, others, separator="", beside=True)
-    _require_no_approval(request, answering)
+    await _read_approvals(gateway, principal, request, answering)
     most = request.body.get("max_tool_calls")
     answering.turns = min(answering.turns or DEFAULT_TURNS, (most or DEFAULT_TURNS) + 1)
     _choose(request, answering)
     return ServerTools(search, answering)
 
 
-def _require_no_approval(request: ResponsesRequest, answering: WithTools) -> None:
-    waiting = next((tool for tool in answering.tools.values() if tool.needs_approval), None)
-    if waiting is not None:
-        server = waiting.origin["server"]
-        place = next(place for place, tool in request.tools.own if tool.get("server_label") == server)
-        raise InvalidRequest(
-            f"'{place}.require_approval' must be 'never': calls that wait for the caller are not supported; who may "
-            "use which tool is decided by keys and by the tools that an administrator has accepted",
-            param=f"{place}.require_approval",
-        )
+async def _read_approvals(
+    gateway: Gateway, principal: Principal, request: ResponsesRequest, answering: WithTools
+) -> None:
+    """What the caller has approved, and what asks it."""
+    tools = {(tool.origin.get("server"), tool.origin.get("tool")): tool for tool in answering.tools.values()}
+    for call in request.approved:
+        tool = tools.get((call.asked["server_label"], call.asked["name"]))
+        if tool is None:
+            raise InvalidRequest(
+                f"'{call.place}' approves a call of '{call.asked['name']}' of '{call.asked['server_label']}', which "
+                "this request does not offer: name the server in 'tools' again",
+                param="tools",
+            )
+        run = ToolRun(call.call_id, tool, call.asked["arguments"] or "{}", approval=call.asked["id"])
+        answering.approved = [*answering.approved, run]
+    if any(tool.needs_approval for tool in answering.tools.values()):
+        secret = None if request.store else await approvals.sealing_secret(gateway.responses)
+        request.approvals = approvals.Approvals(principal.tenant, secret)
 
 
 def _choose(request: ResponsesRequest, answering: WithTools) -> None:
@@ -129,7 +137,10 @@ def is_search(run: ToolRun) -> bool:
 
 
 def run_item(request: ResponsesRequest, response: str, number: int, run: ToolRun) -> dict[str, Any]:
-    """The item of a run that has ended, or begins."""
+    """The item of a run that has ended, begins, or waits for the caller's approval."""
+    if run.status == "needs_approval":
+        assert request.approvals is not None
+        return request.approvals.item(response, number, run)
     output, failed = run.output, run.status == "failed"
     if is_search(run):
         status = "searching" if output is None else "failed" if failed else "completed"
@@ -143,7 +154,8 @@ def run_item(request: ResponsesRequest, response: str, number: int, run: ToolRun
         return {**head, "queries": details.get("queries", []), "results": shown}
     item: dict[str, Any] = {
         **{"id": resource.item_id("mcp", response, number), "type": "mcp_call"},
-        **{"server_label": run.tool.origin["server"], "name": run.tool.origin["tool"], "approval_request_id": None},
+        **{"server_label": run.tool.origin["server"], "name": run.tool.origin["tool"]},
+        "approval_request_id": run.approval,
         **{"arguments": run.arguments if output is not None else "", "output": None, "error": None},
         "status": "in_progress" if output is None else "failed" if failed else "completed",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from sage.errors import Conflict, NotFound
 from sage.middleware.app.workers.elsewhere import OfTheOwner
 from sage.middleware.auth.principal import LOCAL
 from sage.middleware.gateway.elsewhere import Elsewhere
-from sage.middleware.responses.database import open_responses_database
+from sage.middleware.responses.database import SCHEMA, open_responses_database
 from sage.middleware.responses.kept import NewResponse
 from sage.middleware.responses.store import ResponseStore
 from sage.middleware.routers.openai.responses.recall import keeper
@@ -177,6 +178,45 @@ def test_the_store_on_both_databases(tmp_path: Path, database_url: Any) -> None:
         assert store.get("team", "resp_c").user == "v"
     finally:
         database.close()
+
+
+@pytest.mark.both_databases
+def test_an_approval_is_used_once_on_both_databases(tmp_path: Path, database_url: Any) -> None:
+    database = open_responses_database(tmp_path, database_url)
+    store = ResponseStore(database, 100.0)
+    request = {"id": "mcpr_1", "type": "mcp_approval_request", "name": "echo"}
+    new = _new("resp_a", "", "completed")
+    kept = replace(new, body={**new.body, "output": [request]}, input=[{**request, "id": "mcpr_2"}])
+    asked = {"mcpr_1": {"type": "mcp_approval_request", "name": "echo"}}
+    try:
+        store.add(kept)
+        assert store.use_approvals("other", asked) == "mcpr_1"
+        assert store.use_approvals("team", {**asked, "mcpr_2": asked["mcpr_1"]}) == "mcpr_2", "it is the caller's own"
+        assert store.use_approvals("team", {"mcpr_1": {"name": "other"}}) == "mcpr_1"
+        assert store.use_approvals("team", {"mcpr_\0": {}}) == "mcpr_\0"
+        assert store.use_approvals("team", asked) is None, "none of those above has used it"
+        with pytest.raises(Conflict, match="runs once"):
+            store.use_approvals("team", asked)
+        assert len(store.secret("approvals")) == 32
+        assert store.secret("approvals") == store.secret("approvals")
+    finally:
+        database.close()
+
+
+@pytest.mark.both_databases
+def test_responses_kept_before_approvals_stay(tmp_path: Path, database_url: Any) -> None:
+    database = open_responses_database(tmp_path, database_url)
+    ResponseStore(database, 100.0).add(_new("resp_a", "", "completed"))
+    with database.writing() as connection:  # as revision 0001 left it
+        connection.exec_driver_sql("ALTER TABLE response_items DROP COLUMN approved_at")
+        connection.exec_driver_sql("DROP TABLE response_secrets")
+        connection.exec_driver_sql(f"UPDATE {SCHEMA.version_table(connection)} SET version_num = '0001'")
+    database.close()
+    database = open_responses_database(tmp_path, database_url)
+    store = ResponseStore(database, 100.0)
+    assert [item["id"] for item in store.conversation("team", "resp_a")] == ["msg_resp_a"]
+    assert len(store.secret("approvals")) == 32
+    database.close()
 
 
 def test_a_front_hands_over_what_is_kept_before_anything_is_done() -> None:
