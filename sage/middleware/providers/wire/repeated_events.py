@@ -4,6 +4,7 @@ found of one of them holds for all."""
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from sage.middleware.providers.wire.event_bytes import is_utf8
 
@@ -61,13 +62,31 @@ class EventShape:
         text = events[len(before) : end]
         return self._sent_before + text + self._sent_after if _is_plain(text) else None
 
-    def _relay_several(self, events: bytes) -> bytes | None:
+    def texts(self, events: bytes) -> list[bytes] | None:
+        """The texts of ``events``, each as it stands in JSON, without escapes; ``None`` unless each of them has this
+        shape."""
         # To look for all that stands between two texts would cost more than to compare what is there with it.
         place = self._text
         texts = [line[place] for line in events.split(b"\n")[:-1:2]]
         if self._before + self._between.join(texts) + self._after != events or not _is_plain(b" ".join(texts)):
             return None
-        return self._sent_before + self._sent_between.join(texts) + self._sent_after
+        return texts
+
+    def _relay_several(self, events: bytes) -> bytes | None:
+        texts = self.texts(events)
+        return None if texts is None else self._sent_before + self._sent_between.join(texts) + self._sent_after
+
+
+def has_text_alone(chunk: dict[str, Any]) -> bool:
+    """Whether a chat's chunk has a piece of text and nothing else: those that look like it say no more than it."""
+    choices = chunk.get("choices")
+    if not isinstance(choices, list) or len(choices) != 1 or isinstance(chunk.get("usage"), dict):
+        return False
+    choice = choices[0]
+    if not isinstance(choice, dict) or choice.get("finish_reason"):
+        return False
+    delta = choice.get("delta")
+    return isinstance(delta, dict) and delta.keys() <= {"content", "role"} and bool(delta.get("content"))
 
 
 def _is_plain(text: bytes) -> bool:

@@ -15,7 +15,7 @@ import orjson
 from sage.errors import SageError
 from sage.middleware.providers.wire.json_values import objects, string
 from sage.middleware.providers.wire.messages import DeltaReader, finish_of
-from sage.middleware.providers.wire.repeated_events import EventShape
+from sage.middleware.providers.wire.repeated_events import EventShape, has_text_alone
 from sage.middleware.providers.wire.sse import payloads
 from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCall
 from sage.middleware.routers.anthropic import answer
@@ -81,7 +81,7 @@ class MessageEvents:
                 return relayed
         chunks = [chunk for chunk in payloads(event) if isinstance(chunk, dict)]
         translated = b"".join([self._chunk(chunk) for chunk in chunks])
-        if self._block == "text" and self._learned < _MOST_LEARNED and all(map(_is_text, chunks)):
+        if self._block == "text" and self._learned < _MOST_LEARNED and all(map(has_text_alone, chunks)):
             self._learned += 1
             before, _, after = self._text_delta(_MARK).partition(_MARK.encode())
             self._shape = EventShape.rewritten(event, b"content", before, after)
@@ -223,18 +223,6 @@ class MessageEvents:
         self._thoughts = []
         self._blocks += 1
         return _event("content_block_stop", index=self._blocks - 1)
-
-
-def _is_text(chunk: dict[str, Any]) -> bool:
-    """Whether a chunk has a piece of text and nothing else."""
-    choices = chunk.get("choices")
-    if not isinstance(choices, list) or len(choices) != 1 or isinstance(chunk.get("usage"), dict):
-        return False
-    choice = choices[0]
-    if not isinstance(choice, dict) or choice.get("finish_reason"):
-        return False
-    delta = choice.get("delta")
-    return isinstance(delta, dict) and delta.keys() <= {"content", "role"} and bool(delta.get("content"))
 
 
 def _event(kind: str, **fields: Any) -> bytes:

@@ -25,7 +25,7 @@ def complete(request: ResponsesRequest, response: dict[str, Any], chat: dict[str
     choice = choices[0] if choices else {}
     finish = finish_of(choice)
     sent = choice.get("message")
-    if finish == "stop" and type(sent) is dict and _BESIDE_TEXT.isdisjoint(sent) and "logprobs" not in choice:
+    if finish == "stop" and type(sent) is dict and _BESIDE_TEXT.isdisjoint(sent) and not choice.get("logprobs"):
         content = sent.get("content")
         if type(content) is str:  # nearly every answer
             name = resource.item_id("msg", response["id"], 0)

@@ -20,6 +20,7 @@ from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCall
 from sage.middleware.routers.openai.responses import resource
 from sage.middleware.routers.openai.responses.request import ENCRYPTED, ResponsesRequest
 from sage.middleware.routers.openai.responses.run_events import RunEvents
+from sage.middleware.routers.openai.responses.text_deltas import TextDeltas
 from sage.middleware.routers.openai.responses.writer import EventWriter
 
 Keep = Callable[[dict[str, Any]], Awaitable[None]]
@@ -66,6 +67,7 @@ class ChatStreamEvents:
         self._lists = list(lists)
         self._writer = writer
         self._keep = keep
+        self._deltas = TextDeltas(writer)
         self._reader = DeltaReader()
         self._open: _OpenItem | None = None
         self._call: ToolCall | None = None
@@ -80,7 +82,22 @@ class ChatStreamEvents:
 
     def translate(self, events: bytes) -> bytes:
         """The complete chat ``events`` as those of the response."""
-        return self._begin() + b"".join(self._chunk(chunk) for chunk in payloads(events) if isinstance(chunk, dict))
+        relayed = self._deltas.relay(events)
+        if relayed is not None:
+            return relayed
+        return self._begin() + b"".join([self._translated(event + b"\n\n") for event in events.split(b"\n\n")[:-1]])
+
+    def _translated(self, event: bytes) -> bytes:
+        """One event."""
+        relayed = self._deltas.relay(event)
+        if relayed is not None:
+            return relayed
+        chunks = [chunk for chunk in payloads(event) if isinstance(chunk, dict)]
+        translated = b"".join([self._chunk(chunk) for chunk in chunks])
+        item = self._open
+        if item is not None and item.part == "output_text" and item.citing is None:
+            self._deltas.learn(event, chunks, self._part_place(item), item.texts)
+        return translated
 
     async def end(self) -> bytes:
         """The last events of a complete answer; it is kept first where it is to be."""
@@ -151,6 +168,9 @@ class ChatStreamEvents:
     def _place(self, item: _OpenItem) -> dict[str, Any]:
         return {"item_id": item.name, "output_index": len(self._writer.output)}
 
+    def _part_place(self, item: _OpenItem) -> dict[str, Any]:
+        return {**self._place(item), "content_index": len(item.parts)}
+
     def _reasoning(self, text: str, blocks: list[dict[str, Any]]) -> bytes:
         item, events = self._open, b""
         if item is None or item.kind != "reasoning":
@@ -181,11 +201,11 @@ class ChatStreamEvents:
             item.part = kind
             item.citing = CitationStream(self._found) if self._found is not None else None
             part = resource.text_part("") if kind == "output_text" else resource.refusal_part("")
-            place = {**self._place(item), "content_index": len(item.parts)}
+            place = self._part_place(item)
             events += self._writer.event("response.content_part.added", **place, part=part)
         if not text and not logprobs:
             return events
-        place = {**self._place(item), "content_index": len(item.parts)}
+        place = self._part_place(item)
         if kind == "refusal":
             item.texts.append(text)
             return events + self._writer.event("response.refusal.delta", **place, delta=text)
@@ -198,7 +218,7 @@ class ChatStreamEvents:
     ) -> bytes:
         """More of the text that goes on, and what it cites."""
         event, events = self._writer.event, b""
-        place = {**self._place(item), "content_index": len(item.parts)}
+        place = self._part_place(item)
         if text or logprobs:
             item.texts.append(text)
             item.logprobs += logprobs
@@ -215,6 +235,7 @@ class ChatStreamEvents:
         kind, rest = item.part, b""
         if kind is None:
             return b""
+        self._deltas.forget()
         if item.citing is not None:
             rest, item.citing = self._text_delta(item, *item.citing.end(), []), None
         text, item.part, item.texts = "".join(item.texts), None, []

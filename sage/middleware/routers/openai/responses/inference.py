@@ -3,7 +3,6 @@ translated to a chat where it has not."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from typing import Any
 
 import orjson
@@ -13,25 +12,22 @@ from sage.middleware.auth.principal import Principal
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.context.chat_memory import MemoryRequest
-from sage.middleware.gateway.context.context import Context, add_context
+from sage.middleware.gateway.context.context import add_context
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
-from sage.middleware.gateway.tools.loop import ToolLoop
 from sage.middleware.providers.base import ModelCall, Operation
-from sage.middleware.providers.wire.responses import WIRE
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, read_json, send_json, take_model
 from sage.middleware.routers.http.hot_route import HotRoute
-from sage.middleware.routers.http.memory_turn import MakeBody, MakeEvents, in_context, read_memory
+from sage.middleware.routers.http.memory_turn import in_context, read_memory
 from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import AnswersCalls, Events, respond
 from sage.middleware.routers.http.streaming import end_stream, send_events, start_stream
 from sage.middleware.routers.openai.responses import approvals, background, native, resource
-from sage.middleware.routers.openai.responses.answer import complete, complete_steps
-from sage.middleware.routers.openai.responses.events import ChatStreamEvents, Keep
+from sage.middleware.routers.openai.responses.answering import ResponseAnswering, ToolAnswering
+from sage.middleware.routers.openai.responses.events import Keep
 from sage.middleware.routers.openai.responses.recall import keeper, recall
 from sage.middleware.routers.openai.responses.request import ResponsesRequest
-from sage.middleware.routers.openai.responses.server_tools import ServerTools, open_tools
+from sage.middleware.routers.openai.responses.server_tools import open_tools
 from sage.middleware.routers.openai.responses.truncation import context_of, truncate
-from sage.middleware.routers.openai.responses.writer import EventWriter
 
 
 class Responses:
@@ -69,31 +65,60 @@ class Responses:
             if is_open and memory is None and not request.refuses:  # the caller's own body has no memories
                 await self._choose_wire(principal, call, request, earlier)
             answering = ResponseAnswering(request, response, keep, call.native is not None)
+        if request.has_thoughts or request.truncates:
+            self._fit(request, call)
+        if memory is not None or request.approved:
+            await self._recall(principal, call, answering, memory)
+        if request.background:
+            await self._in_background(scope, receive, send, asked, call, answering, memory)
+        else:
+            await respond(asked, call, scope, receive, send, *answering.within())
+
+    def _fit(self, request: ResponsesRequest, call: ModelCall) -> None:
+        """Leaves out of the chat what its model does not read, and what is too much for it."""
+        public = self._gateway.registry.get(call.model)
         if request.has_thoughts:
-            native.leave_out_thoughts(self._gateway.registry.get(model), chat)
-        if request.truncates and (public := self._gateway.registry.get(model)) is not None:
-            context = context_of(public)
-            if context is not None:
-                truncate(chat, context)
+            native.leave_out_thoughts(public, call.body)
+        if request.truncates and public is not None and (context := context_of(public)) is not None:
+            truncate(call.body, context)
+
+    async def _recall(
+        self, principal: Principal, call: ModelCall, answering: ResponseAnswering, memory: MemoryRequest | None
+    ) -> None:
+        """Puts what earlier conversations hold before the model, and uses the approvals of the request; for one in the
+        background its job does."""
+        request = answering.request
+        if memory is not None and request.only_native is not None:
+            raise request.only_native
+        if request.background and not principal.in_job:
+            return
         if memory is not None:
-            if request.only_native is not None:
-                raise request.only_native
-            if principal.in_job or not request.background:
-                answering.context = await add_context(self._gateway, principal, call, None, memory)
-        if request.approved and (principal.in_job or not request.background):
+            answering.context = await add_context(self._gateway, principal, call, None, memory)
+        if request.approved:
             await self._gateway.admit(principal, call)  # what is wrong uses up no approval
             await approvals.use(self._gateway.responses, principal.tenant, request.approved)
-        if not request.background:
-            await respond(asked, call, scope, receive, send, *answering.within())
-        elif principal.in_job:
+
+    async def _in_background(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        asked: AnswersCalls,
+        call: ModelCall,
+        answering: ResponseAnswering,
+        memory: MemoryRequest | None,
+    ) -> None:
+        """Accepts a response that is made later; in its job, makes it."""
+        principal, request = scope["state"]["principal"], answering.request
+        if principal.in_job:
             await self._run(scope, receive, send, asked, call, answering)
-        else:
-            await self._gateway.admit(principal, call)  # what is wrong is said at once
-            if memory is not None:
-                principal.require(Permission.MEMORY)
-                request.body["memory"] = memory.model_dump(exclude_unset=True)  # its job recalls and stores
-            await background.accept(self._gateway, principal, request, response, fallbacks)
-            await self._accepted(scope, send, request, response)
+            return
+        await self._gateway.admit(principal, call)  # what is wrong is said at once
+        if memory is not None:
+            principal.require(Permission.MEMORY)
+            request.body["memory"] = memory.model_dump(exclude_unset=True)  # its job recalls and stores
+        await background.accept(self._gateway, principal, request, answering.response, call.fallbacks)
+        await self._accepted(scope, send, request, answering.response)
 
     async def _with_tools(
         self,
@@ -146,79 +171,6 @@ class Responses:
             models = await gateway.admit(principal, call)
             if not native.all_can(models, translated=call.native is None):
                 raise request.only_native
-
-
-class ResponseAnswering:
-    """How one response is answered."""
-
-    def __init__(
-        self, request: ResponsesRequest, response: dict[str, Any], keep: Keep | None, has_native: bool
-    ) -> None:
-        """``has_native`` says whether the answer may be a server's own response."""
-        self.request = request
-        self.response = response
-        self.keep = keep
-        self.context: Context | None = None
-        """The memory of the turn; ``None`` means that there is none."""
-        self._has_native = has_native
-
-    def within(self) -> tuple[MakeBody, MakeEvents]:
-        """:meth:`whole` and :meth:`events`, which with a memory show what was recalled, and store the turn."""
-        if self.context is None:
-            return self.whole, self.events
-        return in_context(self.context, self.whole, self.events, inside="response")
-
-    def whole(self, answer: GatewayCall) -> bytes | Awaitable[bytes]:
-        """The body of an answer without a stream."""
-        parsed = orjson.loads(answer.body)
-        if self._has_native and answer.answers_in(WIRE):
-            response = native.under_our_id(parsed, self.response)
-        else:
-            response = complete(self.request, self.response, parsed)
-        return orjson.dumps(response) if self.keep is None else self._kept(self.keep, response)
-
-    async def _kept(self, keep: Keep, response: dict[str, Any]) -> bytes:
-        await keep(response)
-        return orjson.dumps(response)
-
-    def written(self, answer: GatewayCall) -> native.NativeEvents | ChatStreamEvents:
-        """What writes the events of a stream."""
-        if self._has_native and answer.answers_in(WIRE):
-            return native.NativeEvents(self.response, self.keep)
-        return ChatStreamEvents(self.request, EventWriter(self.response), self.keep)
-
-    def events(self, answer: GatewayCall) -> Events:
-        """The events of a stream."""
-        events = self.written(answer)
-        return Events(events.translate, events.end, events.error_event)
-
-
-class ToolAnswering(ResponseAnswering):
-    """How a response is answered in which tools of the gateway may run."""
-
-    def __init__(
-        self,
-        request: ResponsesRequest,
-        response: dict[str, Any],
-        keep: Keep | None,
-        tools: ServerTools,
-        lists: list[dict[str, Any]],
-    ) -> None:
-        super().__init__(request, response, keep, False)
-        self._tools = tools
-        self._lists = lists
-
-    def whole(self, answer: GatewayCall) -> bytes | Awaitable[bytes]:
-        assert isinstance(answer, ToolLoop)
-        chat = orjson.loads(answer.body)
-        response = complete_steps(self.request, self.response, chat, answer.steps, self._tools, self._lists)
-        return orjson.dumps(response) if self.keep is None else self._kept(self.keep, response)
-
-    def written(self, answer: GatewayCall) -> native.NativeEvents | ChatStreamEvents:
-        assert isinstance(answer, ToolLoop)
-        found = None if self._tools.search is None else self._tools.search.results
-        writer = EventWriter(self.response)
-        return ChatStreamEvents(self.request, writer, self.keep, found, answer.run, self._lists)
 
 
 class CreateResponse(OpenBody):

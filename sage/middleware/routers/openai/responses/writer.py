@@ -25,6 +25,12 @@ class EventWriter:
         self._number += 1
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps(event))
 
+    def repeated(self, form: bytes, texts: list[bytes]) -> bytes:
+        """Events that are alike but for their number and their text, for which ``form`` has ``%d`` and ``%b``."""
+        number = self._number
+        self._number += len(texts)
+        return b"".join([form % (number + place, text) for place, text in enumerate(texts)])
+
     def snapshot(self, kind: str) -> bytes:
         """An event that has all of the response."""
         return self.event(kind, response=self.response)

@@ -1,0 +1,56 @@
+"""A chat's chunks of text as the deltas of a response. Most are like the one before but for their text: they are not
+parsed, and their events are not built anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from sage.middleware.providers.wire.repeated_events import EventShape, has_text_alone
+from sage.middleware.routers.openai.responses.writer import EventWriter
+
+_KIND = "response.output_text.delta"
+_MOST_LEARNED = 8
+"""How often it is tried to find chunks that are alike: some servers number each of them."""
+
+
+class TextDeltas:
+    """The chunks of one stream that are like one that was seen in the part of text that goes on."""
+
+    def __init__(self, writer: EventWriter) -> None:
+        self._writer = writer
+        self._shape: EventShape | None = None
+        self._form = b""
+        self._texts: list[str] = []
+        self._tries = 0
+
+    def relay(self, events: bytes) -> bytes | None:
+        """``events`` as those of the response; ``None`` unless each of them is like the one that was learned."""
+        shape = self._shape
+        if shape is None:
+            return None
+        texts = shape.texts(events)
+        if texts is None:
+            return None
+        self._texts.append(b"".join(texts).decode())
+        return self._writer.repeated(self._form, texts)
+
+    def learn(self, event: bytes, chunks: list[dict[str, Any]], place: Mapping[str, Any], texts: list[str]) -> None:
+        """Has the chunks that are like those of ``event`` add to ``texts``, and to the part at ``place``."""
+        if chunks and self._tries < _MOST_LEARNED and all(map(_is_text, chunks)):
+            self._tries += 1
+            self._shape = EventShape.rewritten(event, b"content", b"", b"")
+            fields = orjson.dumps({**place, "delta": "", "logprobs": []}).replace(b"%", b"%%")
+            head = f'event: {_KIND}\ndata: {{"type":"{_KIND}","sequence_number":%d,'.encode()
+            self._form = head + fields[1:].replace(b'"delta":""', b'"delta":"%b"') + b"\n\n"
+            self._texts = texts
+
+    def forget(self) -> None:
+        """The part of text has ended."""
+        self._shape = None
+
+
+def _is_text(chunk: dict[str, Any]) -> bool:
+    return has_text_alone(chunk) and not chunk["choices"][0].get("logprobs")
