@@ -5,6 +5,7 @@ Source: OpenAI's API reference (responses, *Streaming*).
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -29,7 +30,8 @@ class EventWriter:
         """Events that are alike but for their number and their text, for which ``form`` has ``%d`` and ``%b``."""
         number = self._number
         self._number += len(texts)
-        return b"".join([form % (number + place, text) for place, text in enumerate(texts)])
+        values = chain.from_iterable(zip(range(number, self._number), texts, strict=True))
+        return form * len(texts) % tuple(values)
 
     def snapshot(self, kind: str) -> bytes:
         """An event that has all of the response."""
