@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import response_losses as responses
 from project import ROOT
 
 Chat = dict[str, Any]
@@ -197,7 +198,7 @@ ANSWER: Chat = {
     ],
     "usage": {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14},
 }
-MESSAGES = "messages"
+MESSAGES, RESPONSES = "messages", "responses"
 LOSSES = (
     Loss(MESSAGES, "`seed`, `n` above 1, `logprobs`, `logit_bias`, penalties", "refused by name",
          ("`seed`、大于 1 的 `n`、`logprobs`、`logit_bias`、惩罚项", "按名称拒绝"),
@@ -248,6 +249,88 @@ LOSSES = (
          {**ANSWER, "choices": ANSWER["choices"] * 2}, _one_choice, answer=True),
     Loss(MESSAGES, "`logprobs` of an answer", "left out", ("答案的 `logprobs`", "省略"),
          {**ANSWER, "choices": [{**ANSWER["choices"][0], "logprobs": {"content": []}}]}, _no_logprobs, answer=True),
+    Loss(RESPONSES, "files by `file_url`, pictures by `file_id`", "refused by name",
+         ("以 `file_url` 给出的文件、以 `file_id` 给出的图片", "按名称拒绝"),
+         responses.request(responses.message("user", {"type": "input_file", "file_url": "https://a.example/b.pdf"},
+                                             responses.text("input_text", "Read."))),
+         responses.without_part, refused=True),
+    Loss(RESPONSES, "whether a text is `content`, or `input`, itself or its only part", "its only part",
+         ("文本是 `content`（或 `input`）本身还是它唯一的部分", "成为它唯一的部分"),
+         responses.request({"role": "user", "content": "Hi"}), responses.lists_of_parts),
+    Loss(RESPONSES, "`id`, `status` and `phase` of items", "left out", ("条目的 `id`、`status` 与 `phase`", "省略"),
+         responses.request({**responses.message("user", responses.text("input_text", "A")), "status": "completed"}),
+         responses.bare_items),
+    Loss(RESPONSES, "parts, `annotations` and `logprobs` of an earlier answer's text", "one text",
+         ("早先答案文本的各部分、`annotations` 与 `logprobs`", "合成一段文本"),
+         responses.request(responses.message("assistant", responses.text("output_text", "A", annotations=[]),
+                                             responses.text("output_text", "B"))), responses.one_answer_text),
+    Loss(RESPONSES, "`custom` tools, their grammars and calls",
+         "functions with one text, `input`; the grammar is described",
+         ("`custom` 工具及其语法与调用", "只有一段文本 `input` 的函数；语法写入描述"),
+         responses.request(tools=[{"type": "custom", "name": "patch", "format": {"type": "grammar", "syntax": "lark",
+                                                                                 "definition": "start: A"}}]),
+         responses.functions),
+    Loss(RESPONSES, "`allowed_tools` in `tool_choice`", "the other tools are not sent",
+         ("`tool_choice` 中的 `allowed_tools`", "不发送其他工具"),
+         responses.request(tools=[{"type": "function", "name": name, "parameters": {}} for name in "fg"],
+                           tool_choice={"type": "allowed_tools", "mode": "auto",
+                                        "tools": [{"type": "function", "name": "f"}]}), responses.allowed_tools),
+    Loss(RESPONSES, "the `namespace` of a tool, and of its calls", "the beginning of its name: `namespace__name`",
+         ("工具及其调用的 `namespace`", "成为名称的开头：`namespace__name`"),
+         responses.request(tools=[{"type": "namespace", "name": "n", "description": "d", "tools": [
+             {"type": "function", "name": "f", "parameters": {"type": "object"}}]}]), responses.namespaces),
+    Loss(RESPONSES, "`mcp_call`, `file_search_call` and `mcp_list_tools` of earlier answers",
+         "a call of a function and its output; the others are left out",
+         ("早先答案中的 `mcp_call`、`file_search_call` 与 `mcp_list_tools`", "函数调用及其输出；其余省略"),
+         responses.request({"type": "mcp_call", "id": "mcp_1", "server_label": "docs", "name": "read",
+                            "arguments": "{}", "output": "A", "error": None}), responses.server_calls),
+    Loss(RESPONSES, "parts of what a tool answers; pictures and files in it",
+         "one text; they follow in a message of the user",
+         ("工具答复的各部分，以及其中的图片与文件", "合成一段文本；图片与文件在随后的用户消息中"),
+         responses.request({"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+                           {"type": "function_call_output", "call_id": "c1",
+                            "output": [{"type": "input_image", "image_url": "https://a.example/b.png"}]}),
+         responses.one_output_text),
+    Loss(RESPONSES, "`encrypted_content` of another server", "left out", ("其他服务器的 `encrypted_content`", "省略"),
+         responses.request({"type": "reasoning", "summary": [], "encrypted_content": "gAAAAABo"}),
+         responses.foreign_thoughts),
+    Loss(RESPONSES, "whether reasoning is a `summary`; its parts; reasoning that no answer or call follows",
+         "one `reasoning_text`; left out",
+         ("推理是否为 `summary`；其各部分；后面没有答案或调用的推理", "一段 `reasoning_text`；省略"),
+         responses.request({"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}]},
+                           responses.message("assistant", responses.text("output_text", "A"))), responses.own_thoughts),
+    Loss(RESPONSES, "`instructions`, and where `system` and `developer` messages at the beginning end",
+         "one `system` message; later ones are `system` where they stand",
+         ("`instructions`，以及开头各条 `system` 与 `developer` 消息的分界",
+          "合成一条 `system` 消息；之后的在原处成为 `system`"),
+         responses.request(instructions="Be brief."), responses.first_system),
+    Loss(RESPONSES, "`metadata`, `store`, `truncation`, `max_tool_calls`, `prompt_cache_key`, `safety_identifier`, "
+         "`reasoning.summary`, `include` but for `logprobs`", "not sent: the gateway does these",
+         ("`metadata`、`store`、`truncation`、`max_tool_calls`、`prompt_cache_key`、`safety_identifier`、"
+          "`reasoning.summary`，以及除 `logprobs` 外的 `include`", "不发送：由网关处理"),
+         responses.request(metadata={"a": "b"}), responses.not_sent),
+    Loss(RESPONSES, "values that ask for what happens anyway (`format: text`, `verbosity: medium`, `top_logprobs: 0`)",
+         "left out",
+         ("要求默认行为的值（`format: text`、`verbosity: medium`、`top_logprobs: 0`）", "省略"),
+         responses.request(top_logprobs=0), responses.neutral),
+    Loss(RESPONSES, "`top_logprobs` without `logprobs` in `include`", "with it",
+         ("`include` 中没有 `logprobs` 的 `top_logprobs`", "补上它"),
+         responses.request(top_logprobs=2), responses.with_logprobs),
+    Loss(RESPONSES, "`tool_choice`, `parallel_tool_calls` without tools; `parallel_tool_calls: true`", "left out",
+         ("没有工具时的 `tool_choice` 与 `parallel_tool_calls`；`parallel_tool_calls: true`", "省略"),
+         responses.request(parallel_tool_calls=False), responses.choice_among_tools),
+    Loss(RESPONSES, "`id`, `object`, `created`, `system_fingerprint`", "the gateway's own `id`; left out",
+         ("`id`、`object`、`created`、`system_fingerprint`", "网关自己的 `id`；省略"),
+         ANSWER, responses.new_answer_head, answer=True),
+    Loss(RESPONSES, "choices after the first", "left out", ("第一个之后的选项", "省略"),
+         {**ANSWER, "choices": ANSWER["choices"] * 2}, _one_choice, answer=True),
+    Loss(RESPONSES, "all but `input` in a call of a `custom` tool; arguments that have none",
+         "left out; all of them are the input",
+         ("`custom` 工具调用中 `input` 之外的内容；没有 `input` 的参数", "省略；整体成为输入"),
+         {**ANSWER, "choices": [{"index": 0, "logprobs": None, "finish_reason": "tool_calls", "message": {
+             "role": "assistant", "content": None, "tool_calls": [
+                 {"id": "c1", "type": "function", "function": {"name": "patch", "arguments": "*** Begin Patch"}}]}}]},
+         responses.custom_input("patch"), answer=True),
 )  # fmt: skip
 
 

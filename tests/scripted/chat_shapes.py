@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 from typing import Any
 
+import orjson
 from hypothesis import strategies as st
 
 texts = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30)
@@ -155,7 +157,7 @@ def answers(draw: st.DrawFn) -> dict[str, Any]:
             message["reasoning_content"] = reasoning
     if calls:
         message["tool_calls"] = [
-            {"id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": _compact(given)}}
+            {"id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": compact(given)}}
             for index, (name, given) in enumerate(calls)
         ]
     finish = "tool_calls" if calls else draw(st.sampled_from(["stop", "length", "content_filter"]))
@@ -168,5 +170,38 @@ def answers(draw: st.DrawFn) -> dict[str, Any]:
     return {"id": "chatcmpl-7", "object": "chat.completion", "model": "m", "choices": [choice], "usage": counted}
 
 
-def _compact(given: dict[str, Any]) -> str:
+def compact(given: dict[str, Any]) -> str:
+    """JSON without spaces."""
     return json.dumps(given, separators=(",", ":"), ensure_ascii=False)
+
+
+def comparable(value: dict[str, Any]) -> dict[str, Any]:
+    """Counts of zero are as good as none."""
+    value = copy.deepcopy(value)
+    for name in ("prompt_tokens_details", "completion_tokens_details"):
+        details = value.get("usage", {}).pop(name, {})
+        if kept := {unit: count for unit, count in details.items() if count}:
+            value["usage"][name] = kept
+    return value
+
+
+def chunks(answer: dict[str, Any]) -> list[bytes]:
+    """The stream of chat chunks that says what ``answer`` says, piece by piece."""
+    message = answer["choices"][0]["message"]
+    deltas: list[dict[str, Any]] = []
+    for block in message.get("thinking_blocks", ()):
+        if "thinking" in block:
+            deltas += [{"reasoning_content": letter} for letter in block["thinking"]]
+        deltas.append({"thinking_blocks": [block]})
+    deltas += [{"content": letter} for letter in message["content"] or ""]
+    for index, call in enumerate(message.get("tool_calls", ())):
+        deltas.append({"tool_calls": [{**call, "index": index, "function": {**call["function"], "arguments": ""}}]})
+        deltas += [
+            {"tool_calls": [{"index": index, "function": {"arguments": letter}}]}
+            for letter in call["function"]["arguments"]
+        ]
+    head = {"id": answer["id"], "object": "chat.completion.chunk", "model": "m"}
+    bodies: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": d, "finish_reason": None}]} for d in deltas]
+    bodies.append({"choices": [{"index": 0, "delta": {}, "finish_reason": answer["choices"][0]["finish_reason"]}]})
+    bodies.append({"choices": [], "usage": answer["usage"]})
+    return [b"data: " + orjson.dumps({**head, **body}) + b"\n\n" for body in bodies]

@@ -53,13 +53,13 @@ def test_a_question_loses_nothing_else(chat: dict[str, Any]) -> None:
 
 @given(shapes.answers())
 def test_an_answer_loses_nothing_else(answer: dict[str, Any]) -> None:
-    assert comparable(answer_there_and_back(answer)) == comparable(expected(answer, ANSWERS))
+    assert shapes.comparable(answer_there_and_back(answer)) == shapes.comparable(expected(answer, ANSWERS))
 
 
 @given(shapes.answers())
 def test_a_stream_says_what_the_whole_answer_says(answer: dict[str, Any]) -> None:
     events = MessageEvents("m", (), 1, "id")
-    sent = b"".join(map(events.translate, chunks(answer))) + events.end()
+    sent = b"".join(map(events.translate, shapes.chunks(answer))) + events.end()
     said = gathered([json.loads(part.partition(b"\ndata: ")[2]) for part in sent.split(b"\n\n")[:-1]])
     whole = answers.message(answer, (), (0, 0))
     assert said == {name: whole[name] for name in said}
@@ -69,39 +69,7 @@ def test_a_stream_says_what_the_whole_answer_says(answer: dict[str, Any]) -> Non
 def test_each_row_of_the_table_is_really_lost(loss: Loss) -> None:
     losses, way = (ANSWERS, answer_there_and_back) if loss.answer else (QUESTIONS, there_and_back)
     assert expected(loss.example, [loss]) != loss.example
-    assert comparable(way(loss.example)) == comparable(expected(loss.example, losses))
-
-
-def comparable(value: dict[str, Any]) -> dict[str, Any]:
-    """Counts of zero are as good as none."""
-    value = copy.deepcopy(value)
-    for name in ("prompt_tokens_details", "completion_tokens_details"):
-        details = value.get("usage", {}).pop(name, {})
-        if kept := {unit: count for unit, count in details.items() if count}:
-            value["usage"][name] = kept
-    return value
-
-
-def chunks(answer: dict[str, Any]) -> list[bytes]:
-    """The stream of chat chunks that says what ``answer`` says, piece by piece."""
-    message = answer["choices"][0]["message"]
-    deltas: list[dict[str, Any]] = []
-    for block in message.get("thinking_blocks", ()):
-        if "thinking" in block:
-            deltas += [{"reasoning_content": letter} for letter in block["thinking"]]
-        deltas.append({"thinking_blocks": [block]})
-    deltas += [{"content": letter} for letter in message["content"] or ""]
-    for index, call in enumerate(message.get("tool_calls", ())):
-        deltas.append({"tool_calls": [{**call, "index": index, "function": {**call["function"], "arguments": ""}}]})
-        deltas += [
-            {"tool_calls": [{"index": index, "function": {"arguments": letter}}]}
-            for letter in call["function"]["arguments"]
-        ]
-    head = {"id": answer["id"], "object": "chat.completion.chunk", "model": "m"}
-    bodies: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": d, "finish_reason": None}]} for d in deltas]
-    bodies.append({"choices": [{"index": 0, "delta": {}, "finish_reason": answer["choices"][0]["finish_reason"]}]})
-    bodies.append({"choices": [], "usage": answer["usage"]})
-    return [b"data: " + orjson.dumps({**head, **body}) + b"\n\n" for body in bodies]
+    assert shapes.comparable(way(loss.example)) == shapes.comparable(expected(loss.example, losses))
 
 
 def gathered(events: list[dict[str, Any]]) -> dict[str, Any]:
