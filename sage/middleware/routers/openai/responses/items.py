@@ -42,24 +42,25 @@ MAX_ITEMS = 10_000
 class ChatMessages:
     """Makes the messages of a chat, item by item."""
 
+    has_thoughts = False
+    """Whether there are signed thoughts, which not every vendor reads."""
+    refuses = False
+    """Whether the caller has refused a call."""
+    _assistant: dict[str, Any] | None = None
+    """The assistant's message that goes on."""
+
     def __init__(self, instructions: str | None, tools: ChatTools, refuse: Refuse) -> None:
         """``refuse`` takes the error for an item that has no translation."""
         self._tools = tools
         self._refuse = refuse
         self._messages: list[dict[str, Any]] = []
         self._system: list[str] = [instructions] if instructions else []
-        self._assistant: dict[str, Any] | None = None
-        """The assistant's message that goes on."""
-        self.has_thoughts = False
-        """Whether there are signed thoughts, which not every vendor reads."""
         self._parts: list[dict[str, Any]] = []
         """Pictures and files that tools have answered; no tool's message can hold them."""
         self._asked: dict[str, dict[str, Any]] = {}
         """Requests for the caller's approval, by their ids."""
         self._approved: dict[str, ApprovedCall] = {}
         """Calls to which the caller has agreed, and of which nothing more is said yet; by the ids of the requests."""
-        self.refuses = False
-        """Whether the caller has refused a call."""
 
     def add(self, item: Any, where: str) -> None:
         """Adds one item. Raises :class:`sage.errors.InvalidRequest`, naming the field, for what is none."""
@@ -86,11 +87,12 @@ class ChatMessages:
     @property
     def approved(self) -> list[ApprovedCall]:
         """The calls that are to run now. The last of the assistant's messages has them, without results."""
-        return list(self._approved.values())
+        return list(self._approved.values()) if self._approved else []
 
     def messages(self) -> list[dict[str, Any]]:
         """All messages."""
-        self._end_turn()
+        if self._assistant is not None or self._parts:
+            self._end_turn()
         if not self._system:
             return self._messages
         return [{"role": "system", "content": "\n\n".join(self._system)}, *self._messages]
@@ -106,13 +108,14 @@ class ChatMessages:
         elif role == "assistant":
             self._answer(content, f"{where}.content")
         elif role in _SYSTEM:
-            self._end_turn()
+            if self._assistant is not None or self._parts:
+                self._end_turn()
             self._add_system(content, f"{where}.content")
         else:
             wrong(f"{where}.role", "'user', 'assistant', 'system' or 'developer'")
 
     def _add_system(self, content: Any, where: str) -> None:
-        translated = chat_content(content, where, self._refuse)
+        translated = content if type(content) is str else chat_content(content, where, self._refuse)
         text = translated if isinstance(translated, str) else joined_text(translated, "\n")
         if self._messages or text is None:
             self._messages.append({"role": "system", "content": translated if text is None else text})

@@ -70,9 +70,10 @@ class ResponsesRequest:
     def translate(self, earlier: Sequence[Any] = ()) -> dict[str, Any]:
         """The chat that asks the same after the ``earlier`` items."""
         builder = ChatMessages(self.body.get("instructions"), self.tools, self._refuse)
-        for item in earlier:
-            builder.add(item, "previous_response_id")
-        builder.begin_input()
+        if earlier:
+            for item in earlier:
+                builder.add(item, "previous_response_id")
+            builder.begin_input()
         for index, item in enumerate(self.input):
             builder.add(item, f"input[{index}]")
         messages = builder.messages()
@@ -89,8 +90,9 @@ class ResponsesRequest:
     def references(self) -> list[str]:
         """Ids of items that the request only refers to: they are kept here, or nowhere that it says."""
         found = [item for item in self.input if type(item) is dict and "role" not in item]
-        found = [item for item in found if _is_reference(item)] if found else found
-        return [item["id"] for item in found if isinstance(item.get("id"), str)]
+        return (
+            [item["id"] for item in found if _is_reference(item) and isinstance(item.get("id"), str)] if found else []
+        )
 
     def resolve(self, kept: Mapping[str, dict[str, Any]]) -> None:
         """Puts the ``kept`` items, by their ids, where the request refers to them. Raises :class:`InvalidRequest` for
