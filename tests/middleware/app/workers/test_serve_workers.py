@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -121,6 +122,24 @@ def test_x_api_key_is_taken_by_every_worker(family: WorkerFamily) -> None:
         client.key = None
         version = {"anthropic-version": "2023-06-01", "x-api-key": key}
         assert "has_more" in client.ask("GET", "/v1/models", **version).json
+
+
+def test_a_response_is_continued_read_and_deleted_at_every_worker(family: WorkerFamily) -> None:
+    for first, second in permutations(pair(family)):
+        for model in ("free", "capped"):
+            made = first.ask("POST", "/v1/responses", {"model": model, "input": "one two"})
+            assert (made.status, made.json["output"][0]["content"][0]["text"]) == (200, "one two"), made.body
+            path = f"/v1/responses/{made.json['id']}"
+            assert second.ask("GET", path).json == made.json
+            more = {"model": model, "input": "three", "previous_response_id": made.json["id"], "stream": True}
+            events = second.ask("POST", "/v1/responses", more).body.split(b"\n\n")
+            assert events[-2].startswith(b"event: response.completed\n")
+            said = [message["content"] for message in family.upstream.requests[-1].body["messages"]]
+            assert said == ["one two", "one two", "three"]
+            assert first.ask("DELETE", path).status == 200
+            assert [client.ask("GET", path).status for client in (first, second)] == [404, 404]
+            lost = second.ask("POST", "/v1/responses", {"model": model, "input": "x", "previous_response_id": "resp_0"})
+            assert (lost.status, lost.json["error"]["param"]) == (404, "previous_response_id"), lost.body
 
 
 def test_each_request_has_one_line_in_the_log_which_names_who_took_it(family: WorkerFamily) -> None:
