@@ -369,14 +369,9 @@ CHINESE = Words(
 )
 FEATURES = ("text", "streaming", "system", "images", "tools", "parallel tools", "results of tools", "thinking",
             "stop sequences", "usage")  # fmt: skip
+KINDS = ("openai", "vllm", "ollama", "zhipu", "cohere", "anthropic", "gemini")
 KEPT: dict[tuple[str, str], tuple[str, ...]] = {
-    (MESSAGES, "openai"): FEATURES,
-    (MESSAGES, "vllm"): FEATURES,
-    (MESSAGES, "ollama"): FEATURES,
-    (MESSAGES, "zhipu"): FEATURES,
-    (MESSAGES, "cohere"): FEATURES,
-    (MESSAGES, "anthropic"): FEATURES,
-    (MESSAGES, "gemini"): FEATURES,
+    (surface, kind): FEATURES for surface in (MESSAGES, RESPONSES) for kind in KINDS
 }
 """By surface and kind of provider, what a test shows to work; each test goes over its part of this."""
 
@@ -390,13 +385,11 @@ def table(losses: Iterable[Loss], words: Words) -> str:
 
 
 def kept_table(words: Words) -> str:
-    """One row a feature, one column a surface over a kind."""
-    columns = [*KEPT]
-    heads = [f"{SURFACES[surface]} → `{kind}`" for surface, kind in columns]
-    rows = [["", *heads], ["---"] * (len(columns) + 1)]
-    for feature in dict.fromkeys(feature for features in KEPT.values() for feature in features):
-        shown = words.features.get(feature, feature)
-        rows.append([shown, *("✓" if feature in KEPT[column] else "" for column in columns)])
+    """One row a surface over a kind, one column a feature."""
+    heads = [words.features.get(feature, feature) for feature in FEATURES]
+    rows = [["", *heads], ["---"] * (len(FEATURES) + 1)]
+    for (surface, kind), kept in KEPT.items():
+        rows.append([f"{SURFACES[surface]} → `{kind}`", *("✓" if feature in kept else "" for feature in FEATURES)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

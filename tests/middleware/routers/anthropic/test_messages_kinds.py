@@ -6,20 +6,14 @@ import json
 from typing import Any
 
 import anthropic
-import anthropic_wire
-import cohere_wire
-import gemini_wire
-import ollama_wire
 import pytest
-from shared_gateway import PATIENT
+from kind_answers import KINDS, NY, SF, answer_of_kind, every_kind
 from surface_losses import FEATURES, KEPT
-from upstream import Received, Script, Upstream, chat_chunk, reply, stream, usage_chunk
+from upstream import Upstream
 
 pytestmark = pytest.mark.slow  # Anthropic's SDK
 
-KINDS = [kind for surface, kind in KEPT if surface == "messages"]
 PIXEL = "iVBORw0KGgo="
-SF, NY = {"city": "SF"}, {"city": "NY"}
 WEATHER: Any = {
     "name": "weather",
     "description": "WEATHER-OF-A-CITY",
@@ -28,98 +22,7 @@ WEATHER: Any = {
 
 
 def sections(up: Upstream) -> dict[str, Any]:
-    root = up.url.removesuffix("/v1")
-    keyed = {kind: {"kind": kind, "base_url": up.url, "api_key": "sk-upstream"} for kind in KINDS}
-    keyed["ollama"]["base_url"] = keyed["anthropic"]["base_url"] = keyed["gemini"]["base_url"] = root
-    models = {kind: {"deployments": [{"provider": kind, "model": MODELS.get(kind, "theirs-0")}]} for kind in KINDS}
-    return {"llm": {"providers": keyed, "models": models, "routing": PATIENT}}
-
-
-MODELS = {"anthropic": "claude-sonnet-4-5", "gemini": "gemini-2.5-pro"}
-
-
-def openai_answer(streams: bool) -> Script:
-    calls = [
-        {"index": n, "id": f"c{n}", "type": "function", "function": {"name": "weather", "arguments": json.dumps(city)}}
-        for n, city in enumerate((SF, NY))
-    ]
-    if not streams:
-        message = {"role": "assistant", "content": "I look.", "reasoning_content": "Hm.", "tool_calls": calls}
-        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
-        counted = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
-        return reply({"id": "x", "object": "chat.completion", "model": "m", "choices": [choice], "usage": counted})
-    deltas = [{"reasoning_content": "Hm."}, {"content": "I look."}, *({"tool_calls": [call]} for call in calls)]
-    made = [chat_chunk(None, choices=[{"index": 0, "delta": delta, "finish_reason": None}]) for delta in deltas]
-    return stream([*made, chat_chunk(None, "tool_calls"), usage_chunk(9, 5)])
-
-
-def ollama_answer(streams: bool) -> Script:
-    calls = [ollama_wire.tool_call("weather", SF), ollama_wire.tool_call("weather", NY, 1)]
-    if not streams:
-        return reply(ollama_wire.whole_chat("I look.", thinking="Hm.", tool_calls=calls))
-    said = [ollama_wire.chat_line(thinking="Hm."), ollama_wire.chat_line("I look.")]
-    return ollama_wire.lines(*said, ollama_wire.chat_line(tool_calls=calls), ollama_wire.chat_end())
-
-
-def cohere_answer(streams: bool) -> Script:
-    calls = [
-        {"id": f"c{n}", "type": "function", "function": {"name": "weather", "arguments": json.dumps(city)}}
-        for n, city in enumerate((SF, NY))
-    ]
-    if not streams:
-        content = [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "I look."}]
-        return reply(cohere_wire.chat_answer(content=content, tool_calls=calls, finish="TOOL_CALL"))
-    return cohere_wire.chat_stream(
-        *cohere_wire.text_events("Hm.", kind="thinking"),
-        *cohere_wire.text_events("I look.", index=1),
-        *cohere_wire.called(0, "weather", json.dumps(SF)),
-        *cohere_wire.called(1, "weather", json.dumps(NY)),
-        cohere_wire.end("TOOL_CALL"),
-    )
-
-
-def anthropic_answer(streams: bool) -> Script:
-    if not streams:
-        return reply(
-            anthropic_wire.message(
-                {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"},
-                {"type": "text", "text": "I look."},
-                {"type": "tool_use", "id": "c0", "name": "weather", "input": SF},
-                {"type": "tool_use", "id": "c1", "name": "weather", "input": NY},
-                stop="tool_use",
-            )
-        )
-    return anthropic_wire.events(
-        *anthropic_wire.thinking_block("Hm.", signature="c2ln"),
-        *anthropic_wire.text_block("I ", "look.", index=1),
-        *anthropic_wire.tool_block("weather", json.dumps(SF), index=2, identity="c0"),
-        *anthropic_wire.tool_block("weather", json.dumps(NY), index=3, identity="c1"),
-        *anthropic_wire.end("tool_use"),
-    )
-
-
-def gemini_answer(streams: bool) -> Script:
-    parts = [
-        {"text": "Hm.", "thought": True},
-        {"text": "I look."},
-        gemini_wire.called("weather", SF),
-        gemini_wire.called("weather", NY),
-    ]
-    if not streams:
-        return reply(gemini_wire.answer(*parts))
-    return gemini_wire.events(*(gemini_wire.answer(part, finish=None) for part in parts), gemini_wire.answer())
-
-
-ANSWERS = {
-    "ollama": ollama_answer,
-    "cohere": cohere_answer,
-    "anthropic": anthropic_answer,
-    "gemini": gemini_answer,
-}
-
-
-def asks_for_a_stream(request: Received) -> bool:
-    return "streamGenerateContent" in request.path or bool(request.body.get("stream"))
+    return every_kind(up)
 
 
 QUESTION: dict[str, Any] = {
@@ -151,7 +54,7 @@ QUESTION: dict[str, Any] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_kept_over_each_kind(running: Any, up: Upstream, kind: str) -> None:
     assert KEPT["messages", kind] == FEATURES
-    up.handler = lambda request: ANSWERS.get(kind, openai_answer)(asks_for_a_stream(request))
+    up.handler = lambda request: answer_of_kind(kind, request)
     with anthropic.Anthropic(api_key=running.key, base_url=running.url, max_retries=0) as client:
         whole = client.messages.create(model=kind, **QUESTION)
         with client.messages.stream(model=kind, **QUESTION) as events:
@@ -175,7 +78,7 @@ def test_what_is_kept_over_each_kind(running: Any, up: Upstream, kind: str) -> N
 
 def test_what_an_earlier_answer_found_is_no_address_to_fetch(running: Any, up: Upstream) -> None:
     """A model at Anthropic gets its own searches, citations and signatures back as they were; pictures have hosts."""
-    up.handler = lambda request: anthropic_answer(asks_for_a_stream(request))
+    up.handler = lambda request: answer_of_kind("anthropic", request)
     url = "https://pages.example/a"
     cited = {"type": "web_search_result_location", "url": url, "title": "A", "encrypted_index": "i", "cited_text": "c"}
     found = {"type": "web_search_result", "url": url, "title": "A", "encrypted_content": "e", "page_age": None}
