@@ -16,7 +16,7 @@ from sage.middleware.database.database import Database
 from sage.middleware.database.schema import Schema
 from sage.middleware.settings.database import DatabaseUrl
 
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every schema this code knows, oldest first; the last is the one it works on."""
 
 SCHEMA = Schema(

@@ -58,8 +58,8 @@ def decide(creator: Principal, request: KeyRequest, now: float) -> Grant:
     """
     return Grant(
         scopes=_scopes(creator, request.scopes),
-        models=_allowed(creator.models, request.models, "models"),
-        tools=_allowed(creator.tools, request.tools, "tools"),
+        models=allowed_patterns(creator.models, request.models, "models"),
+        tools=allowed_patterns(creator.tools, request.tools, "tools"),
         tenant=_tenant(creator, request.tenant),
         expires_at=_expiry(creator, request.expires_at, now),
     )
@@ -72,6 +72,13 @@ def covers(parent: str, child: str) -> bool:
     pattern has. Only a ``*`` of the parent can match it, and that would match any other text there as well.
     """
     return fnmatchcase(child.replace("*", _ANY), parent)
+
+
+def common_patterns(own: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Patterns for no more than both match. Of two that overlap and do not cover one another, it has neither."""
+    kept = [each for each in others if any(covers(pattern, each) for pattern in own)]
+    kept += [pattern for pattern in own if any(covers(each, pattern) for each in others)]
+    return list(dict.fromkeys(kept))
 
 
 def check_patterns(patterns: Sequence[str], param: str = "models") -> tuple[str, ...]:
@@ -147,8 +154,9 @@ def _scopes(creator: Principal, requested: Sequence[str] | None) -> tuple[Scope,
     return tuple(sorted(scopes))
 
 
-def _allowed(own: tuple[str, ...], requested: Sequence[str] | None, param: str) -> tuple[str, ...]:
-    """The patterns that a key gets, of names of models or tools."""
+def allowed_patterns(own: tuple[str, ...], requested: Sequence[str] | None, param: str) -> tuple[str, ...]:
+    """The patterns that a key gets, of names of models or tools. Raises :class:`PermissionDenied` for more than its
+    maker's ``own``."""
     if requested is None:
         return own
     patterns = check_patterns(requested, param)

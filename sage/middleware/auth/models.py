@@ -109,6 +109,8 @@ class KeyRow(Base):
     note: Mapped[str] = mapped_column(String(1000), server_default=text("''"))
     tags: Mapped[list[str]] = mapped_column(JSON, server_default=text("'[]'"))
     limits: Mapped[dict[str, Any] | None] = mapped_column(MaybeJSON)
+    limits_by: Mapped[str | None] = mapped_column(String(320))  # as the audit names who set them; NULL: unknown
+    tools_by: Mapped[str | None] = mapped_column(String(320))
     created_at: Mapped[Seconds]
     expires_at: Mapped[Seconds | None]
     revoked_at: Mapped[Seconds | None]

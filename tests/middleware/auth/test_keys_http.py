@@ -11,13 +11,15 @@ import pytest
 import requests
 from running_gateway import PASSWORD, Running, run_gateway
 
+from sage.errors import PermissionDenied
 from sage.middleware.app.workers.front_link import FrontLink
 from sage.middleware.app.workers.live_use import FrontUse
 from sage.middleware.app.workers.messages import CredentialUses, encode
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
-from sage.middleware.auth.grants import KeyRequest
+from sage.middleware.auth.grants import KeyRequest, operator
 from sage.middleware.registry.registry import Registry
+from sage.middleware.settings.limits import Limits
 from sage.middleware.settings.settings import Settings
 
 
@@ -94,6 +96,72 @@ def test_a_key_changes_the_keys_that_it_made_and_never_itself_or_its_siblings(ru
         assert refused("POST", target, "/rotate") == "beyond_creator"
     assert running.request("DELETE", f"/auth/keys/{sibling['id']}", key=maker["key"]).status_code == 200
     assert running.post(f"/auth/keys/{maker['id']}/rotate", {}, key=maker["key"]).status_code == 200
+
+
+def test_a_keys_tools_change_within_its_makers_right(running: Running) -> None:
+    bob = token_of(running)
+    fields = {"scopes": ["account", "tools"], "tools": ["docs__*", "files__read"]}
+    maker = running.post("/auth/keys", fields, key=bob).json()
+    child, other = (running.post("/auth/keys", {"name": name}, key=maker["key"]).json() for name in ("a", "b"))
+
+    def patch(target: dict[str, Any], key: str, *tools: str) -> requests.Response:
+        return running.request("PATCH", f"/auth/keys/{target['id']}", key=key, json={"tools": tools})
+
+    def tools_of(target: dict[str, Any]) -> list[str]:
+        return list(running.get(f"/auth/keys/{target['id']}", key=bob).json()["tools"])
+
+    assert patch(child, maker["key"], "docs__search").json()["tools"] == ["docs__search"]
+    assert patch(child, bob, "docs__s*").status_code == 200
+    for key in (maker["key"], bob):
+        assert code_of(patch(child, key, "docs__search", "files__*"), 403) == "beyond_creator"
+    assert code_of(patch(maker, maker["key"], "*"), 403) == "beyond_creator"
+    for wrong in ((), ("a b",), ("a?",)):
+        assert patch(child, bob, *wrong).json()["error"]["param"] == "tools"
+    assert (tools_of(child), tools_of(other)) == (["docs__s*"], ["docs__*", "files__read"])
+    assert patch(maker, bob, "docs__search", "files__*").status_code == 200
+    assert (tools_of(child), tools_of(other)) == (["docs__search"], ["files__read", "docs__search"])
+    assert patch(maker, bob, "web__*").status_code == 200
+    assert (tools_of(child), tools_of(other)) == ([], [])
+    told = running.get("/audit", params={"action": "key.change", "limit": 1}).json()["events"][0]["details"]
+    before = ["docs__search", "files__*"]
+    assert told == {"user": "bob", "tools_before": before, "tools": ["web__*"], "narrowed_keys": 2}
+
+
+def test_what_an_admin_has_set_on_a_key_its_user_does_not_change(running: Running) -> None:
+    bob = token_of(running)
+    key = running.post("/auth/keys", {"limits": {"rpm": 5}}, key=bob).json()
+    given = running.post("/auth/keys", {"user": "bob", "limits": {"rpm": 7}, "tools": ["docs__*"]}).json()
+
+    def patch(target: dict[str, Any], by: str | None = bob, **changes: Any) -> int:
+        return running.request("PATCH", f"/auth/keys/{target['id']}", key=by, json=changes).status_code
+
+    assert [patch(key, limits={"rpm": 6}), patch(key, limits=None), patch(key, limits={"rpm": 6})] == [200] * 3
+    assert patch(key, None, limits={"rpm": 2}) == 200
+    for limits in (None, {}, {"rpm": 500}, {"tpm": 1}):
+        assert patch(key, limits=limits, note="mine") == 403, limits
+        assert patch(given, limits=limits) == 403, limits
+    assert patch(given, tools=["*"]) == 403
+    assert running.get(f"/auth/keys/{key['id']}", key=bob).json()["note"] == "", "all of a change, or nothing"
+    assert running.get("/auth/me", key=key["key"]).json()["limits"] == {f"key:{key['id']}": {"rpm": 2}}
+    assert patch(key, note="mine") == 200
+    assert [patch(key, None, limits=None), patch(key, limits={"rpm": 9}), patch(key, limits=None)] == [200] * 3
+    assert [patch(given, None, tools=["*"]), patch(given, tools=["docs__*"]), patch(given, tools=["*"])] == [200] * 3
+    refusal = running.request("PATCH", f"/auth/keys/{given['id']}", key=bob, json={"limits": None}).json()["error"]
+    assert (refusal["code"], refusal["param"]) == ("missing_scope", "limits")
+
+
+@pytest.mark.both_databases
+def test_limits_older_than_the_rule_count_as_an_admins(accounts: Accounts, root: str) -> None:
+    accounts.users.add("bob", PASSWORD)
+    key = accounts.keys.create_for("bob", KeyRequest(limits=Limits(rpm=5))).key
+    with accounts.database.writing() as connection:
+        connection.exec_driver_sql("UPDATE api_keys SET limits_by = NULL")
+    bob = operator("bob", key.tenant, "user")
+    with pytest.raises(PermissionDenied, match="only they change them"):
+        accounts.keys.change(key.id, bob, limits=None)
+    assert accounts.keys.change(key.id, limits=None).limits is None
+    assert accounts.keys.change(key.id, bob, limits=Limits(rpm=1)).limits == Limits(rpm=1)
+    assert accounts.keys.change(key.id, bob, limits=None).limits is None
 
 
 def test_a_rotated_key_stays_the_same_key_and_its_old_secret_is_good_for_a_while(running: Running) -> None:

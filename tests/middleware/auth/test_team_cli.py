@@ -108,6 +108,8 @@ def test_users_and_keys_for_programs(sage: Commands, data_dir: Path) -> None:
     key = sage("key", "add", "--user", "ann", "--tag", "ci", "--note", "n", "--concurrent", "2")
     assert (key["tags"], key["note"], key["limits"], key["tenant"]) == (["ci"], "n", {"concurrent": 2}, "acme")
     assert sage("key", "set", key["id"], "--name", "x", "--no-tags", "--rpm", "3")["tags"] == []
+    changed = sage("key", "set", key["id"], "--tool", "docs__*", "--tool", "web__get")
+    assert changed["tools"] == ["docs__*", "web__get"]
     assert sage("key", "show", key["id"])["limits"] == {"rpm": 3, "concurrent": 2}
     rotated = sage("key", "rotate", key["id"], "--overlap", "1h")
     assert rotated["previous_expires_at"] == rotated["rotated_at"] + 3600

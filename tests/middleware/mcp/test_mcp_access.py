@@ -52,6 +52,21 @@ def test_an_access_token_is_a_bearer_too_and_a_revoked_key_is_none(mcp: McpGatew
         assert time.monotonic() < until, "a revoked key is refused within a second"
 
 
+def test_a_keys_tools_are_changed_within_a_second(mcp: McpGateway) -> None:
+    key = mcp.key("tools", tools=["docs__*"])
+    assert mcp.names(key) == ["docs__echo", "docs__other"]
+    assert mcp.running.accounts is not None
+    name = next(each.id for each in mcp.running.accounts.keys.list() if each.last4 == key[-4:])
+    changed = mcp.running.request("PATCH", f"/auth/keys/{name}", json={"tools": ["docs__other"]})
+    assert changed.json()["tools"] == ["docs__other"]
+    mcp.wait(lambda: mcp.names(key) == ["docs__other"], 1.5)
+    body = {"model": "bench", "messages": [{"role": "user", "content": "x"}]}
+    refused = mcp.running.post(
+        "/v1/chat/completions", {**body, "mcp": [{"server": "docs", "tools": ["echo"]}]}, key=key
+    )
+    assert refused.status_code in (403, 404)
+
+
 @pytest.mark.parametrize(
     ("origin", "status"),
     [

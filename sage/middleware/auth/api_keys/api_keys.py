@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sage.errors import Conflict, InvalidRequest, PermissionDenied
+from sage.middleware.auth.api_keys.alteration import KeyChanges, alter
 from sage.middleware.auth.api_keys.reach import require_changeable, require_key, sees
 from sage.middleware.auth.api_keys.revocation import revoke_tree
 from sage.middleware.auth.api_keys.text import make_key
-from sage.middleware.auth.changes import Also, Changes
+from sage.middleware.auth.changes import Also, Changes, actor_of
 from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.grants import KeyRequest, check_name, check_note, check_tags, decide, operator
 from sage.middleware.auth.models import KeyRow, UserRow
@@ -66,15 +67,6 @@ class MadeKey:
     secret: str = field(repr=False)
 
 
-class KeyChanges(TypedDict, total=False):
-    """What is to become of a key; what is left out stays as it is."""
-
-    name: str
-    note: str
-    tags: Sequence[str]
-    limits: Limits | None
-
-
 class ApiKeys:
     """The API keys of one installation. Its calls block on the database.
 
@@ -125,11 +117,14 @@ class ApiKeys:
     def change(
         self, key_id: str, by: Principal | None = None, also: Also | None = None, **changes: Unpack[KeyChanges]
     ) -> ApiKey:
-        """Changes a key, and does what ``also`` does with it. A key may change those that it made, never itself."""
+        """Changes a key, and does what ``also`` does with it. A key may change those that it made, never itself.
+
+        Its tools are never more than its maker's; what they lose, the keys that were made with it lose as well.
+        """
         with self._database.write() as session:
             row, owner = require_key(session, key_id, by)
             require_changeable(session, row, owner, by, also_itself=False)
-            details = _apply(row, changes)
+            details = alter(session, row, changes, by)
             if also is not None:
                 also(session.connection(), f"key:{row.id}", row.tenant)
             if changes:
@@ -208,6 +203,8 @@ class ApiKeys:
             note=note,
             tags=list(tags),
             limits=stored_limits(request.limits),
+            limits_by=actor_of(by).name if request.limits is not None else None,
+            tools_by=actor_of(by).name,
             created_at=now,
             expires_at=grant.expires_at,
             revoked_at=None,
@@ -242,24 +239,6 @@ def _live_parent(session: Session, by: Principal | None) -> str | None:
     if depth >= _MAX_DEPTH:
         raise Conflict(f"at most {_MAX_DEPTH} keys are made one with the other; log in to make this one")
     return parent.id
-
-
-def _apply(row: KeyRow, changes: KeyChanges) -> dict[str, object]:
-    """Makes the changes; returns what they are, as it is told."""
-    details: dict[str, object] = {}
-    if "name" in changes:
-        details["name_before"], row.name = row.name, check_name(changes["name"])
-        details["name"] = row.name
-    if "note" in changes:
-        details["note_before"], row.note = row.note, check_note(changes["note"])
-        details["note"] = row.note
-    if "tags" in changes:
-        details["tags_before"], row.tags = list(row.tags), list(check_tags(changes["tags"]))
-        details["tags"] = row.tags
-    if "limits" in changes:
-        details["limits_before"], row.limits = row.limits, stored_limits(changes["limits"])
-        details["limits"] = row.limits
-    return details
 
 
 def _view(row: KeyRow, user: str) -> ApiKey:

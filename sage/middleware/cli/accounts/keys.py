@@ -163,16 +163,24 @@ def key_set(
     note: Note = None,
     tag: Tags = None,
     no_tags: Annotated[bool, typer.Option("--no-tags", help="Take all tags away.")] = False,
+    tool: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="The tools of MCP servers that the key may call from now on, and no others; '*' for all. Give the "
+            "option again for each further pattern.",
+        ),
+    ] = None,
     rpm: Rpm = None,
     tpm: Tpm = None,
     concurrent: Concurrent = None,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
-    """Change an API key's name, note, tags or limits. A running server knows it within a second."""
+    """Change an API key's name, note, tags, tools or limits. A running server knows it within a second."""
     from sage.middleware.auth.teams.views import shown
 
-    changes: dict[str, Any] = {"name": name, "note": note, "tags": () if no_tags else tag}
+    changes: dict[str, Any] = {"name": name, "note": note, "tags": () if no_tags else tag, "tools": tool or None}
     changes = {field: value for field, value in changes.items() if value is not None}
     with open_accounts(config) as accounts:
         if (rpm, tpm, concurrent) != (None, None, None):

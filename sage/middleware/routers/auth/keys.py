@@ -67,6 +67,11 @@ class KeyChangeBody(StrictBody):
     name: str | None = Field(None, json_schema_extra={"maxLength": 100})
     note: str | None = Field(None, json_schema_extra={"maxLength": MAX_NOTE})
     tags: Annotated[list[str] | None, WithJsonSchema(or_null(_TAGS))] = None
+    tools: Annotated[
+        list[str] | None,
+        WithJsonSchema(or_null(PATTERNS)),
+        Field(description="Patterns of tools of MCP servers; never more than the maker of the key may call."),
+    ] = None
     limits: Limits | None = None
     budget: BudgetSettings | None = None
 
@@ -158,13 +163,13 @@ async def auth_keys_show(id: str, accounts: AccountsDep, budgets: TheSubjectBudg
 async def auth_keys_change(
     id: str, body: KeyChangeBody, accounts: AccountsDep, budgets: TheSubjectBudgets, caller: Caller
 ) -> KeyAnswer:
-    """Changes a key. A key may change those that it made, never itself. A budget that an admin or owner has given is
-    changed and taken away by admins and owners only."""
+    """Changes a key. A key may change those that it made, never itself. Limits, tools and a budget that an
+    admin or owner has set are changed and taken away by admins and owners only."""
     has_budget = "budget" in body.model_fields_set
     changes: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set if name != "budget"}
     changes = {name: value for name, value in changes.items() if value is not None or name == "limits"}
     if not changes and not has_budget:
-        raise InvalidRequest("nothing to change: give name, note, tags, limits or budget")
+        raise InvalidRequest("nothing to change: give name, note, tags, tools, limits or budget")
     given = budgets.changed({"budget": body.budget} if has_budget else {})
     key = await asyncio.to_thread(accounts.keys.change, id, caller, given, **changes)
     if has_budget:
