@@ -99,7 +99,7 @@ class OpenAIProvider(Vendor):
         if settings.responses is not None:
             return settings.responses
         kind = KINDS[settings.kind]
-        return kind.responses and settings.root in (None, kind.default_url)
+        return kind.responses and (kind.default_url is None or settings.root in (None, kind.default_url))
 
     def _ask_for_usage(self, settings: RemoteProvider) -> None:
         """Asks for the usage of streams as the configuration says, if it does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import string
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -55,13 +55,17 @@ class PresetProvider(OpenAIProvider):
         self._aliases = aliases
         self._unsupported = _parsed(preset.unsupported)
         self._unsupported_by = [(pattern, _parsed(fields)) for pattern, fields in preset.unsupported_by]
-        self._is_plain = not (preset.refused_hints or preset.call_id_length or preset.no_thinking)
+        differences = (preset.refused_hints, preset.refused_in_messages, preset.call_id_length, preset.no_thinking)
+        self._is_plain = not any(differences)
 
     def models_url(self) -> str | None:
         return super().models_url() if self._preset.lists_models else None
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
-        if call.native is not None and call.native.kind in self.native_answers:
+        native, preset = call.native, self._preset
+        if native is not None and native.kind in self.native_answers:
+            if preset.refused_in_responses:
+                call = replace(call, native=replace(native, body=_without(native.body, preset.refused_in_responses)))
             return super().encode(call, target, endpoint)
         has_it = call.operation in self.paths or call.operation in self.relayed
         dropped = set(self._unsupported_in(call.body, target.model)) if has_it else set()
@@ -70,10 +74,10 @@ class PresetProvider(OpenAIProvider):
                 self._cannot(target, field, f" with '{value}'" if value else "")
         if dropped:
             fields = {field for field, _ in dropped}
-            call = replace(call, body={name: value for name, value in call.body.items() if name not in fields})
+            call = replace(call, body=_without(call.body, fields))
         if not self._is_plain:
             call = self._with_differences(call)
-        if self._preset.streams_only and not call.stream and self._answers_in_streams(call, target.model):
+        if preset.streams_only and not call.stream and self._answers_in_streams(call, target.model):
             call = replace(call, body={**call.body, "stream": True}, stream=True)
         return super().encode(call, target, endpoint)
 
@@ -87,13 +91,19 @@ class PresetProvider(OpenAIProvider):
     def _with_differences(self, call: ModelCall) -> ModelCall:
         """``call`` with the fields and ids that the vendor wants."""
         preset, body = self._preset, call.body
-        changed = {name: value for name, value in body.items() if name not in preset.refused_hints}
+        changed = _without(body, preset.refused_hints)
         if call.not_to_think and call.operation is Operation.CHAT:
             changed = {**preset.no_thinking, **changed}
         messages = body.get("messages")
-        if preset.call_id_length is not None and isinstance(messages, list):
-            changed["messages"] = [_with_short_ids(message, preset.call_id_length) for message in messages]
+        if isinstance(messages, list):
+            changed["messages"] = [self._message(message) for message in messages]
         return replace(call, body=changed)
+
+    def _message(self, message: Any) -> Any:
+        preset = self._preset
+        if preset.refused_in_messages and isinstance(message, dict):
+            message = _without(message, preset.refused_in_messages)
+        return message if preset.call_id_length is None else _with_short_ids(message, preset.call_id_length)
 
     def _drop(self, body: dict[str, Any], operation: Operation) -> None:
         for field in self._foreign.intersection(body):
@@ -135,6 +145,10 @@ class PresetProvider(OpenAIProvider):
 
 def _parsed(texts: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(field, value) for field, _, value in (text.partition(":") for text in texts)]
+
+
+def _without(fields: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
 
 
 def _choice(value: Any) -> Any:

@@ -14,9 +14,10 @@ from jose import jwt
 from multidict import CIMultiDict
 
 from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
-from sage.middleware.providers.base import Endpoint, ModelCall, Operation, UpstreamModel, UpstreamRequest
+from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Relay, UpstreamModel, UpstreamRequest
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vendor import HINTS, has_effect
+from sage.middleware.providers.wire import single_call
 from sage.middleware.providers.wire.errors import status_of_error, upstream_error
 from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.providers.wire.messages import content_of, reasoning_of
@@ -109,6 +110,7 @@ class ZhipuProvider(OpenAIProvider):
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         self._check_denied(call.body)
+        call = single_call.without_limit(call)
         match call.operation:
             case Operation.CHAT:
                 body = self._chat(call, target)
@@ -122,6 +124,9 @@ class ZhipuProvider(OpenAIProvider):
         if isinstance(endpoint.headers, SignedHeaders):
             endpoint.headers.renew()
         return self._post(endpoint.url(f"/{call.operation}"), endpoint, body)
+
+    def relay(self, call: ModelCall) -> Relay:
+        return single_call.first_only(call, super().relay(call))
 
     def _passed(
         self, call: ModelCall, target: UpstreamModel, translated: frozenset[str] = frozenset()
@@ -252,6 +257,7 @@ class ZhipuProvider(OpenAIProvider):
                 if isinstance(calls, list) and len(objects(calls)) < len(calls):
                     raise self._malformed(call)
                 self._adjust_finish(choice)
+            single_call.keep_first(call, answer)
 
     def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None]:
         def adjust(chunk: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from running_gateway import Running, run_gateway
 from upstream import Upstream, chat_chunk, openai_like, reply, usage, usage_chunk
 
-from sage.middleware.providers.presets import short_id
+from sage.middleware.providers.presets import PresetProvider, short_id
 from sage.middleware.settings.kinds import PRESETS
 from sage.middleware.settings.settings import Settings
 
@@ -43,6 +43,11 @@ def running(up: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     }
     providers["azure"] = {"base_url": root, "api_key": "az-key"}
     providers["dated"] = {"kind": "azure", "base_url": f"{root}/openai?api-version=2024-10-21", "api_key": "az-key"}
+    for name, query in (("named", "api-version=v1"), ("preview", "api-version=2025-04-01-preview")):
+        providers[name] = {"kind": "azure", "base_url": f"{root}/openai?{query}", "api_key": "az-key"}
+    providers["preview"]["responses"] = True
+    for kind in ("xai", "volcengine", "minimax"):
+        providers[f"own-{kind}"] = {"kind": kind, "base_url": up.url, "api_key": "k", "responses": True}
     models = {"two": {"deployments": [{"provider": "nvidia", "model": "one"}], "fallbacks": ["second"]}}
     models["second"] = {"deployments": [{"provider": "together", "model": "two"}]}
     data = {"data_dir": tmp_path_factory.mktemp("data"), "api": {"port": 0, "access_log": False}}
@@ -69,11 +74,15 @@ def test_mistral_has_other_names_and_short_ids(running: Running, up: Upstream) -
         {"role": "assistant", "content": "", "tool_calls": [CALL]},
         {"role": "tool", "tool_call_id": CALL["id"], "content": "sunny"},
     ]
+    messages[1] |= {"reasoning_content": "hm", "refusal": None, "annotations": []}  # as other vendors' answers have it
     fields = {"max_completion_tokens": 9, "seed": 7, "user": "u", "store": False, "safe_prompt": True}
+    fields |= {"prompt_cache_key": "k", "top_k": 4, "logprobs": True, "n": 2}
     assert chat(running, "mistral/mistral-small-latest", messages, tools=TOOLS, **fields).status_code == 200
     body = up.requests[0].body
     assert (body["max_tokens"], body["random_seed"], body["safe_prompt"]) == (9, 7, True)
     assert {"max_completion_tokens", "seed", "user", "store"}.isdisjoint(body)
+    assert (body["prompt_cache_key"], body["top_k"], body["logprobs"], body["n"]) == ("k", 4, True, 2)
+    assert body["messages"][1].keys() == {"role", "content", "tool_calls"}
     sent = body["messages"][1]["tool_calls"][0]["id"]
     assert sent == body["messages"][2]["tool_call_id"] == short_id(CALL["id"], 9)
     assert len(sent) == 9
@@ -129,6 +138,11 @@ def openai_answer(text: str | None, message: dict[str, Any] | None = None, **ext
         ("grok-4-fast-non-reasoning", "stop", False),
         ("grok-3-mini", "frequency_penalty", True),
         ("grok-3-mini", "reasoning_effort", False),
+        ("grok-4-fast-reasoning", "reasoning_effort", True),
+        ("grok-4.20-reasoning", "reasoning_effort", True),
+        ("grok-4.3", "reasoning_effort", False),
+        ("grok-4.6", "reasoning_effort", False),
+        ("grok-4.6", "stop", True),
         ("grok-3", "stop", False),
     ],
 )
@@ -145,7 +159,7 @@ def test_xai_models_that_reason_refuse(running: Running, up: Upstream, model: st
 # minimax
 
 
-@pytest.mark.parametrize(("code", "status"), [(1002, 429), (1004, 502), (2013, 400), (1013, 502)])
+@pytest.mark.parametrize(("code", "status"), [(1002, 429), (1041, 429), (1004, 502), (2013, 400), (1033, 502)])
 def test_minimax_errors_with_the_status_200(running: Running, up: Upstream, code: int, status: int) -> None:
     told = {"base_resp": {"status_code": code, "status_msg": "said so"}}
     up.reply({"id": "x", "choices": None, **told})
@@ -301,6 +315,96 @@ def test_groq_tells_its_own_things_and_its_errors(client: openai.OpenAI, up: Ups
     up.stream([chat_chunk("hi"), chat_chunk(None, "stop", x_groq={"id": "r", "usage": usage(4, 3)}), "[DONE]"], times=1)
     stream = client.chat.completions.create(model="groq/x", messages=HELLO, stream=True)  # type: ignore[arg-type,call-overload]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "hi"
+
+
+def test_groq_is_sent_nothing_that_it_does_not_know(running: Running, up: Upstream) -> None:
+    turn = {"role": "assistant", "content": "hi", "reasoning": "hm", "reasoning_content": "hm"}
+    fields = {"store": False, "metadata": {"a": "b"}, "presence_penalty": 0}
+    assert chat(running, "groq/x", [*HELLO, turn, *HELLO], **fields).status_code == 200
+    sent = up.requests[0].body
+    assert sent.keys() == {"model", "messages"}
+    assert sent["messages"][1] == {"role": "assistant", "content": "hi", "reasoning": "hm"}
+    refused = chat(running, "groq/x", presence_penalty=0.5)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "presence_penalty")
+
+
+@pytest.mark.parametrize("vendor", ["siliconflow", "together", "mistral"])
+def test_vendors_that_know_one_bound_of_tokens(running: Running, up: Upstream, vendor: str) -> None:
+    assert chat(running, f"{vendor}/x", max_completion_tokens=7).status_code == 200
+    assert up.requests[0].body["max_tokens"] == 7
+    assert "max_completion_tokens" not in up.requests[0].body
+
+
+# responses
+
+
+RESPONSE = {
+    "id": "resp_theirs",
+    "object": "response",
+    "created_at": 1,
+    "status": "completed",
+    "model": "theirs",
+    "output": [
+        {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": "hi", "annotations": []}],
+        }
+    ],
+    "usage": {"input_tokens": 4, "output_tokens": 3, "total_tokens": 7},
+}
+
+
+def respond(running: Running, up: Upstream, provider: str, **fields: Any) -> Any:
+    """What the server is sent for a response."""
+    up.handler = lambda request: reply(RESPONSE if "/responses" in request.path else openai_answer("hi"))
+    answer = running.post("/v1/responses", {"model": f"{provider}/my one", "input": "hello", **fields})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["output"][-1]["content"][0]["text"] == "hi"
+    [sent] = up.requests
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("provider", "path"),
+    [
+        ("azure", "/openai/v1/responses"),
+        ("named", "/openai/v1/responses?api-version=v1"),
+        ("dated", "/openai/deployments/my%20one/chat/completions?api-version=2024-10-21"),
+        ("preview", "/openai/responses?api-version=2025-04-01-preview"),
+    ],
+)
+def test_responses_at_azure(running: Running, up: Upstream, provider: str, path: str) -> None:
+    sent = respond(running, up, provider)
+    assert (sent.path, sent.body["model"], sent.headers["api-key"]) == (path, "my one", "az-key")
+
+
+def test_responses_at_a_server_of_ones_own(running: Running, up: Upstream) -> None:
+    sent = respond(running, up, "lmstudio", text={"format": {"type": "text"}})
+    assert (sent.path, sent.body["store"], sent.body["input"]) == ("/v1/responses", False, "hello")
+
+
+@pytest.mark.parametrize(
+    ("provider", "kept"),
+    [("own-xai", {"include"}), ("own-volcengine", set()), ("own-minimax", {"include", "metadata"})],
+)
+def test_responses_lose_what_a_vendor_refuses(running: Running, up: Upstream, provider: str, kept: set[str]) -> None:
+    fields = {"metadata": {"a": "b"}, "include": ["reasoning.encrypted_content"], "store": False}
+    assert respond(running, up, provider, **fields).body.keys() == {"model", "input", "store"} | kept
+
+
+def test_vendors_with_responses_at_their_own_address() -> None:
+    """Which these are; at another address a provider says so itself."""
+    having = {row.name for row in PRESETS if row.responses}
+    assert having == {"deepseek", "openrouter", "volcengine", "minimax", "fireworks", "xai", "azure", "lmstudio"}
+    for row in PRESETS:
+        if row.default_url is not None:
+            own, other = ({"api_key": "k"}, {"api_key": "k", "base_url": "https://elsewhere.example/v1"})
+            for section, has in ((own, row.responses), (other, False)):
+                provider = PresetProvider(row.name, row.settings.model_validate({"kind": row.name, **section}))
+                assert bool(provider.native_answers) == has, row.name
 
 
 def test_openrouter_keeps_a_connection_alive_and_fails_inside_a_choice(running: Running, up: Upstream) -> None:

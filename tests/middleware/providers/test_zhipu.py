@@ -145,6 +145,16 @@ def test_tools_and_their_results(up: Upstream, client: openai.OpenAI) -> None:
     assert up.requests[1].body["messages"][2:] == results
 
 
+def test_one_call_a_turn(up: Upstream, client: openai.OpenAI) -> None:
+    fields = {"tools": [WEATHER, TIME], "parallel_tool_calls": False}
+    calls = strict(ask(client, **fields)).choices[0].message.tool_calls
+    assert [call.function.name for call in calls] == ["weather"]
+    assert "parallel_tool_calls" not in up.requests[0].body
+    chunks = list(ask(client, **fields, stream=True))
+    streamed = [call for chunk in chunks for choice in chunk.choices for call in choice.delta.tool_calls or ()]
+    assert {call.index for call in streamed} == {0}
+
+
 @pytest.mark.proves("zhipu", "streamed tool arguments", "parallel tools")
 @pytest.mark.parametrize("tool_stream", [True, False])
 def test_arguments_of_tools_in_streams(up: Upstream, client: openai.OpenAI, tool_stream: bool) -> None:
@@ -238,7 +248,6 @@ CANNOT = [
     ("frequency_penalty", {"frequency_penalty": 0.5}),
     ("presence_penalty", {"presence_penalty": 0.5}),
     ("logit_bias", {"logit_bias": {"1": 2}}),
-    ("parallel_tool_calls", {"parallel_tool_calls": False}),
     ("temperature", {"temperature": 1.5}),
     ("stop", {"stop": ["a", "b"]}),
     ("top_k", {"extra_body": {"top_k": 3}}),

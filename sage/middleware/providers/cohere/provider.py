@@ -24,6 +24,7 @@ from sage.middleware.providers.base import (
 from sage.middleware.providers.cohere.chat import chat_answer, chat_request, read_usage, usage_of
 from sage.middleware.providers.cohere.stream import CohereRelay
 from sage.middleware.providers.vendor import HINTS, Vendor
+from sage.middleware.providers.wire import single_call
 from sage.middleware.providers.wire.chunks import usage_object
 from sage.middleware.providers.wire.errors import reported_error
 from sage.middleware.providers.wire.json_values import objects
@@ -61,7 +62,8 @@ class CohereProvider(Vendor):
         if call.operation not in _PATHS:
             raise self._no_such_operation(call)
         self._check_denied(call.body)
-        return self._post(endpoint.url(f"/{_PATHS[call.operation]}"), endpoint, self._body(call, target))
+        body = self._body(single_call.without_limit(call), target)
+        return self._post(endpoint.url(f"/{_PATHS[call.operation]}"), endpoint, body)
 
     def _body(self, call: ModelCall, target: UpstreamModel) -> dict[str, Any]:
         native = call.native
@@ -149,13 +151,15 @@ class CohereProvider(Vendor):
                 decoded = ({"prompt": answer["text"]}, None) if isinstance(answer.get("text"), str) else None
         if decoded is None:
             raise self._malformed(call)
+        single_call.keep_first(call, decoded[0])
         try:
             return orjson.dumps(decoded[0]), decoded[1]
         except orjson.JSONEncodeError as exc:
             raise self._malformed(call) from exc
 
     def relay(self, call: ModelCall) -> Relay:
-        return CohereRelay(call.model, keep_usage=call.wants_usage, fail=self._fail, on_error=self._stream_error)
+        relay = CohereRelay(call.model, keep_usage=call.wants_usage, fail=self._fail, on_error=self._stream_error)
+        return single_call.first_only(call, relay)
 
     def _fail(self, status: int, message: str) -> SageError:
         """The error for an answer that reports a failure though its HTTP status is 200."""

@@ -28,6 +28,7 @@ from sage.middleware.providers.gemini.models import facts_of, resource
 from sage.middleware.providers.gemini.request import generate_request
 from sage.middleware.providers.gemini.stream import GeminiRelay
 from sage.middleware.providers.vendor import Vendor
+from sage.middleware.providers.wire import single_call
 from sage.middleware.providers.wire.errors import first_error, reported_error
 from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.providers.wire.sse import count
@@ -62,6 +63,7 @@ class GeminiProvider(Vendor):
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         self._check_denied(call.body)
+        call = single_call.without_limit(call)
         match call.operation:
             case Operation.CHAT:
                 method = "streamGenerateContent?alt=sse" if call.stream else "generateContent"
@@ -115,15 +117,17 @@ class GeminiProvider(Vendor):
                 decoded = _counted(answer)
         if decoded is None:
             raise self._malformed(call)
+        single_call.keep_first(call, decoded[0])
         try:
             return orjson.dumps(decoded[0]), decoded[1]
         except orjson.JSONEncodeError as exc:
             raise self._malformed(call) from exc
 
     def relay(self, call: ModelCall) -> Relay:
-        return GeminiRelay(
+        relay = GeminiRelay(
             call.model, keep_usage=call.wants_usage, candidates=call.answers, on_error=self._stream_error
         )
+        return single_call.first_only(call, relay)
 
     def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
         # A wrong key is a 400 at Google. It is ours, as everywhere, and another may do.

@@ -20,6 +20,7 @@ from sage.middleware.providers.base import (
     EngineSpec,
     ModelCall,
     Operation,
+    Relay,
     TokenForm,
     UpstreamModel,
     UpstreamRequest,
@@ -33,6 +34,7 @@ from sage.middleware.providers.local.forced_calls import ForcedStream, read_forc
 from sage.middleware.providers.local.model_files import ModelFiles
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vendor import Vendor
+from sage.middleware.providers.wire import single_call
 from sage.middleware.providers.wire.sse import read_usage
 from sage.middleware.settings.providers import LocalModel, LocalProvider
 from sage.middleware.settings.quantities import nearest
@@ -250,8 +252,12 @@ class LocalEngineProvider(OpenAIProvider):
                     message["content"] = message["content"].lstrip()
                 else:
                     forced.put_into(choice, message, message["content"])
+            single_call.keep_first(call, answer)
         elif call.operation is Operation.COMPLETIONS and call.body.get("logprobs"):
             local_wire.CompletionLogprobs()(answer)
+
+    def relay(self, call: ModelCall) -> Relay:
+        return single_call.first_only(call, super().relay(call))
 
     def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None] | None:
         if call.operation is Operation.CHAT:

@@ -77,7 +77,8 @@ def _asks(value: Any) -> bool:
 
 
 def _drop_unsupported_tools(body: dict[str, Any], template: str | None, cannot: Cannot) -> None:
-    choice, parallel = body.pop("tool_choice", None), body.pop("parallel_tool_calls", None)
+    choice = body.pop("tool_choice", None)
+    body.pop("parallel_tool_calls", None)  # llama.cpp reads as many calls as there are: see `wire.single_call`
     if not body.get("tools") or choice == "none":
         body.pop("tools", None)
         return
@@ -88,8 +89,6 @@ def _drop_unsupported_tools(body: dict[str, Any], template: str | None, cannot: 
     if choice not in (None, "auto"):
         # "required" is accepted but not enforced, and a function's name is read as "auto".
         cannot("tool_choice", " other than 'auto' and 'none': llama.cpp does not enforce it")
-    if parallel is False:
-        cannot("parallel_tool_calls", " as false: llama.cpp reads as many calls as there are")
 
 
 def _only_text(message: dict[str, Any], number: int, cannot: Cannot) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from sage.middleware.providers.ollama.responses import (
     text_answer,
 )
 from sage.middleware.providers.vendor import HINTS, Vendor
+from sage.middleware.providers.wire import single_call
 from sage.middleware.providers.wire.errors import reported_error
 from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.providers.wire.messages import content_of, reasoning_of
@@ -127,6 +128,7 @@ class OllamaProvider(Vendor):
         path = _PATHS.get(call.operation)
         if path is None:
             raise self._no_such_operation(call)
+        call = single_call.without_limit(call)
         if call.hints is not None:
             call = _with_hints(call, call.hints)
         body, options = call.body, call.body.get("options")
@@ -163,15 +165,17 @@ class OllamaProvider(Vendor):
             decoded = embeddings_answer(call, answer)
         if decoded is None:
             raise self._malformed(call)
+        single_call.keep_first(call, decoded[0])
         return orjson.dumps(decoded[0]), decoded[1]
 
     def relay(self, call: ModelCall) -> Relay:
-        return OllamaRelay(
+        relay = OllamaRelay(
             call.model,
             keep_usage=call.wants_usage,
             chat=call.operation is Operation.CHAT,
             on_error=self._stream_error,
         )
+        return single_call.first_only(call, relay)
 
     # The fields of a request
 

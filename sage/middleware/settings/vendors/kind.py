@@ -29,7 +29,7 @@ class ProviderKind:
     families: tuple[str, ...] = ()
     """Patterns (``gpt-*``) of the model names that are the vendor's own."""
     responses: bool = False
-    """The vendor's own address has OpenAI's route of responses."""
+    """The vendor's own address has OpenAI's route of responses; without such an address, any has it."""
     starts_engines: bool = False
     """A deployment's ``engine`` serves without ``base_url``."""
     keeps_files: bool = False
@@ -78,6 +78,11 @@ class Preset(ProviderKind):
     """OpenAI's fields that have another name there."""
     refused_hints: tuple[str, ...] = ()
     """Fields that do not change the answer (``user``, ``store``), for which it refuses a request: left out."""
+    refused_in_messages: tuple[str, ...] = ()
+    """Fields of messages that other vendors' answers have (``reasoning_content``), for which it refuses a request: left
+    out."""
+    refused_in_responses: tuple[str, ...] = ()
+    """The same of a request for a response that goes to it as it is."""
     streams_only: tuple[str, ...] = ()
     """Patterns of models that answer in streams only: a whole answer is put together of one."""
     no_thinking: Mapping[str, Any] = field(default_factory=dict)

@@ -198,6 +198,17 @@ def test_parallel_tool_calls_and_their_results(up: Upstream, sdk: openai.OpenAI)
     ]
 
 
+def test_one_call_a_turn(up: Upstream, sdk: openai.OpenAI) -> None:
+    up.reply(chat_answer(finish="TOOL_CALL", tool_calls=CALLS), times=1)
+    asked: dict[str, Any] = {"tools": [WEATHER, CLOCK], "parallel_tool_calls": False}
+    assert [call.id for call in ask(sdk, **asked).choices[0].message.tool_calls] == ["w1"]
+    assert "parallel_tool_calls" not in up.requests[0].body
+    up.use(chat_stream(*called(0, "weather", "{}"), *called(1, "clock", "{}"), end("TOOL_CALL")))
+    chunks = [chunk.choices[0] for chunk in ask(sdk, **asked, stream=True)]
+    assert {call.index for chunk in chunks for call in chunk.delta.tool_calls or ()} == {0}
+    assert chunks[-1].finish_reason == "tool_calls"
+
+
 def test_what_is_said_beside_tool_calls_is_their_plan(up: Upstream, sdk: openai.OpenAI) -> None:
     ask(
         sdk,
@@ -412,7 +423,6 @@ def test_completions_are_refused(up: Upstream, sdk: openai.OpenAI) -> None:
     [
         ({"logprobs": True, "top_logprobs": 2}, "top_logprobs"),
         ({"logit_bias": {"1": 1}}, "logit_bias"),
-        ({"parallel_tool_calls": False}, "parallel_tool_calls"),
         ({"response_format": {"type": "grammar"}}, "response_format"),
         ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0]"),
         ({"tools": [CLOCK], "tool_choice": {"type": "custom"}}, "tool_choice"),

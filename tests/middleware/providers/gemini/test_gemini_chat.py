@@ -262,6 +262,29 @@ def test_streamed_calls_and_thoughts(up: Upstream, sdk: openai.OpenAI) -> None:
     assert choices[-1].finish_reason == "tool_calls"
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_one_call_a_turn(up: Upstream, sdk: openai.OpenAI, streams: bool) -> None:
+    """Google has no such option, and Codex asks for it always: the first call is kept."""
+    calls = [called("weather", {"city_name": "K"}, SIGNED), called("clock", {})]
+    if streams:
+        up.use(events(answer(*calls, finish=None), answer(called("clock", {}), finish=None), answer({"text": "x"})))
+    else:
+        up.use(reply(answer(*calls, {"text": "x"})))
+    asked = {"tools": [WEATHER, CLOCK], "parallel_tool_calls": False, "stream": streams}
+    if streams:
+        chunks = list(ask(sdk, **asked))
+        kept = [call for chunk in chunks for choice in chunk.choices for call in choice.delta.tool_calls or ()]
+        text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+        finish = [choice.finish_reason for chunk in chunks for choice in chunk.choices][-1]
+    else:
+        [choice] = ask(sdk, **asked).choices
+        kept, text, finish = choice.message.tool_calls, choice.message.content, choice.finish_reason
+    assert [call.function.name for call in kept] == ["weather"]
+    assert kept[0].extra_content == {"google": {"thought_signature": SIGNED}}
+    assert (text, finish) == ("x", "tool_calls")
+    assert "parallel_tool_calls" not in up.requests[0].body
+
+
 def test_how_hard_a_model_thinks(up: Upstream, sdk: openai.OpenAI) -> None:
     for model, effort, thinking in (
         ("bench", "low", {"thinkingBudget": 1024, "includeThoughts": True}),
@@ -342,7 +365,6 @@ def test_logprobs(up: Upstream, sdk: openai.OpenAI) -> None:
 def test_what_gemini_does_not_have(up: Upstream, sdk: openai.OpenAI) -> None:
     for field, value in (
         ("logit_bias", {"1": 1}),
-        ("parallel_tool_calls", False),
         ("modalities", ["text", "audio"]),
         ("verbosity", "low"),
         ("web_search_options", {}),
@@ -351,7 +373,7 @@ def test_what_gemini_does_not_have(up: Upstream, sdk: openai.OpenAI) -> None:
     for tool in ({"google_search": {}}, {"googleSearch": {}}, {"url_context": {}}):
         assert refused(sdk, tools=[tool]) == "tools[0]"
     assert not up.requests
-    ask(sdk, model="easy", logit_bias={"1": 1}, parallel_tool_calls=False, verbosity="low")
+    ask(sdk, model="easy", logit_bias={"1": 1}, verbosity="low")
     assert up.requests[0].body.keys() == {"contents"}
 
 

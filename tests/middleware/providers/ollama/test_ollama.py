@@ -195,6 +195,16 @@ def test_tools_and_their_results(up: Upstream, client: openai.OpenAI) -> None:
     ]
 
 
+def test_one_call_a_turn(up: Upstream, client: openai.OpenAI) -> None:
+    places = [tool_call("weather", {"city": city}) for city in ("Köln", "Rom")]
+    up.use(lines(*(chat_line(tool_calls=[place]) for place in places), chat_end()))
+    asked: dict[str, Any] = {"tools": [WEATHER], "parallel_tool_calls": False}
+    with client.chat.completions.stream(model="bench", messages=HELLO, **asked) as events:
+        choice = events.get_final_completion().choices[0]
+    assert [json.loads(call.function.arguments) for call in choice.message.tool_calls] == [{"city": "Köln"}]
+    assert choice.finish_reason == "tool_calls"
+
+
 @pytest.mark.proves("ollama", "tools", "parallel tools", "streamed tool arguments", "streaming")
 def test_streamed_tools(up: Upstream, client: openai.OpenAI) -> None:
     up.use(
@@ -407,7 +417,6 @@ def test_several_answers_are_refused(up: Upstream, running: Any) -> None:
     ("fields", "param"),
     [
         ({"logit_bias": {"1": 5}}, "logit_bias"),
-        ({"parallel_tool_calls": False}, "parallel_tool_calls"),
         ({"guided_json": {}, "best_of": 2}, "best_of"),
         ({"something_else": 1}, "something_else"),
         ({"response_format": {"type": "grammar"}}, "response_format"),

@@ -417,6 +417,18 @@ def test_budgets_reserve_before_and_are_charged_after(running: Running, up: Medi
     assert len(up.requests) == 1
 
 
+def test_budgets_reserve_by_the_size_of_an_image(running: Running, up: MediaUpstream) -> None:
+    budget = {"usd": 0.5, "window": "total", "hard": True}
+    key = running.post("/auth/keys", {"name": "painter", "scopes": ["generate"], "budget": budget}).json()["key"]
+
+    def painted(size: str) -> int:
+        body = {"model": "image", "prompt": "a", "size": size}
+        return running.post("/v1/images/generations", body, key=key).status_code
+
+    assert painted("2880x2880") == 429  # 23,718 tokens for 40 dollars a million
+    assert painted("1024x1024") == 200
+
+
 def test_texts_are_kept_where_a_team_wants_it_and_sounds_never(running: Running, up: MediaUpstream) -> None:
     tenant = running.get("/auth/me").json()["tenant"]
     assert running.request("PATCH", f"/auth/teams/{tenant}", json={"capture": {"prompts": True}}).status_code == 200
