@@ -68,8 +68,8 @@ class PresetProvider(OpenAIProvider):
                 call = replace(call, native=replace(native, body=_without(native.body, preset.refused_in_responses)))
             return super().encode(call, target, endpoint)
         has_it = call.operation in self.paths or call.operation in self.relayed
-        dropped = set(self._unsupported_in(call.body, target.model)) if has_it else set()
-        for field, value in dropped:
+        dropped = list(self._unsupported_in(call.body, target.model)) if has_it else []
+        for field, value in dropped:  # the first in the row is told of
             if has_effect(field, call.body[field]):
                 self._cannot(target, field, f" with '{value}'" if value else "")
         if dropped:
@@ -95,7 +95,7 @@ class PresetProvider(OpenAIProvider):
         if call.not_to_think and call.operation is Operation.CHAT:
             changed = {**preset.no_thinking, **changed}
         messages = body.get("messages")
-        if isinstance(messages, list):
+        if isinstance(messages, list) and (preset.refused_in_messages or preset.call_id_length is not None):
             changed["messages"] = [self._message(message) for message in messages]
         return replace(call, body=changed)
 

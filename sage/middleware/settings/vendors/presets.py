@@ -184,7 +184,7 @@ PRESETS: tuple[Preset, ...] = (
         families=("sonar*",),
         lists_models=False,
         unsupported=(
-            *("tools", "tool_choice", "functions", "function_call", "seed", "logit_bias"),
+            *("tool_choice", "tools", "function_call", "functions", "seed", "logit_bias"),
             "response_format:json_object",
         ),
         sampling=("top_k",),
