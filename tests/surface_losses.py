@@ -99,6 +99,26 @@ def _is_one_text(parts: list[Any]) -> bool:
     return len(parts) == 1 and parts[0].keys() == {"type", "text"}
 
 
+def _no_blanks(value: Chat) -> None:
+    """An answer without its blank text has its calls and thoughts, or is nothing; in the words of others blank parts
+    go where there is more."""
+    messages = []
+    for message in value["messages"]:
+        content = message["content"]
+        if isinstance(content, list):
+            message["content"] = [part for part in content if not _is_blank(part)] or content
+        elif message["role"] == "assistant" and content is not None and not content.strip():
+            message["content"] = None if message.get("tool_calls") else ""
+            if not message.get("tool_calls") and not message.get("thinking_blocks"):
+                continue
+        messages.append(message)
+    value["messages"] = messages
+
+
+def _is_blank(part: Chat) -> bool:
+    return part["type"] == "text" and not part["text"].strip()
+
+
 def _join_turns(value: Chat) -> None:
     joined: list[Chat] = []
     for message in value["messages"]:
@@ -213,6 +233,10 @@ LOSSES = (
          "one `system` before all others, a part for each",
          ("`system` 与 `developer` 消息的位置，以及它们是哪一种", "合成最前面的一条 `system`，各占一个部分"),
          chat({"role": "developer", "content": "Be brief."}), _first_system),
+    Loss(MESSAGES, "texts of white space alone (Unicode's: U+0085, U+00A0… too) in answers, and beside other parts",
+         "left out: Anthropic refuses them",
+         ("回答中以及其他部分旁边只有空白（Unicode 空白，含 U+0085、U+00A0 等）的文本", "省略：Anthropic 拒绝它们"),
+         chat({"role": "user", "content": "One"}, {"role": "assistant", "content": "\x85"}), _no_blanks),
     Loss(MESSAGES, "messages of the user that follow each other", "one message with the parts of all",
          ("相邻的多条用户消息", "合成一条消息，包含全部部分"),
          chat({"role": "user", "content": "One"}), _join_turns),

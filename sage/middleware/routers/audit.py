@@ -53,7 +53,7 @@ async def audit(
     *,
     log: TheAudit,
     caller: Caller,
-    actor: Annotated[str | None, Query(description="A user's name, `operator` or `anonymous`.")] = None,
+    actor: Annotated[str | None, Query(description="`ann` or `user:ann`, `operator`, `anonymous`.")] = None,
     action: Annotated[str | None, Query(description="Such as `key.create`, or a noun alone: `key`.")] = None,
     target: Annotated[str | None, Query(description="Such as `key:ab12`, `user:ann`, `model:gpt-4o`.")] = None,
     tenant: Annotated[str | None, Query(description="For admins.")] = None,

@@ -38,6 +38,8 @@ def test_changes_of_accounts_are_told_with_who_and_where(gateway: Callable[..., 
     made = running.post("/auth/keys", {"user": "ann", "name": "laptop"}).json()
     assert running.request("DELETE", f"/auth/keys/{made['id']}").status_code in (200, 204)
     mine = events(running, actor="root")
+    assert events(running, actor="user:root") == mine
+    assert events(running, actor="user:ann") == []
     assert [each["action"] for each in mine] == ["user.create", "key.create", "key.revoke"]
     for each in mine:
         assert (each["actor"], each["tenant"], each["address"]) == ("user:root", "acme", "127.0.0.1")

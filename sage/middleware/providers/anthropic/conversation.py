@@ -76,7 +76,8 @@ def _trim_prefill(blocks: list[dict[str, Any]]) -> None:
 
 
 def _is_blank(block: Mapping[str, Any]) -> bool:
-    """Whether it is a text of white space alone, which Anthropic refuses. Some models write one before a call."""
+    """Whether it is a text of white space alone, which Anthropic refuses. Some models write one before a call. White
+    space is what Python takes for it: Unicode's, and the control characters U+001C to U+001F."""
     return block["type"] == "text" and not block["text"].strip()
 
 

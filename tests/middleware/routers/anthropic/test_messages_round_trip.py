@@ -10,7 +10,7 @@ import chat_shapes as shapes
 import orjson
 import pytest
 import surface_losses
-from hypothesis import given
+from hypothesis import example, given
 from surface_losses import Loss, expected
 
 from sage.middleware.providers.anthropic.answer import chat_answer
@@ -22,6 +22,12 @@ from sage.middleware.routers.anthropic.request import chat_request
 MODEL = "claude-opus-4-6"
 QUESTIONS = surface_losses.of("messages", answer=False)
 ANSWERS = surface_losses.of("messages", answer=True)
+
+
+def _blank_between(content: Any, role: str = "assistant", **fields: Any) -> dict[str, Any]:
+    """A chat with ``content``, whose texts are blank, between two words of the user."""
+    first, last = ({"role": "user", "content": text} for text in ("a", "b"))
+    return {"model": "m", "max_tokens": 4000, "messages": [first, {"role": role, "content": content, **fields}, last]}
 
 
 def there_and_back(chat: dict[str, Any]) -> dict[str, Any]:
@@ -47,6 +53,10 @@ def answer_there_and_back(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 @given(shapes.chats())
+@example(_blank_between("\x85"))
+@example(_blank_between("\x1f\u2028", thinking_blocks=[{"type": "redacted_thinking", "data": "a"}]))
+@example(_blank_between([{"type": "text", "text": "\xa0"}, {"type": "text", "text": "b"}], role="user"))
+@example(_blank_between(" ", role="user"))
 def test_a_question_loses_nothing_else(chat: dict[str, Any]) -> None:
     assert there_and_back(chat) == expected(chat, QUESTIONS)
 
