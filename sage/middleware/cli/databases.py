@@ -18,7 +18,6 @@ from sage.middleware.settings.reading import CLIENT_SECTIONS, find_config, load_
 
 if TYPE_CHECKING:
     from sage.middleware.database.copying import RoomFile
-    from sage.middleware.mcp.pins.database import SCHEMA as MCP_PINS
     from sage.middleware.settings.database import DatabaseUrl
     from sage.middleware.settings.settings import Settings
 
@@ -120,6 +119,7 @@ def _rooms(data_dir: Path) -> list[RoomFile]:
     from sage.middleware.auth.database import SCHEMA as ACCOUNTS
     from sage.middleware.budgets.database import SCHEMA as BUDGETS
     from sage.middleware.database.copying import RoomFile
+    from sage.middleware.mcp.pins.database import SCHEMA as MCP_PINS
     from sage.middleware.queue.database import SCHEMA as JOBS
     from sage.middleware.responses.database import SCHEMA as RESPONSES
     from sage.middleware.usage.database import SCHEMA as USAGE
