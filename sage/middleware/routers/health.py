@@ -100,30 +100,18 @@ async def metrics(gateway: TheGateway, queue: TheQueue) -> Response:
     return Response(gateway.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-class LiveSecond(BaseModel):
-    """What has happened in one second. Durations are in seconds, of the requests that ended in it."""
-
-    time: float = Field(description="When it ended, in Unix seconds.")
-    seconds: float
-    requests: int = Field(description="That ended.")
-    failed: int = Field(description="Of those, with a status from 400.")
-    in_flight: int
-    prompt_tokens: int
-    completion_tokens: int
-    duration: dict[str, float] | None = Field(description="`p50` and `p95`; null if none ended.")
-    first_token: dict[str, float] | None
-    models: dict[str, dict[str, int]] = Field(description="`requests`, `failed`, `in_flight` of those that were asked.")
-
-
 @router.get(
     "/metrics/live",
     name="metrics_live",
     response_class=Response,
-    responses={200: {"content": {EVENTS: {"schema": LiveSecond.model_json_schema()}}}},
+    responses={200: {"content": {EVENTS: {}}}},
 )
 @requires(Scope.METRICS)
 async def metrics_live(gateway: TheGateway) -> Response:
-    """What happens now, as one event a second, for as long as the client listens."""
+    """What happens now, as one event a second, for as long as the client listens: `time` (Unix seconds) and `seconds`,
+    how long it was; `requests` that ended in it and how many `failed` (a status from 400); those `in_flight`;
+    `prompt_tokens` and `completion_tokens`; `p50` and `p95` of `duration` and of `first_token`, in seconds, null if
+    none ended; and requests, failed and in flight by model in `models`."""
     return StreamingResponse(_seconds(live_metrics(gateway.metrics)), media_type=EVENTS, headers=NO_BUFFERS)
 
 
