@@ -67,6 +67,11 @@ class BoundedPool:
     def _full(self) -> Unavailable:
         return Unavailable(f"too many requests wait for {self._name}; try again", code="overloaded")
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has any thread, so that :meth:`close` may have to wait."""
+        return bool(self._threads)
+
     def close(self, timeout: float | None = None) -> None:
         """Waits for what runs, ``timeout`` seconds at most for each thread; what waits never begins."""
         with self._changed:

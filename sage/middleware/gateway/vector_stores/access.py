@@ -127,7 +127,8 @@ class StoreAccess:
             await self.run(lambda rows: rows.stores.change(record.key, last_active_at=now), record.tenant)
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._pool.close)
+        if self._pool.has_begun:
+            await asyncio.to_thread(self._pool.close)
         if self._rows is not None:
             await asyncio.to_thread(self._rows.database.close)
 
