@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 from import_spy import loaded, spied
-from sage_process import environment, serving
+from sage_process import SAGE, environment, serving
 
 from benchmarks.processes import family
 
@@ -65,7 +65,8 @@ print(json.dumps({"routes": made, **models, "garbage": gc.isenabled(), "drivers"
 
 @pytest.mark.parametrize("arguments", [(), ("--no-auth",)], ids=["accounts", "no accounts"])
 def test_it_holds_a_bounded_memory(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    with serving(["--port", "0", *arguments], environment(tmp_path / "data"), tmp_path) as gateway:
+    # Started as users start it: a fork has what its parent has loaded.
+    with serving(["--port", "0", *arguments], environment(tmp_path / "data"), tmp_path, command=SAGE) as gateway:
         pids = family(gateway.process.pid)
         resident = sum(resident_kib(pid) for pid in pids) / 1024
     assert len(pids) == 1  # the worker of jobs waits for the first
