@@ -66,7 +66,7 @@ def all_ends(running: Running, up: Upstream) -> Any:
 
 _AT_REST = {
     *("Server.serve", "LifespanOn.main", "Authenticator.follow", "follow_captures"),
-    *("AuditUpkeep.run", "BudgetUpkeep._run"),
+    *("AuditUpkeep.run", "BudgetUpkeep._run", "KeptResponses.keep_purged", "StoreUpkeep.run"),
 }
 """The server's own task, that of its lifespan, and what goes on as long as the gateway does."""
 
