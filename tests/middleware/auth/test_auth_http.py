@@ -152,6 +152,7 @@ def test_users_are_the_admins_business(running) -> None:
         "models:read",
         "search",
         "tasks",
+        "tools",
         "usage",
         "vdb",
     ]
