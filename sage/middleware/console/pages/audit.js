@@ -1,19 +1,17 @@
 /** Who changed what, newest first. */
 import {Empty, Failure, Waiting} from "../components/notice.js"
 import {Table} from "../components/table.js"
-import {get} from "../core/api.js"
-import {html, useLoaded, useState} from "../core/html.js"
+import {When} from "../components/when.js"
+import {html, useState} from "../core/html.js"
 import {t} from "../core/language.js"
-import {When} from "./models.js"
+import {usePages} from "../core/pages.js"
 
 export function Audit() {
   const [filter, setFilter] = useState({actor: "", action: "", target: ""})
-  const [more, setMore] = useState([])
   const query = new URLSearchParams({limit: "200"})
   for (const [name, value] of Object.entries(filter)) if (value.trim()) query.set(name, value.trim())
-  const {data, error, reload} = useLoaded(stop => get(`/audit?${query}`, stop), [String(query)])
-  const pages = data ? [data, ...more] : []
-  const cursor = pages.at(-1)?.cursor
+  const {pages, cursor, error, next, reload} = usePages(`/audit?${query}`)
+  const events = pages.flatMap(page => page.events)
   const columns = [
     {key: "time", title: t("requests.time"), cell: event => html`<${When} at=${event.time} />`},
     {key: "actor", title: t("audit.actor"), cell: event => event.actor},
@@ -26,10 +24,10 @@ export function Audit() {
     <h1>${t("page.audit")}</h1>
     <div class="filters">${["actor", "action", "target"].map(name => html`
       <label key=${name}>${t(`audit.${name}`)} <input value=${filter[name]} spellcheck="false"
-        onChange=${event => { setMore([]); setFilter({...filter, [name]: event.target.value}) }} /></label>`)}</div>
+        onChange=${event => setFilter({...filter, [name]: event.target.value})} /></label>`)}</div>
     <${Failure} error=${error} retry=${reload} />
-    ${!data ? !error && html`<${Waiting} />` : data.events.length === 0
+    ${pages.length === 0 ? !error && html`<${Waiting} />` : events.length === 0
       ? html`<${Empty} title=${t("audit.none")}><p>${t("audit.none_hint")}</p><//>`
-      : html`<${Table} label=${t("page.audit")} columns=${columns} rows=${pages.flatMap(page => page.events)} id=${event => event.seq} />`}
-    ${cursor && html`<button class="quiet wide" onClick=${async () => setMore([...more, await get(`/audit?${query}&cursor=${cursor}`)])}>${t("audit.more")}</button>`}`
+      : html`<${Table} label=${t("page.audit")} columns=${columns} rows=${events} id=${event => event.seq} />`}
+    ${cursor && html`<button class="quiet wide" onClick=${next}>${t("audit.more")}</button>`}`
 }

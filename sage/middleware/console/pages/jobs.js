@@ -3,12 +3,12 @@ import {Empty, Failure, Waiting} from "../components/notice.js"
 import {Meter} from "../components/meter.js"
 import {StateBadge} from "../components/state_badge.js"
 import {Table} from "../components/table.js"
+import {When} from "../components/when.js"
 import {get, post} from "../core/api.js"
 import {duration, number} from "../core/format.js"
 import {html, useLoaded, useState} from "../core/html.js"
 import {t} from "../core/language.js"
 import {may} from "../core/session.js"
-import {When} from "./models.js"
 
 const STATES = ["", "queued", "running", "succeeded", "failed", "dead", "cancelled"]
 const ENDED = ["succeeded", "failed", "dead", "cancelled"]
@@ -28,9 +28,7 @@ export function Jobs() {
     {key: "progress", title: t("jobs.progress"), cell: job => html`<${Progress} job=${job} />`},
     {key: "user", title: t("requests.user"), cell: job => job.user},
     {key: "created", title: t("jobs.created"), cell: job => html`<${When} at=${job.created_at} />`},
-    {key: "took", title: t("requests.took"), numeric: true,
-      cell: job => duration(job.started_at && (job.finished_at ?? Date.now() / 1000) - job.started_at) === "–" ? "–"
-        : duration(((job.finished_at ?? Date.now() / 1000) - job.started_at) * 1000)},
+    {key: "took", title: t("requests.took"), numeric: true, cell: job => duration(took(job))},
     {key: "act", title: t("keys.actions"), cell: job => ENDED.includes(job.state)
       ? ["failed", "dead"].includes(job.state) && html`<button class="quiet small" onClick=${() => act(job, "retry")}>${t("action.retry")}</button>`
       : html`<button class="quiet small" onClick=${() => act(job, "cancel")}>${t("jobs.cancel")}</button>`},
@@ -48,6 +46,9 @@ export function Jobs() {
       ? html`<${Empty} title=${t("jobs.none")}><p>${t("jobs.none_hint")}</p><//>`
       : html`<${Table} label=${t("page.jobs")} columns=${columns} rows=${data.tasks} id=${job => job.id} />`}`
 }
+
+/** Milliseconds that a job has run so far, or had; `null` if it has not begun. */
+const took = ({started_at: begin, finished_at: end}) => begin === null ? null : ((end ?? Date.now() / 1000) - begin) * 1000
 
 function Progress({job: {progress, id}}) {
   if (!progress.total) return progress.done ? number(progress.done) : "–"

@@ -2,12 +2,12 @@
 import {Confirm} from "../components/dialog.js"
 import {Empty, Failure, Waiting} from "../components/notice.js"
 import {Table} from "../components/table.js"
+import {When} from "../components/when.js"
 import {get, remove} from "../core/api.js"
 import {html, useLoaded, useState} from "../core/html.js"
 import {t} from "../core/language.js"
 import {hasAccounts} from "../core/session.js"
 import {NewKey} from "./new_key.js"
-import {When} from "./models.js"
 
 export function Keys() {
   if (!hasAccounts.peek()) return html`<h1>${t("page.keys")}</h1><${Empty} title=${t("keys.open")}><p>${t("keys.open_hint")}</p><//>`

@@ -3,8 +3,9 @@ import {Confirm} from "../components/dialog.js"
 import {Empty, Failure, Waiting} from "../components/notice.js"
 import {StateBadge} from "../components/state_badge.js"
 import {Table} from "../components/table.js"
+import {When} from "../components/when.js"
 import {get, post, remove} from "../core/api.js"
-import {bytes, exactTime, number, relativeTime} from "../core/format.js"
+import {bytes, number} from "../core/format.js"
 import {html, useLoaded, useSignal, useState} from "../core/html.js"
 import {t} from "../core/language.js"
 import {address, go, place} from "../core/router.js"
@@ -40,8 +41,6 @@ function AllModels() {
                onOpen=${model => go("models", model.name)} />`}
     ${pulling && html`<${Pull} onClose=${() => { setPulling(false); reload() }} />`}`
 }
-
-export const When = ({at}) => at === null || at === undefined ? "–" : html`<time title=${exactTime(at)}>${relativeTime(at)}</time>`
 
 function OneModel({name}) {
   const {data: model, error, reload} = useLoaded(stop => get(path(name), stop), [name])

@@ -2,27 +2,23 @@
 import {Dialog} from "../components/dialog.js"
 import {Empty, Failure, Waiting} from "../components/notice.js"
 import {Table} from "../components/table.js"
-import {get} from "../core/api.js"
+import {When} from "../components/when.js"
 import {duration, exactTime, money, number} from "../core/format.js"
-import {html, useLoaded, useState} from "../core/html.js"
+import {html, useState} from "../core/html.js"
 import {t} from "../core/language.js"
-import {When} from "./models.js"
+import {usePages} from "../core/pages.js"
 
 const PAGE = 200
 const STATUSES = ["", "2xx", "4xx", "5xx", "failed"]
 
 export function Requests() {
   const [filter, setFilter] = useState({model: "", status: ""})
-  const [more, setMore] = useState([])
   const [open, setOpen] = useState(null)
   const query = new URLSearchParams({limit: String(PAGE)})
   for (const [name, value] of Object.entries(filter)) if (value.trim()) query.set(name, value.trim())
-  const first = useLoaded(stop => get(`/usage/requests?${query}`, stop), [String(query)])
-  const pages = first.data ? [first.data, ...more] : []
+  const {pages, cursor, error, next, reload} = usePages(`/usage/requests?${query}`)
   const rows = pages.flatMap(page => page.requests)
-  const cursor = pages.at(-1)?.cursor
-  const next = async () => setMore([...more, await get(`/usage/requests?${query}&cursor=${cursor}`)])
-  const set = name => event => { setMore([]); setFilter({...filter, [name]: event.target.value}) }
+  const set = name => event => setFilter({...filter, [name]: event.target.value})
   const columns = [
     {key: "time", title: t("requests.time"), cell: each => html`<${When} at=${each.time} />`},
     {key: "model", title: t("requests.model"), cell: each => each.model},
@@ -39,10 +35,10 @@ export function Requests() {
       <label>${t("requests.model")} <input value=${filter.model} onChange=${set("model")} spellcheck="false" /></label>
       <label>${t("requests.status")} <select value=${filter.status} onChange=${set("status")}>
         ${STATUSES.map(each => html`<option key=${each} value=${each}>${each || t("requests.any")}</option>`)}</select></label>
-      <button class="quiet" onClick=${() => { setMore([]); first.reload() }}>${t("action.reload")}</button>
+      <button class="quiet" onClick=${reload}>${t("action.reload")}</button>
     </div>
-    <${Failure} error=${first.error} retry=${first.reload} />
-    ${!first.data ? !first.error && html`<${Waiting} />` : rows.length === 0
+    <${Failure} error=${error} retry=${reload} />
+    ${pages.length === 0 ? !error && html`<${Waiting} />` : rows.length === 0
       ? html`<${Empty} title=${t("requests.none")}><p>${t("requests.none_hint")}</p><//>`
       : html`<${Table} label=${t("page.requests")} columns=${columns} rows=${rows} id=${each => `${each.id} ${each.time}`} onOpen=${setOpen} />`}
     ${cursor && html`<button class="quiet wide" onClick=${next}>${t("requests.more")}</button>`}

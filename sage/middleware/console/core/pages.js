@@ -1,0 +1,23 @@
+/** Lists that come in pages, the newest first. */
+import {get} from "./api.js"
+import {useLoaded, useState} from "./html.js"
+
+/**
+ * The pages of `path` that were loaded so far; `next` adds the one behind `cursor`, which is null after the last.
+ * Another `path` begins anew, as does `reload`.
+ * @param {string} path with a query
+ */
+export function usePages(path) {
+  const first = useLoaded(stop => get(path, stop), [path])
+  const [later, setLater] = useState({path, pages: []})
+  const further = later.path === path ? later.pages : []
+  const pages = first.data ? [first.data, ...further] : []
+  const cursor = pages.at(-1)?.cursor
+  return {
+    pages,
+    cursor,
+    error: first.error,
+    next: async () => setLater({path, pages: [...further, await get(`${path}&cursor=${cursor}`)]}),
+    reload: () => { setLater({path, pages: []}); first.reload() },
+  }
+}
