@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request
@@ -85,7 +86,18 @@ async def store_files(request: Request) -> StoreFiles:
     return files
 
 
+async def _position(
+    limit: PageSize = 20,
+    order: Literal["asc", "desc"] = "desc",
+    after: str | None = None,
+    before: str | None = None,
+    filter: Status | None = None,
+) -> FilePosition:
+    return FilePosition(limit, order == "asc", after, before, filter)
+
+
 TheStoreFiles = Annotated[StoreFiles, Depends(store_files)]
+Position = Annotated[FilePosition, Depends(_position)]
 
 
 @router.post(
@@ -105,18 +117,8 @@ async def attach_file(store: str, request: Request, who: Caller, files: TheStore
 
 @router.get("/files", name="store_files_list", response_model=StoreFileList)
 @requires(Scope.SEARCH)
-async def list_files(
-    store: str,
-    who: Caller,
-    files: TheStoreFiles,
-    limit: PageSize = 20,
-    order: Literal["asc", "desc"] = "desc",
-    after: str | None = None,
-    before: str | None = None,
-    filter: Status | None = None,
-) -> Response:
+async def list_files(store: str, who: Caller, files: TheStoreFiles, position: Position) -> Response:
     """The files of the store, the newest first."""
-    position = FilePosition(limit, order == "asc", after, before, filter)
     return reply(await files.page(who, store, position))
 
 
@@ -188,17 +190,6 @@ async def cancel_batch(store: str, batch: str, request: Request, who: Caller, fi
 
 @router.get("/file_batches/{batch}/files", name="store_batches_files", response_model=StoreFileList)
 @requires(Scope.SEARCH)
-async def list_batch_files(
-    store: str,
-    batch: str,
-    who: Caller,
-    files: TheStoreFiles,
-    limit: PageSize = 20,
-    order: Literal["asc", "desc"] = "desc",
-    after: str | None = None,
-    before: str | None = None,
-    filter: Status | None = None,
-) -> Response:
+async def list_batch_files(store: str, batch: str, who: Caller, files: TheStoreFiles, position: Position) -> Response:
     """The files of a batch, the newest first."""
-    position = FilePosition(limit, order == "asc", after, before, filter, batch)
-    return reply(await files.page(who, store, position))
+    return reply(await files.page(who, store, replace(position, batch=batch)))
