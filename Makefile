@@ -51,7 +51,7 @@ check: lint  ## Run everything that CI runs: lint, then every test with reduced 
 	$(PYTEST) $(ALL) tests
 
 check-full: lint  ## Run every test with full counts: kill loops, soaks, 1,000 examples.
-	SAGE_TEST_FULL=1 $(PYTEST) $(ALL) tests
+	SAGE_TEST_FULL=1 PYTEST_TIMEOUT=14400 $(PYTEST) $(ALL) tests
 
 # No GPU is needed, but 3.4 GB of disk, 3 GB of memory and some minutes.
 test-vllm: $(VENV)/dev.stamp $(if $(filter $(VLLM)/bin/python,$(VLLM_PYTHON)),$(VLLM)/vllm.stamp)  ## Test a real vLLM with a tiny random model.
