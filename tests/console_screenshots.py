@@ -11,7 +11,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE / "running"), str(HERE / "scripted")]
 
 from browser import Page, open_page  # noqa: E402
-from middleware.console.test_console_pages import PAGES, log_in, open_tab  # noqa: E402
+from console_browser import log_in, open_tab  # noqa: E402
+from middleware.console.test_console_pages import PAGES  # noqa: E402
 from PIL import Image  # noqa: E402
 from running_gateway import Running, run_gateway  # noqa: E402
 from upstream import Received, Script, Upstream, chat_chunk, stream, usage_chunk  # noqa: E402

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
-import axe_playwright_python
 import pytest
 from browser import Page, open_page
+from console_browser import console, grave_faults, open_tab, visit
 from fresh_gateway import run_fresh_gateway
 from running_gateway import PASSWORD, Running
 from upstream import Upstream, chat_chunk, usage_chunk
 
 pytestmark = pytest.mark.slow
 
-AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 PAGES = {
     "overview": ("Overview", "概览"),
     "playground": ("Playground", "试用"),
@@ -58,54 +54,6 @@ def watched(module_gateway: Callable[..., Running]) -> Iterator[Watched]:
         yield Watched(gateway, upstream)
 
 
-def visit(watched: Watched, profile: Path, act: Callable[[Page], Coroutine[Any, Any, None]]) -> None:
-    """Does ``act`` in a page that has logged in; it must have talked to the gateway alone, without an error."""
-
-    async def visiting() -> None:
-        async with console(watched.gateway, profile) as page:
-            await act(page)
-
-    asyncio.run(visiting())
-
-
-@asynccontextmanager
-async def console(gateway: Running, profile: Path) -> AsyncIterator[Page]:
-    async with open_page(profile) as page:
-        await page.go(gateway.url)
-        await log_in(page)
-        yield page
-        own = urlsplit(gateway.url).netloc
-        assert {urlsplit(url).netloc for url in page.requested if not url.startswith(("data:", "blob:"))} == {own}
-        assert page.errors == []
-
-
-async def log_in(page: Page) -> None:
-    await page.type("input[name=username]", "root")
-    await page.type("input[name=password]", PASSWORD)
-    await page.click("button.primary")
-    await page.wait_for("document.querySelector('nav a')")
-
-
-async def open_tab(page: Page, name: str) -> None:
-    """Follows the link of the menu, and waits until the page has its data."""
-    await page.click(f"nav a[href='#/{name}']")
-    current = f"document.querySelector('nav a[aria-current]')?.hash === '#/{name}'"
-    await page.wait_for(f"{current} && document.querySelector('main h1') && !document.querySelector('main .waiting')")
-
-
-async def grave_faults(page: Page) -> list[str]:
-    """What axe finds that is serious or critical."""
-    if not await page.evaluate("'axe' in window"):
-        await page.evaluate(AXE)
-    found = await page.evaluate("axe.run().then(found => JSON.stringify(found.violations))")
-    return [
-        f"{fault['id']}: {node['html']}"
-        for fault in json.loads(found)
-        if fault["impact"] in ("serious", "critical")
-        for node in fault["nodes"]
-    ]
-
-
 def test_every_page_in_both_languages_and_themes(watched: Watched, tmp_path: Path) -> None:
     async def act(page: Page) -> None:
         for language, at in (("en", 0), ("zh", 1)):
@@ -120,7 +68,7 @@ def test_every_page_in_both_languages_and_themes(watched: Watched, tmp_path: Pat
                     assert await grave_faults(page) == []
                     await page.click(f"header button[aria-label='{await other_theme(page)}']")
 
-    visit(watched, tmp_path / "profile", act)
+    visit(watched.gateway, tmp_path / "profile", act)
 
 
 async def other_theme(page: Page) -> str:
@@ -149,7 +97,7 @@ def test_a_question_by_keyboard(watched: Watched, tmp_path: Path) -> None:
         assert await page.evaluate("document.title") == "Playground · SAGE"
         assert await grave_faults(page) == []
 
-    visit(watched, tmp_path / "profile", act)
+    visit(watched.gateway, tmp_path / "profile", act)
     (request,) = watched.upstream.requests
     assert request.body["messages"] == [{"role": "user", "content": "What is the capital?"}]
 
@@ -172,7 +120,7 @@ def test_a_key_is_made_and_revoked(watched: Watched, tmp_path: Path) -> None:
         await page.click("dialog button.danger")
         await page.wait_for(f"!document.querySelector('main').innerText.includes({json.dumps(HOSTILE[:60])})")
 
-    visit(watched, tmp_path / "profile", act)
+    visit(watched.gateway, tmp_path / "profile", act)
     assert watched.gateway.chat(key=made[0]).status_code == 401
 
 
@@ -187,7 +135,7 @@ def test_the_session_goes_on_after_a_reload_and_ends(watched: Watched, tmp_path:
         await page.evaluate("location.reload()")
         await page.wait_for("document.querySelector('input[name=password]')")
 
-    visit(watched, tmp_path / "profile", act)
+    visit(watched.gateway, tmp_path / "profile", act)
 
 
 def test_the_overview_is_live(watched: Watched, tmp_path: Path) -> None:
@@ -201,7 +149,7 @@ def test_the_overview_is_live(watched: Watched, tmp_path: Path) -> None:
         assert page.requested.count(f"{watched.gateway.url}/metrics/live") == 1
 
     watched.upstream.reset()
-    visit(watched, tmp_path / "profile", act)
+    visit(watched.gateway, tmp_path / "profile", act)
 
 
 def test_a_model_opens_with_its_deployments(watched: Watched, tmp_path: Path) -> None:
@@ -212,7 +160,7 @@ def test_a_model_opens_with_its_deployments(watched: Watched, tmp_path: Path) ->
         await page.wait_for("document.querySelector('tbody')?.innerText.includes('up/m')")
         assert await grave_faults(page) == []
 
-    visit(watched, tmp_path / "profile", act)
+    visit(watched.gateway, tmp_path / "profile", act)
 
 
 def test_many_models_are_drawn_as_they_are_seen(gateway: Callable[..., Running], tmp_path: Path) -> None:

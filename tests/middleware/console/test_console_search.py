@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from browser import Page
-from middleware.console.test_console_pages import console, grave_faults, open_tab
+from console_browser import console, grave_faults, open_tab
 from running_gateway import Running
 
 pytestmark = pytest.mark.slow

@@ -1,10 +1,10 @@
 /** What happens now, second by second, as the gateway tells it (`/metrics/live`). */
-import {TimeChart} from "../components/chart.js"
-import {Failure} from "../components/notice.js"
-import {follow} from "../core/api.js"
-import {clockTime, duration, number} from "../core/format.js"
-import {html, useEffect, useMemo, useState} from "../core/html.js"
-import {t} from "../core/language.js"
+import {TimeChart} from "../../components/chart.js"
+import {Failure} from "../../components/notice.js"
+import {follow} from "../../core/api.js"
+import {clockTime, duration, number} from "../../core/format.js"
+import {html, useEffect, useMemo, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
 
 const KEPT = 120 // seconds that are drawn
 const RECENT = 10 // seconds that the figures are of

@@ -1,10 +1,10 @@
 /** Who changed what, newest first. */
-import {Empty, Failure, Waiting} from "../components/notice.js"
-import {Table} from "../components/table.js"
-import {When} from "../components/when.js"
-import {html, useState} from "../core/html.js"
-import {t} from "../core/language.js"
-import {usePages} from "../core/pages.js"
+import {Empty, Failure, Waiting} from "../../components/notice.js"
+import {Table} from "../../components/table.js"
+import {When} from "../../components/when.js"
+import {html, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
+import {usePages} from "../../core/pages.js"
 
 export function Audit() {
   const [filter, setFilter] = useState({actor: "", action: "", target: ""})

@@ -1,16 +1,16 @@
 /** The services, their calls, and what the key-value service and the memories hold. */
-import {CodeBlock} from "../components/copyable.js"
-import {Confirm, Dialog} from "../components/dialog.js"
-import {Empty, Failure, Waiting} from "../components/notice.js"
-import {StateBadge} from "../components/state_badge.js"
-import {Table} from "../components/table.js"
-import {Tabs} from "../components/tabs.js"
-import {When} from "../components/when.js"
-import {get, post, remove} from "../core/api.js"
-import {number} from "../core/format.js"
-import {html, useLoaded, useState} from "../core/html.js"
-import {t} from "../core/language.js"
-import {may} from "../core/session.js"
+import {CodeBlock} from "../../components/copyable.js"
+import {Confirm, Dialog} from "../../components/dialog.js"
+import {Empty, Failure, Waiting} from "../../components/notice.js"
+import {StateBadge} from "../../components/state_badge.js"
+import {Table} from "../../components/table.js"
+import {Tabs} from "../../components/tabs.js"
+import {When} from "../../components/when.js"
+import {get, post, remove} from "../../core/api.js"
+import {number} from "../../core/format.js"
+import {html, useLoaded, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
+import {may} from "../../core/session.js"
 
 export function Services() {
   const tabs = [

@@ -1,16 +1,16 @@
 /** Every model with its deployments; loading and unloading them. */
-import {Confirm} from "../components/dialog.js"
-import {Empty, Failure, Waiting} from "../components/notice.js"
-import {StateBadge} from "../components/state_badge.js"
-import {Table} from "../components/table.js"
-import {When} from "../components/when.js"
-import {get, post, remove} from "../core/api.js"
-import {bytes, number} from "../core/format.js"
-import {html, useLoaded, useSignal, useState} from "../core/html.js"
-import {t} from "../core/language.js"
-import {address, go, place} from "../core/router.js"
-import {may} from "../core/session.js"
-import {Pull} from "./model_pull.js"
+import {Confirm} from "../../components/dialog.js"
+import {Empty, Failure, Waiting} from "../../components/notice.js"
+import {StateBadge} from "../../components/state_badge.js"
+import {Table} from "../../components/table.js"
+import {When} from "../../components/when.js"
+import {get, post, remove} from "../../core/api.js"
+import {bytes, number} from "../../core/format.js"
+import {html, useLoaded, useSignal, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
+import {address, go, place} from "../../core/router.js"
+import {may} from "../../core/session.js"
+import {Pull} from "./pull.js"
 
 const path = name => `/models/${name.split("/").map(encodeURIComponent).join("/")}`
 

@@ -1,15 +1,15 @@
 /** How the gateway is: what is not well, the last days, the models. */
-import {TimeChart} from "../components/chart.js"
-import {Empty, Failure, Waiting} from "../components/notice.js"
-import {StateBadge} from "../components/state_badge.js"
-import {get} from "../core/api.js"
-import {compact, money, number} from "../core/format.js"
-import {html, useLoaded, useMemo} from "../core/html.js"
-import {t} from "../core/language.js"
-import {address} from "../core/router.js"
-import {may} from "../core/session.js"
-import {everyDay, lastDays} from "./days.js"
-import {Now} from "./overview_now.js"
+import {TimeChart} from "../../components/chart.js"
+import {Empty, Failure, Waiting} from "../../components/notice.js"
+import {StateBadge} from "../../components/state_badge.js"
+import {get} from "../../core/api.js"
+import {compact, money, number} from "../../core/format.js"
+import {html, useLoaded, useMemo} from "../../core/html.js"
+import {t} from "../../core/language.js"
+import {address} from "../../core/router.js"
+import {may} from "../../core/session.js"
+import {everyDay, lastDays} from "../../core/days.js"
+import {Now} from "./now.js"
 
 const DAYS = 14
 

@@ -1,8 +1,8 @@
 /** What a search found, with what each leg thinks of it. */
-import {Empty} from "../components/notice.js"
-import {duration, number} from "../core/format.js"
-import {html} from "../core/html.js"
-import {t} from "../core/language.js"
+import {Empty} from "../../components/notice.js"
+import {duration, number} from "../../core/format.js"
+import {html} from "../../core/html.js"
+import {t} from "../../core/language.js"
 
 export function Found({answer}) {
   const most = {}

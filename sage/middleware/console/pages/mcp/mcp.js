@@ -1,13 +1,13 @@
 /** MCP servers, their tools, and what has changed and waits to be accepted. */
-import {CodeBlock} from "../components/copyable.js"
-import {Dialog} from "../components/dialog.js"
-import {Empty, Failure, Waiting} from "../components/notice.js"
-import {StateBadge} from "../components/state_badge.js"
-import {Table} from "../components/table.js"
-import {get, post} from "../core/api.js"
-import {number} from "../core/format.js"
-import {html, useLoaded, useState} from "../core/html.js"
-import {t} from "../core/language.js"
+import {CodeBlock} from "../../components/copyable.js"
+import {Dialog} from "../../components/dialog.js"
+import {Empty, Failure, Waiting} from "../../components/notice.js"
+import {StateBadge} from "../../components/state_badge.js"
+import {Table} from "../../components/table.js"
+import {get, post} from "../../core/api.js"
+import {number} from "../../core/format.js"
+import {html, useLoaded, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
 
 export function Mcp() {
   const {data, error, reload} = useLoaded(stop => get("/mcp/servers", stop))

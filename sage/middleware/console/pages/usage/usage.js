@@ -1,14 +1,14 @@
 /** What calls used and cost, by day, model, user, key, tenant, provider or tag; the budgets. */
-import {TimeChart} from "../components/chart.js"
-import {Meter} from "../components/meter.js"
-import {Empty, Failure, Waiting} from "../components/notice.js"
-import {Table} from "../components/table.js"
-import {When} from "../components/when.js"
-import {get, request} from "../core/api.js"
-import {money, number} from "../core/format.js"
-import {html, useLoaded, useMemo, useState} from "../core/html.js"
-import {t} from "../core/language.js"
-import {everyDay, lastDays} from "./days.js"
+import {TimeChart} from "../../components/chart.js"
+import {Meter} from "../../components/meter.js"
+import {Empty, Failure, Waiting} from "../../components/notice.js"
+import {Table} from "../../components/table.js"
+import {When} from "../../components/when.js"
+import {get, request} from "../../core/api.js"
+import {money, number} from "../../core/format.js"
+import {html, useLoaded, useMemo, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
+import {everyDay, lastDays} from "../../core/days.js"
 
 const GROUPS = ["day", "model", "user", "key", "tenant", "provider", "tag"]
 const PERIODS = [1, 7, 30, 90]

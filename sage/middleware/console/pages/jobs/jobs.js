@@ -1,14 +1,14 @@
 /** Jobs: how far they are, what failed, and cancelling or trying them again. */
-import {Empty, Failure, Waiting} from "../components/notice.js"
-import {Meter} from "../components/meter.js"
-import {StateBadge} from "../components/state_badge.js"
-import {Table} from "../components/table.js"
-import {When} from "../components/when.js"
-import {get, post} from "../core/api.js"
-import {duration, number} from "../core/format.js"
-import {html, useLoaded, useState} from "../core/html.js"
-import {t} from "../core/language.js"
-import {may} from "../core/session.js"
+import {Empty, Failure, Waiting} from "../../components/notice.js"
+import {Meter} from "../../components/meter.js"
+import {StateBadge} from "../../components/state_badge.js"
+import {Table} from "../../components/table.js"
+import {When} from "../../components/when.js"
+import {get, post} from "../../core/api.js"
+import {duration, number} from "../../core/format.js"
+import {html, useLoaded, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
+import {may} from "../../core/session.js"
 
 const STATES = ["", "queued", "running", "succeeded", "failed", "dead", "cancelled"]
 const ENDED = ["succeeded", "failed", "dead", "cancelled"]

@@ -1,8 +1,8 @@
 /** Adding files and folders to a collection: they are stored, and a job reads them. */
-import {Failure} from "../components/notice.js"
-import {events, post, remove, request} from "../core/api.js"
-import {html, useRef, useState} from "../core/html.js"
-import {t} from "../core/language.js"
+import {Failure} from "../../components/notice.js"
+import {events, post, remove, request} from "../../core/api.js"
+import {html, useRef, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
 
 const AT_ONCE = 3
 

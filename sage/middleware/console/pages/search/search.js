@@ -1,15 +1,15 @@
 /** Collections: searching them, and adding files to them. */
-import {Field} from "../components/field.js"
-import {Confirm} from "../components/dialog.js"
-import {Empty, Failure, Waiting} from "../components/notice.js"
-import {get, post, remove} from "../core/api.js"
-import {bytes, number} from "../core/format.js"
-import {html, useLoaded, useSignal, useState} from "../core/html.js"
-import {t} from "../core/language.js"
-import {address, go, place} from "../core/router.js"
-import {may} from "../core/session.js"
-import {Found} from "./search_results.js"
-import {Upload} from "./search_upload.js"
+import {Field} from "../../components/field.js"
+import {Confirm} from "../../components/dialog.js"
+import {Empty, Failure, Waiting} from "../../components/notice.js"
+import {get, post, remove} from "../../core/api.js"
+import {bytes, number} from "../../core/format.js"
+import {html, useLoaded, useSignal, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
+import {address, go, place} from "../../core/router.js"
+import {may} from "../../core/session.js"
+import {Found} from "./results.js"
+import {Upload} from "./upload.js"
 
 const path = name => `/collections/${encodeURIComponent(name)}`
 

@@ -1,11 +1,11 @@
 /** How a program connects to this gateway, with a fresh key. */
-import {CodeBlock} from "../components/copyable.js"
-import {Failure, Waiting} from "../components/notice.js"
-import {Tabs} from "../components/tabs.js"
-import {get, post} from "../core/api.js"
-import {html, useLoaded, useState} from "../core/html.js"
-import {t} from "../core/language.js"
-import {hasAccounts, me} from "../core/session.js"
+import {CodeBlock} from "../../components/copyable.js"
+import {Failure, Waiting} from "../../components/notice.js"
+import {Tabs} from "../../components/tabs.js"
+import {get, post} from "../../core/api.js"
+import {html, useLoaded, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
+import {hasAccounts, me} from "../../core/session.js"
 import {clients} from "./client_texts.js"
 
 const SCOPES = ["generate", "models:read"]

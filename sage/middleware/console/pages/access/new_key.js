@@ -1,12 +1,12 @@
 /** Making an API key; its secret is shown this once. */
-import {CodeBlock} from "../components/copyable.js"
-import {Dialog} from "../components/dialog.js"
-import {Field} from "../components/field.js"
-import {Failure} from "../components/notice.js"
-import {post} from "../core/api.js"
-import {html, useState} from "../core/html.js"
-import {t} from "../core/language.js"
-import {me} from "../core/session.js"
+import {CodeBlock} from "../../components/copyable.js"
+import {Dialog} from "../../components/dialog.js"
+import {Field} from "../../components/field.js"
+import {Failure} from "../../components/notice.js"
+import {post} from "../../core/api.js"
+import {html, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
+import {me} from "../../core/session.js"
 
 const LASTING = {never: null, week: 7, month: 30, year: 365}
 const NOT_OFFERED = ["admin", "tenant:admin", "worker"] // a key gets them only by the API or the command line

@@ -1,12 +1,12 @@
 /** The user's API keys: made, with rights in words, and revoked. */
-import {Confirm} from "../components/dialog.js"
-import {Empty, Failure, Waiting} from "../components/notice.js"
-import {Table} from "../components/table.js"
-import {When} from "../components/when.js"
-import {get, remove} from "../core/api.js"
-import {html, useLoaded, useState} from "../core/html.js"
-import {t} from "../core/language.js"
-import {hasAccounts} from "../core/session.js"
+import {Confirm} from "../../components/dialog.js"
+import {Empty, Failure, Waiting} from "../../components/notice.js"
+import {Table} from "../../components/table.js"
+import {When} from "../../components/when.js"
+import {get, remove} from "../../core/api.js"
+import {html, useLoaded, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
+import {hasAccounts} from "../../core/session.js"
 import {NewKey} from "./new_key.js"
 
 export function Keys() {

@@ -1,12 +1,12 @@
 /** Talking to models: one, or two side by side, with what each answer took. */
-import {Failure, Waiting} from "../components/notice.js"
-import {Icon} from "../components/icon.js"
-import {get} from "../core/api.js"
-import {html, useLoaded, useRef, useState} from "../core/html.js"
-import {t} from "../core/language.js"
-import {Answer} from "./playground_answer.js"
-import {ask} from "./playground_call.js"
-import {Options} from "./playground_options.js"
+import {Failure, Waiting} from "../../components/notice.js"
+import {Icon} from "../../components/icon.js"
+import {get} from "../../core/api.js"
+import {html, useLoaded, useRef, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
+import {Answer} from "./answer.js"
+import {ask} from "./call.js"
+import {Options} from "./options.js"
 
 export function Playground() {
   const {data, error, reload} = useLoaded(stop => get("/models", stop))

@@ -1,10 +1,10 @@
 /** A model's answer: its text, its reasoning, its tool calls, and what it took. */
-import {CopyButton} from "../components/copyable.js"
-import {Markdown} from "../components/markdown.js"
-import {Failure} from "../components/notice.js"
-import {duration, number} from "../core/format.js"
-import {html} from "../core/html.js"
-import {t} from "../core/language.js"
+import {CopyButton} from "../../components/copyable.js"
+import {Markdown} from "../../components/markdown.js"
+import {Failure} from "../../components/notice.js"
+import {duration, number} from "../../core/format.js"
+import {html} from "../../core/html.js"
+import {t} from "../../core/language.js"
 
 export const Answer = ({answer}) => html`
   <article class="answer" aria-label=${answer.model} aria-busy=${!answer.done}>

@@ -1,12 +1,12 @@
 /** Which models are asked, with what, and the same request in other languages. */
-import {CodeBlock} from "../components/copyable.js"
-import {Dialog} from "../components/dialog.js"
-import {Field} from "../components/field.js"
-import {Tabs} from "../components/tabs.js"
-import {html, useState} from "../core/html.js"
-import {t} from "../core/language.js"
+import {CodeBlock} from "../../components/copyable.js"
+import {Dialog} from "../../components/dialog.js"
+import {Field} from "../../components/field.js"
+import {Tabs} from "../../components/tabs.js"
+import {html, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
 import {inCurl, inNode, inPython} from "./request_code.js"
-import {chatBody} from "./playground_call.js"
+import {chatBody} from "./call.js"
 
 export function Options({names, chosen, setChosen, options, setOptions, turns, draft}) {
   const [showing, setShowing] = useState(false)

@@ -1,12 +1,12 @@
 /** The log of calls, newest first, with filters; one call's way as bars. */
-import {Dialog} from "../components/dialog.js"
-import {Empty, Failure, Waiting} from "../components/notice.js"
-import {Table} from "../components/table.js"
-import {When} from "../components/when.js"
-import {duration, exactTime, money, number} from "../core/format.js"
-import {html, useState} from "../core/html.js"
-import {t} from "../core/language.js"
-import {usePages} from "../core/pages.js"
+import {Dialog} from "../../components/dialog.js"
+import {Empty, Failure, Waiting} from "../../components/notice.js"
+import {Table} from "../../components/table.js"
+import {When} from "../../components/when.js"
+import {duration, exactTime, money, number} from "../../core/format.js"
+import {html, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
+import {usePages} from "../../core/pages.js"
 
 const PAGE = 200
 const STATUSES = ["", "2xx", "4xx", "5xx", "failed"]

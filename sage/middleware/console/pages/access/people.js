@@ -1,14 +1,14 @@
 /** Users and teams, for admins and owners. */
-import {Dialog} from "../components/dialog.js"
-import {Field} from "../components/field.js"
-import {Failure, Waiting} from "../components/notice.js"
-import {Table} from "../components/table.js"
-import {When} from "../components/when.js"
-import {get, patch, post} from "../core/api.js"
-import {money, number} from "../core/format.js"
-import {html, useLoaded, useState} from "../core/html.js"
-import {t} from "../core/language.js"
-import {may} from "../core/session.js"
+import {Dialog} from "../../components/dialog.js"
+import {Field} from "../../components/field.js"
+import {Failure, Waiting} from "../../components/notice.js"
+import {Table} from "../../components/table.js"
+import {When} from "../../components/when.js"
+import {get, patch, post} from "../../core/api.js"
+import {money, number} from "../../core/format.js"
+import {html, useLoaded, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
+import {may} from "../../core/session.js"
 
 const ROLES = ["user", "viewer", "owner", "admin"]
 

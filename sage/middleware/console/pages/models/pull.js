@@ -1,11 +1,11 @@
 /** Fetching a model from a hub, or to an Ollama server, with its progress. */
-import {Dialog} from "../components/dialog.js"
-import {Field} from "../components/field.js"
-import {Failure} from "../components/notice.js"
-import {events, request} from "../core/api.js"
-import {bytes} from "../core/format.js"
-import {html, useEffect, useRef, useState} from "../core/html.js"
-import {t} from "../core/language.js"
+import {Dialog} from "../../components/dialog.js"
+import {Field} from "../../components/field.js"
+import {Failure} from "../../components/notice.js"
+import {events, request} from "../../core/api.js"
+import {bytes} from "../../core/format.js"
+import {html, useEffect, useRef, useState} from "../../core/html.js"
+import {t} from "../../core/language.js"
 
 export function Pull({onClose}) {
   const [step, setStep] = useState(null)

@@ -1,5 +1,5 @@
 /** One question to one model, as a stream, and what it took. */
-import {events, request} from "../core/api.js"
+import {events, request} from "../../core/api.js"
 
 /** The body of the request that asks `turn` of the model on `side`, after `earlier` turns. */
 export function chatBody({earlier, turn, side, options}) {
