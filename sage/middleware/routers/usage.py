@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -208,14 +209,13 @@ async def usage_requests(
     period: Within,
     wanted: Wanted,
     status: Annotated[str | None, Query(description="A status (429), a class (5xx), or `failed`.")] = None,
+    id: Annotated[str | None, Query(description="An `x-request-id`; give `from`, too, where there are many.")] = None,
     cursor: Annotated[str | None, Query(description="The `cursor` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     format: Format = None,
 ) -> Response:
     """Single calls, the newest first: one's own, for owners their tenant's, for admins all."""
-    wanted = UsageFilter(
-        *(wanted.tenant, wanted.user, wanted.key, wanted.model, wanted.provider, wanted.tag), _statuses(status)
-    )
+    wanted = replace(wanted, statuses=_statuses(status), id=id)
     await _all_stored(gateway, ledger)
     rows, following = await asyncio.to_thread(_reader(ledger).page, period, wanted, _before(cursor), limit)
     if _wants_csv(request, format):

@@ -55,6 +55,8 @@ class UsageFilter:
     tag: str | None = None
     statuses: tuple[int, int] | None = None
     """The least and the greatest status."""
+    id: str | None = None
+    """An ``x-request-id``, for single calls only."""
 
     def conditions(self, table: Table) -> list[ColumnElement[bool]]:
         """As conditions on ``table``; raises :class:`InvalidRequest` for what it has not."""
@@ -117,6 +119,8 @@ class UsageReader:
             times.append(requests.c.id < before)
         if wanted.statuses is not None:
             times.append(requests.c.status.between(*wanted.statuses))
+        if wanted.id is not None:
+            times.append(requests.c.request_id == wanted.id)
         with self._open().reading() as connection:
             ids = _newest_ids(connection, times, wanted, limit + 1)
             statement = select(*_SHOWN).join(series, requests.c.series == series.c.id).where(requests.c.id.in_(ids))

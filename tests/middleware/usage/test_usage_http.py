@@ -284,3 +284,13 @@ def test_a_cursor_or_a_status_that_is_none_is_refused(running: Running) -> None:
     for query, param in (("cursor=1;drop", "cursor"), ("status=teapot", "status")):
         answer = running.get(f"/usage/requests?{query}")
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_one_request_is_found_by_its_id_by_who_may_see_it(running: Running, up: Upstream) -> None:
+    chat = {"model": "bench", "messages": MESSAGES}
+    first, _ = (running.post("/v1/chat/completions", chat).headers["x-request-id"] for _ in range(2))
+    stranger = add_user(running, "stranger", "user", "elsewhere")
+    path = f"/usage/requests?id={first}"
+    assert [call["id"] for call in used(running, running.key, path)["requests"]] == [first]
+    assert used(running, stranger, path)["requests"] == []
+    assert used(running, running.key, f"{path}x")["requests"] == []
