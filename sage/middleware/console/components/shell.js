@@ -49,7 +49,7 @@ export function Choices() {
 
 function User() {
   const found = useSignal(me)
-  if (!hasAccounts.peek()) return html`<span class="dim">${t("shell.open")}</span>`
+  if (!hasAccounts.peek() || !found) return html`<span class="dim">${t("shell.open")}</span>`
   return html`
     <span class="user" title=${`${found.role} · ${found.tenant}`}>${found.user}</span>
     <button class="quiet" onClick=${logOut}>${t("action.log_out")}</button>`

@@ -44,6 +44,7 @@ export const dayOf = seconds => formatter(Intl.DateTimeFormat, {month: "short", 
 /** The local time of day of Unix seconds. */
 export const clockTime = seconds => formatter(Intl.DateTimeFormat, {timeStyle: "medium"}).format(seconds * 1000)
 
+/** @type {[Intl.RelativeTimeFormatUnit, number][]} */
 const STEPS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]]
 
 /** How long ago Unix seconds are, or how long until then. */

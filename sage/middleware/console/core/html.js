@@ -32,7 +32,8 @@ export function useSignal(source) {
  * @returns {{data: T | undefined, error: Error | undefined, loading: boolean, reload: () => void}}
  */
 export function useLoaded(load, needs = []) {
-  const [state, set] = useState({data: undefined, error: undefined, loading: true})
+  const [state, set] = useState(/** @type {{data: T | undefined, error: Error | undefined, loading: boolean}} */ (
+    {data: undefined, error: undefined, loading: true}))
   const [turn, next] = useState(0)
   useEffect(() => {
     const stop = new AbortController()

@@ -9,7 +9,7 @@ import {useLoaded, useState} from "./html.js"
  */
 export function usePages(path) {
   const first = useLoaded(stop => get(path, stop), [path])
-  const [later, setLater] = useState({path, pages: []})
+  const [later, setLater] = useState({path, pages: /** @type {any[]} */ ([])})
   const further = later.path === path ? later.pages : []
   const pages = first.data ? [first.data, ...further] : []
   const cursor = pages.at(-1)?.cursor

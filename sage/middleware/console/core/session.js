@@ -4,14 +4,16 @@
  */
 import {computed, signal} from "./html.js"
 
+/** @typedef {{user: string, role: string, tenant: string, scopes: string[]}} User */
+
 /** What `/auth/me` says; `undefined` until it is known, `null` for nobody. */
-export const me = signal(undefined)
+export const me = signal(/** @type {User | null | undefined} */ (undefined))
 /** How a person can log in (`/auth/options`). */
 export const options = signal({accounts: true, setup: false, single_sign_on: false, session: false})
 /** Whether the gateway has accounts. */
 export const hasAccounts = signal(true)
 /** Whether the user may do what a scope allows. */
-export const may = computed(() => scope => {
+export const may = computed(() => (/** @type {string} */ scope) => {
   const found = me.value
   return !!found && (!hasAccounts.value || found.scopes.includes(scope) || found.scopes.includes("admin"))
 })

@@ -14,7 +14,7 @@ const NOT_OFFERED = ["admin", "tenant:admin", "worker"] // a key gets them only 
 export function NewKey({onClose}) {
   const [made, setMade] = useState(null)
   const [error, setError] = useState(undefined)
-  const offered = me.peek().scopes.filter(scope => !NOT_OFFERED.includes(scope))
+  const offered = (me.peek()?.scopes ?? []).filter(scope => !NOT_OFFERED.includes(scope))
   const make = async event => {
     event.preventDefault()
     const form = new FormData(event.target)

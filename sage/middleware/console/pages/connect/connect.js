@@ -14,7 +14,7 @@ export function Connect() {
   const {data, error, reload} = useLoaded(stop => get("/models", stop))
   const [key, setKey] = useState("")
   const [failed, setFailed] = useState(undefined)
-  const scopes = hasAccounts.peek() ? me.peek().scopes.filter(scope => SCOPES.includes(scope)) : []
+  const scopes = hasAccounts.peek() ? (me.peek()?.scopes ?? []).filter(scope => SCOPES.includes(scope)) : []
   const make = async () => {
     try {
       setKey((await post("/auth/keys", {name: t("connect.key_name"), scopes})).key)

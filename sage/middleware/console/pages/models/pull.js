@@ -15,7 +15,7 @@ export function Pull({onClose}) {
   useEffect(() => () => stop.current?.abort(), [])
   const pull = async event => {
     event.preventDefault()
-    const source = new FormData(event.target).get("source").trim()
+    const source = String(new FormData(event.target).get("source")).trim()
     stop.current = new AbortController()
     setError(undefined)
     setStep({status: t("models.pulling")})

@@ -27,7 +27,7 @@ function Collections({collections, reload}) {
   const [error, setError] = useState(undefined)
   const make = async event => {
     event.preventDefault()
-    const name = new FormData(event.target).get("name").trim()
+    const name = String(new FormData(event.target).get("name")).trim()
     try {
       await post("/collections", {name})
       reload()
