@@ -153,6 +153,21 @@ def one_answer_text(value: Value) -> None:
             item["content"] = [*([text("output_text", said)] if said or not refused else []), *refused]
 
 
+def outputs_behind_calls(value: Value) -> None:
+    """Nothing stands between a call and what its tool answers."""
+    items: list[Value] = []
+    for item in _items(value):
+        if item["type"].endswith("_output"):
+            place = max(at for at, each in enumerate(items) if each.get("call_id") == item["call_id"])
+            for kind in ("_call", "_output"):
+                while place + 1 < len(items) and items[place + 1]["type"].endswith(kind):
+                    place += 1
+            items.insert(place + 1, item)
+        else:
+            items.append(item)
+    _set_items(value, items)
+
+
 def one_output_text(value: Value) -> None:
     """What a tool answers is one text; pictures follow."""
     items: list[Value] = []

@@ -188,7 +188,9 @@ def _calls(draw: st.DrawFn) -> list[dict[str, Any]]:
         call = {"type": "function_call", "call_id": identity, "name": name, "arguments": arguments, **marks}
     if kind == "namespace":
         call["namespace"] = draw(_words)
-    return [call, {"type": call["type"] + "_output", "call_id": identity, "output": draw(_outputs)}]
+    between = draw(st.lists(_thoughts | _answers | _users, max_size=1))
+    output = draw(_texts if between else _outputs)
+    return [call, *between, {"type": call["type"] + "_output", "call_id": identity, "output": output}]
 
 
 _functions = st.builds(

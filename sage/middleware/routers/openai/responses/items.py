@@ -19,6 +19,7 @@ from sage.middleware.gateway.tools.results import add_result
 from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.routers.openai.responses import reasoning
 from sage.middleware.routers.openai.responses.approvals import ApprovedCall
+from sage.middleware.routers.openai.responses.call_results import CallResults
 from sage.middleware.routers.openai.responses.content import (
     Refuse,
     answer_texts,
@@ -54,6 +55,7 @@ class ChatMessages:
         self._tools = tools
         self._refuse = refuse
         self._messages: list[dict[str, Any]] = []
+        self._results = CallResults()
         self._system: list[str] = [instructions] if instructions else []
         self._parts: list[dict[str, Any]] = []
         """Pictures and files that tools have answered; no tool's message can hold them."""
@@ -93,9 +95,10 @@ class ChatMessages:
         """All messages."""
         if self._assistant is not None or self._parts:
             self._end_turn()
+        messages = self._results.placed(self._messages)
         if not self._system:
-            return self._messages
-        return [{"role": "system", "content": "\n\n".join(self._system)}, *self._messages]
+            return messages
+        return [{"role": "system", "content": "\n\n".join(self._system)}, *messages]
 
     def _message(self, item: dict[str, Any], where: str) -> None:
         role, content = item.get("role"), item.get("content")
@@ -180,10 +183,10 @@ class ChatMessages:
         message = self._assistant or self._begin_answer()
         function = {"name": name, "arguments": arguments or "{}"}
         message.setdefault("tool_calls", []).append({"id": call_id, "type": "function", "function": function})
+        self._results.note_call(call_id, message)
 
     def _call_output(self, item: dict[str, Any], where: str) -> None:
         output = item.get("output")
-        self._assistant = None
         content: str | None = output if isinstance(output, str) else None
         if content is None:
             parts = chat_parts(output, f"{where}.output", self._refuse)
@@ -191,7 +194,9 @@ class ChatMessages:
             if content is None:
                 self._parts += [part for part in parts if part["type"] != "text"]
                 content = "\n".join([*(part["text"] for part in parts if part["type"] == "text"), _SEEN])
-        self._messages.append({"role": "tool", "tool_call_id": name_in(item, "call_id", where), "content": content})
+        result = {"role": "tool", "tool_call_id": name_in(item, "call_id", where), "content": content}
+        if not self._results.add(self._messages, result):
+            self._assistant = None
 
     def _server_call(self, item: dict[str, Any], where: str) -> None:
         """A call of a tool that the gateway has run, with what it answered."""

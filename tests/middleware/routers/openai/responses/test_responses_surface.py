@@ -430,3 +430,38 @@ def test_signed_thoughts_go_to_vendors_that_read_them_alone(running: Running, up
     assert thought["encrypted_content"]
     ask(running, [{"role": "user", "content": "6*7?"}, thought, message, {"role": "user", "content": "Sure?"}])
     assert sent(up)["messages"][1] == {"role": "assistant", "content": "42", "reasoning_content": "Let me."}
+
+
+def test_a_result_stands_behind_its_call_whatever_was_said_meanwhile(running: Running, up: Upstream) -> None:
+    """Servers of chats refuse a message between a call and its result, and an answer that says nothing."""
+
+    def call(name: str) -> dict[str, Any]:
+        return {"type": "function_call", "call_id": name, "name": "get_weather", "arguments": "{}"}
+
+    def output(name: str) -> dict[str, Any]:
+        return {"type": "function_call_output", "call_id": name, "output": f"of {name}"}
+
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]}
+    user = {"type": "message", "role": "user", "content": "Be quick."}
+    said = {"type": "message", "role": "assistant", "content": "I look."}
+    items = [call("a"), call("b"), thought, output("b"), user, call("c"), said, output("c"), output("a"), thought, user]
+    ask(running, items, tools=[_FUNCTION])
+
+    def calls(*names: str) -> list[dict[str, Any]]:
+        return [
+            {"id": name, "type": "function", "function": {"name": "get_weather", "arguments": "{}"}} for name in names
+        ]
+
+    def result(name: str) -> dict[str, Any]:
+        return {"role": "tool", "tool_call_id": name, "content": f"of {name}"}
+
+    assert sent(up)["messages"] == [
+        {"role": "assistant", "content": None, "tool_calls": calls("a", "b")},
+        result("b"),
+        result("a"),
+        {"role": "user", "content": "Be quick."},
+        {"role": "assistant", "content": None, "tool_calls": calls("c")},
+        result("c"),
+        {"role": "assistant", "content": "I look."},
+        {"role": "user", "content": "Be quick."},
+    ]
