@@ -32,8 +32,7 @@ _MOST_BLOCKS = 10_000
 class AnthropicRelay(TranslatedStream):
     """The relay of one chat stream.
 
-    The role is sent with the first words: an answer that fails before it has sent nothing, and another deployment can
-    take over. A thought goes on as ``reasoning_content`` while it comes, and with its signature, as an entry of
+    A thought goes on as ``reasoning_content`` while it comes, and with its signature, as an entry of
     ``thinking_blocks``, at its end.
     """
 
@@ -42,7 +41,6 @@ class AnthropicRelay(TranslatedStream):
         self._model = model
         self._keep_usage = keep_usage
         self._by_tool = by_tool
-        self._role: dict[str, Any] = {"role": "assistant"}
         self._counts = MessageCounts()
         self._blocks: dict[Any, _Block] = {}
         """Those that have begun and not ended, by their index."""
@@ -84,10 +82,6 @@ class AnthropicRelay(TranslatedStream):
         translated, self.usage = decoded
         self.finished = True
         return answer_events(translated, keep_usage=self._keep_usage)
-
-    def _delta(self, delta: dict[str, Any], finish: str | None = None, /, **fields: Any) -> bytes:
-        complete, self._role = {**self._role, **delta}, {}
-        return self._writer.delta(complete, finish, **fields)
 
     def _message_start(self, event: dict[str, Any]) -> bytes:
         message = event.get("message")

@@ -12,24 +12,18 @@ from sage.errors import SageError
 from sage.middleware.providers.cohere.chat import Fail, chat_answer, finish_reason, logprobs, read_usage, usage_of
 from sage.middleware.providers.wire.chunks import answer_events
 from sage.middleware.providers.wire.errors import reported_error
-from sage.middleware.providers.wire.event_bytes import cut_off
 from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCalls, call_id
 from sage.middleware.providers.wire.translated_stream import TranslatedStream
 
 
 class CohereRelay(TranslatedStream):
-    """The relay of one chat stream.
-
-    The role is sent with the first text: an answer that fails before it has sent nothing, and another deployment can
-    take over.
-    """
+    """The relay of one chat stream."""
 
     def __init__(self, model: str, *, keep_usage: bool, fail: Fail, on_error: Callable[[Any], SageError]) -> None:
         super().__init__(model, keep_usage=keep_usage, on_error=on_error)
         self._model = model
         self._keep_usage = keep_usage
         self._fail = fail
-        self._role: dict[str, Any] = {"role": "assistant"}
         self._calls = ToolCalls()
         self._translate: dict[str, Callable[[dict[str, Any]], bytes]] = {
             "content-start": self._content,
@@ -53,9 +47,6 @@ class CohereRelay(TranslatedStream):
             raise self._on_error(reported_error(event) or event)
         return b""
 
-    def _ended(self) -> bytes:
-        raise cut_off()
-
     def _whole(self, answer: dict[str, Any]) -> bytes:
         """The stream of an answer that came whole."""
         decoded = chat_answer(answer, self._model, self._fail)
@@ -63,10 +54,6 @@ class CohereRelay(TranslatedStream):
         translated, self.usage = decoded
         self.finished = True
         return answer_events(translated, keep_usage=self._keep_usage)
-
-    def _delta(self, delta: dict[str, Any], finish: str | None = None, /, **fields: Any) -> bytes:
-        complete, self._role = {**self._role, **delta}, {}
-        return self._writer.delta(complete, finish, **fields)
 
     def _content(self, event: dict[str, Any]) -> bytes:
         content = _message(event).get("content")

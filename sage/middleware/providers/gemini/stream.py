@@ -56,7 +56,7 @@ class GeminiRelay(TranslatedStream):
             raise cut_off()
         rest = b""
         for index, candidate in sorted(self._candidates.items()):
-            rest += self._delta(index, candidate, candidate.last_delta, candidate.finish)
+            rest += self._delta(candidate.last_delta, candidate.finish, index)
         self.finished = True
         counted = dict(self.usage.reported) if self.usage is not None and self.usage.reported is not None else None
         return rest + self._writer.done(self.usage, counted)
@@ -78,24 +78,15 @@ class GeminiRelay(TranslatedStream):
                 candidate.last_delta = {"refusal": event["finishMessage"]}
         chances = logprobs(event)
         fields = {} if chances is None else {"logprobs": chances}
-        return self._delta(index, candidate, delta, None, **fields) if delta or fields else b""
-
-    def _delta(
-        self, index: int, candidate: _Candidate, delta: dict[str, Any], finish: str | None, **fields: Any
-    ) -> bytes:
-        """A chunk of one candidate; the role is sent with its first words."""
-        role = {} if candidate.begun else {"role": "assistant"}
-        candidate.begun = True
-        return self._writer.delta({**role, **delta}, finish, index=index, **fields)
+        return self._delta(delta, None, index, **fields) if delta or fields else b""
 
 
 class _Candidate:
     """One candidate so far."""
 
-    __slots__ = ("begun", "calls", "finish", "last_delta", "thoughts")
+    __slots__ = ("calls", "finish", "last_delta", "thoughts")
 
     def __init__(self) -> None:
-        self.begun = False
         self.calls = 0
         self.finish = ""
         self.last_delta: dict[str, Any] = {}

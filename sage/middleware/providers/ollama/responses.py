@@ -6,17 +6,17 @@ Sources: Ollama's API reference (docs/api.md), the types of its Python SDK; Open
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import ModelCall, Usage
-from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream, completion_id, usage_object
-from sage.middleware.providers.wire.errors import first_error, reported_error
-from sage.middleware.providers.wire.event_bytes import cut_off
+from sage.middleware.providers.wire.chunks import completion_id, usage_object
+from sage.middleware.providers.wire.errors import reported_error
 from sage.middleware.providers.wire.json_values import objects, string
 from sage.middleware.providers.wire.sse import count
 from sage.middleware.providers.wire.tool_calls import arguments_text, call_id
+from sage.middleware.providers.wire.translated_stream import TranslatedStream
 from sage.middleware.providers.wire.vectors import normalise_embeddings
 
 # `done_reason` → `finish_reason`. Without one (servers before 0.1.37) the model has ended by itself.
@@ -108,57 +108,23 @@ def tool_calls(calls: Any, first: int = 0, *, indexed: bool = False) -> list[dic
     return translated
 
 
-class OllamaRelay:
+class OllamaRelay(TranslatedStream):
     """The :class:`~sage.middleware.providers.base.Relay` of Ollama's streams."""
 
     def __init__(self, model: str, *, keep_usage: bool, chat: bool, on_error: Callable[[Any], SageError]) -> None:
-        self.usage: Usage | None = None
-        self.finished = False
-        self.error: SageError | None = None
-        self._lines = JsonStream()
-        self._writer = ChunkWriter(model, keep_usage=keep_usage, chat=chat)
-        self._line = self._chat if chat else self._text
-        self._on_error = on_error
+        super().__init__(model, keep_usage=keep_usage, on_error=on_error, chat=chat)
+        self._is_chat = chat
         self._started = False
         self._calls = 0
         self._characters = 0
 
-    def feed(self, data: bytes) -> bytes:
-        return b"" if self.finished or self.error is not None else self._events(self._lines.feed(data))
-
-    def close(self) -> bytes:
-        """What remains to be sent at the end of the stream, whose last line may lack its line end.
-
-        Raises if the answer is incomplete.
-        """
-        if self.finished:
-            return b""
-        try:
-            lines = list(self._lines.close())
-        except UpstreamFailed as exc:
-            raise cut_off() from exc  # the last line is incomplete
-        rest = self._events(lines)
-        if self.error is not None:
-            raise self.error
-        if not self.finished:
-            raise cut_off()
-        return rest
-
-    def _events(self, lines: Iterable[Any]) -> bytes:
-        events = []
-        try:
-            for line in map(first_error, lines):
-                if not isinstance(line, dict):
-                    raise UpstreamFailed("the upstream sent a line that is no object", code="upstream_nonsense")
-                if (error := reported_error(line)) is not None:
-                    raise self._on_error(error)
-                events.append(self._line(line))
-                if line.get("done"):
-                    events.append(self._end(line))
-                    break
-        except SageError as error:  # the events before it are good
-            self.error = error
-        return b"".join(events)
+    def _event(self, event: Any) -> bytes:
+        if not isinstance(event, dict):
+            raise UpstreamFailed("the upstream sent a line that is no object", code="upstream_nonsense")
+        if (error := reported_error(event)) is not None:
+            raise self._on_error(error)
+        said = self._chat(event) if self._is_chat else self._text(event)
+        return said + self._end(event) if event.get("done") else said
 
     def _chat(self, line: dict[str, Any]) -> bytes:
         message = line.get("message")
@@ -166,10 +132,8 @@ class OllamaRelay:
             if line.get("done"):
                 return b""
             raise UpstreamFailed("the upstream sent a line without a message", code="upstream_nonsense")
-        delta: dict[str, Any] = {}
-        if not self._started:
-            self._started = True
-            delta = {"role": "assistant", "content": ""}
+        delta: dict[str, Any] = {} if self._started else {"content": ""}
+        self._started = True
         if string(message.get("thinking")):
             delta["reasoning_content"] = message["thinking"]
         if string(message.get("content")):
@@ -182,8 +146,8 @@ class OllamaRelay:
             delta["tool_calls"] = calls
         logprobs = _logprobs(line)
         if logprobs is not None:
-            return self._writer.delta(delta, logprobs=logprobs)
-        return self._writer.delta(delta) if delta else b""
+            return self._delta(delta, logprobs=logprobs)
+        return self._delta(delta) if delta else b""
 
     def _text(self, line: dict[str, Any]) -> bytes:
         text = string(line.get("response"))
@@ -197,15 +161,14 @@ class OllamaRelay:
     def _end(self, line: dict[str, Any]) -> bytes:
         finish = _finish(line)
         if finish is None:
-            self.error = UpstreamFailed(
+            raise UpstreamFailed(
                 "the upstream loaded or unloaded the model in place of an answer", code="upstream_nonsense"
             )
-            return b""
         self.finished = True
         self.usage = _usage(line)
         if self._calls:
             finish = "tool_calls"
-        last = self._writer.delta({}, finish) if self._line == self._chat else self._writer.text("", finish)
+        last = self._delta({}, finish) if self._is_chat else self._writer.text("", finish)
         return last + self._writer.done(self.usage)
 
 

@@ -19,11 +19,10 @@ from sage.middleware.gateway.context.context import add_context
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.anthropic import answer as answers
-from sage.middleware.routers.anthropic.blocks import Foreign
 from sage.middleware.routers.anthropic.credentials import WithApiKey
 from sage.middleware.routers.anthropic.errors import AnthropicErrorEnvelope, with_request_id
 from sage.middleware.routers.anthropic.events import MessageEvents
-from sage.middleware.routers.anthropic.request import chat_request
+from sage.middleware.routers.anthropic.request import ChatRequest, chat_request
 from sage.middleware.routers.anthropic.targets import KIND, Targets, native_request, targets_of
 from sage.middleware.routers.http.asgi import (
     Receive,
@@ -52,10 +51,7 @@ class Messages:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_json(receive, scope)
-        model = take_model(body)
-        scope["state"]["log"]["model"] = model
-        fallbacks = admission.fallbacks(body)
+        body, model, fallbacks = await read_question(receive, scope)
         memory = read_memory(body) if "memory" in body else None
         targets = await targets_of(self._gateway, caller(scope), model, fallbacks)
         if memory is not None:
@@ -72,6 +68,27 @@ class Messages:
         await respond(self._gateway, call, scope, receive, send, make_body, make_events)
 
 
+async def read_question(receive: Receive, scope: Scope) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """The body of a request, the name of its model, and those of the models that may answer instead."""
+    body = await read_json(receive, scope)
+    model = take_model(body)
+    scope["state"]["log"]["model"] = model
+    return body, model, admission.fallbacks(body)
+
+
+def in_chat_shape(body: dict[str, Any], model: str, targets: Targets, *, marks: bool, bounded: bool) -> ChatRequest:
+    """The question in OpenAI's shape. Raises :class:`Unsupported` for what only Anthropic can do, where none of the
+    deployments is there; ``marks`` and ``bounded`` are those of :func:`chat_request`."""
+    request = chat_request(body, marks=marks, bounded=bounded)
+    if request.foreign is not None and not targets.native:
+        raise Unsupported(
+            f"{request.foreign.where}: '{request.foreign.kind}' is something that only models at Anthropic can do, and "
+            f"'{model}' is none of them; leave it out, or ask another model",
+            param=request.foreign.where,
+        )
+    return request
+
+
 def message_call(
     scope: Scope, body: dict[str, Any], model: str, fallbacks: tuple[str, ...], targets: Targets
 ) -> ModelCall:
@@ -79,9 +96,7 @@ def message_call(
 
     Raises :class:`Unsupported` for what only Anthropic can do, where none of the deployments is there.
     """
-    request = chat_request(body, marks=targets.marks)
-    if request.foreign is not None and not targets.native:
-        raise foreign_error(request.foreign, model)
+    request = in_chat_shape(body, model, targets, marks=targets.marks, bounded=True)
     stream = take_flag(body, "stream")
     call = ModelCall(Operation.CHAT, request.body, model, stream=stream, wants_usage=True, fallbacks=fallbacks)
     if targets.native:
@@ -91,15 +106,6 @@ def message_call(
         if request.effort != "none" and "reasoning_effort" not in call.body and targets.read_effort:
             call.body["reasoning_effort"] = _MOST_EFFORT.get(request.effort, request.effort)
     return call
-
-
-def foreign_error(foreign: Foreign, model: str) -> Unsupported:
-    """The error for something that only Anthropic can do."""
-    return Unsupported(
-        f"{foreign.where}: '{foreign.kind}' is something that only models at Anthropic can do, and '{model}' is none "
-        "of them; leave it out, or ask another model",
-        param=foreign.where,
-    )
 
 
 class _Answer:

@@ -14,16 +14,14 @@ from pydantic import BaseModel, Field
 
 from sage.errors import InvalidRequest, Unsupported
 from sage.middleware.auth.principal import Scope as Permission
-from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.providers.wire.messages import reasoning_of, text_of
 from sage.middleware.routers.anthropic.credentials import WithApiKey
 from sage.middleware.routers.anthropic.errors import AnthropicErrorEnvelope, with_request_id
-from sage.middleware.routers.anthropic.inference import foreign_error
-from sage.middleware.routers.anthropic.request import chat_request
+from sage.middleware.routers.anthropic.inference import in_chat_shape, read_question
 from sage.middleware.routers.anthropic.targets import Targets, native_request, targets_of
-from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, read_json, send_json, take_model
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, send_json
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import respond
@@ -43,14 +41,9 @@ class CountTokens:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_json(receive, scope)
-        model = take_model(body)
-        scope["state"]["log"]["model"] = model
-        fallbacks = admission.fallbacks(body)
+        body, model, fallbacks = await read_question(receive, scope)
         targets = await targets_of(self._gateway, caller(scope), model, fallbacks)
-        request = chat_request(body, marks=False, bounded=False)
-        if request.foreign is not None and not targets.native:
-            raise foreign_error(request.foreign, model)
+        request = in_chat_shape(body, model, targets, marks=False, bounded=False)
         chat = {name: value for name, value in request.body.items() if name in _QUESTION}
         call, how, extra = _question(chat, model, fallbacks, targets)
         if targets.native:

@@ -25,11 +25,12 @@ _SCOPES = (
 
 
 class ProtectedResource(BaseModel):
-    """The metadata of RFC 9728. `authorization_servers` is empty where clients use API keys alone."""
+    """The metadata of RFC 9728. Without `authorization_servers` clients use API keys, with these scopes. With them the
+    scopes are those that the OpenID provider is asked for; clients ask theirs for the same."""
 
     resource: str
-    authorization_servers: list[str]
-    scopes_supported: list[str]
+    authorization_servers: list[str] | None = None
+    scopes_supported: list[str] | None = None
     bearer_methods_supported: list[str]
     resource_name: str
 
@@ -52,17 +53,19 @@ def _metadata(request: Request) -> JSONResponse:
     settings: Settings = request.app.state.settings
     if not settings.mcp.enabled or not settings.auth.enabled:
         raise NotFound("this gateway has no MCP server that needs a credential")
-    servers: list[Any] = list(settings.mcp.authorization_servers)
-    oidc = settings.auth.oidc
-    if not servers and oidc is not None and oidc.audience is not None:
-        servers = [oidc.issuer]
-    metadata = {
+    metadata: dict[str, Any] = {
         "resource": f"{base_url(request.scope, settings)}/mcp",
-        "authorization_servers": servers,
-        "scopes_supported": [*_SCOPES],
         "bearer_methods_supported": ["header"],
         "resource_name": "SAGE Middleware",
     }
+    oidc = settings.auth.oidc if settings.auth.oidc is not None and settings.auth.oidc.audience is not None else None
+    servers = list(settings.mcp.authorization_servers) or ([oidc.issuer] if oidc is not None else [])
+    if servers:  # an empty list would be against RFC 9728, 3.2
+        metadata["authorization_servers"] = servers
+    else:
+        metadata["scopes_supported"] = [*_SCOPES]
+    if servers and oidc is not None:  # a provider refuses a login that asks for our scopes, which it does not know
+        metadata["scopes_supported"] = [*dict.fromkeys(("openid", *oidc.scopes))]
     return JSONResponse(metadata, headers={"cache-control": "no-store", "vary": "Host"})
 
 
