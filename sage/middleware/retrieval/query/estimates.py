@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sage.middleware.retrieval.query.fusion import Scale, fit
+from sage.middleware.retrieval.query.leader_kernel import DONE, GAVE_UP, LeaderKernels, leader_kernels
 from sage.middleware.retrieval.types.search import Fusion
 
 Rows = NDArray[np.int64]
@@ -23,6 +24,8 @@ Mask = NDArray[np.bool_]
 _ROUNDS = 8
 """Reads of vectors after which a page is given up, and all are read: two are enough for most."""
 _ROUNDING = 1e-12
+_WORTH_COMPILING = 10_000
+"""Vectors of a collection from which on compiled code is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,33 +75,96 @@ class Leaders:
     keywords: Scale
 
 
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What one look at the candidates says."""
+
+    wanted: Mask
+    """Those whose exact scores decide."""
+    leading: Mask
+    """Those that may be among the best, if none is wanted any more."""
+    dense: Scale
+    keywords: Scale
+
+
+_UNUSUAL = _Round(np.empty(0, np.bool_), np.empty(0, np.bool_), Scale(0.0, 0.0, 0.0), Scale(0.0, 0.0, 0.0))
+
+
 def leaders(
     estimates: Estimates, keywords: Floats, is_hit: Mask, k: int, count: int, weights: tuple[float, float]
 ) -> Leaders | None:
     """The best ``count`` are among them, fused by min-max with ``weights``. ``is_hit`` says which are candidates of the
     keyword leg, ``k`` how many of the nearest are fused. ``None`` means that this way does not find them."""
+    kernels = leader_kernels(estimates.total >= _WORTH_COMPILING)
     for _ in range(_ROUNDS):
-        members = _members(estimates, is_hit, k)
-        lower, upper = estimates.scores - estimates.errors, estimates.scores + estimates.errors
-        present = members.certain & ~np.isnan(lower)
-        if np.count_nonzero(members.certain) < count or not present.any():
+        step: _Round | None = _UNUSUAL
+        if kernels is not None:
+            step = _compiled_round(kernels, estimates, keywords, is_hit, k, count, weights)
+        if step is _UNUSUAL:
+            step = _round(estimates, keywords, is_hit, k, count, weights)
+        if step is None:
             return None
-        may_end = (lower <= upper[present].min()) | (upper >= lower[present].max())
-        dense = fit(Fusion.MINMAX, estimates.scores[members.certain])
-        certain_keywords = keywords[members.certain]
-        scale = fit(Fusion.MINMAX, certain_keywords, floor=0.0)
-        if dense.span <= 0:
-            return None
-        fused = weights[0] * dense(estimates.scores) + weights[1] * scale(keywords)
-        slack = weights[0] * estimates.errors / dense.span + _ROUNDING
-        may_lead = fused + slack >= np.partition((fused - slack)[members.certain], -count)[-count]
-        wanted = members.certain & ((may_end & present) | may_lead)
-        is_open = members.possible & (may_end | may_lead)
-        if is_open.any() or _decides_scale(certain_keywords, keywords[members.possible]):
-            wanted |= members.undecided
-        if not estimates.settle(wanted):  # so the ends of the scale are exact, and those who may lead
-            return Leaders(np.flatnonzero(members.certain & may_lead), dense, scale)
+        if not estimates.settle(step.wanted):  # so the ends of the scale are exact, and those who may lead
+            return Leaders(np.flatnonzero(step.leading), step.dense, step.keywords)
     return None
+
+
+def _round(
+    estimates: Estimates, keywords: Floats, is_hit: Mask, k: int, count: int, weights: tuple[float, float]
+) -> _Round | None:
+    members = _members(estimates, is_hit, k)
+    lower, upper = estimates.scores - estimates.errors, estimates.scores + estimates.errors
+    present = members.certain & ~np.isnan(lower)
+    if np.count_nonzero(members.certain) < count or not present.any():
+        return None
+    may_end = (lower <= upper[present].min()) | (upper >= lower[present].max())
+    dense = fit(Fusion.MINMAX, estimates.scores[members.certain])
+    certain_keywords = keywords[members.certain]
+    scale = fit(Fusion.MINMAX, certain_keywords, floor=0.0)
+    if dense.span <= 0:
+        return None
+    fused = weights[0] * dense(estimates.scores) + weights[1] * scale(keywords)
+    slack = weights[0] * estimates.errors / dense.span + _ROUNDING
+    may_lead = fused + slack >= np.partition((fused - slack)[members.certain], -count)[-count]
+    wanted = members.certain & ((may_end & present) | may_lead)
+    is_open = members.possible & (may_end | may_lead)
+    if is_open.any() or _decides_scale(certain_keywords, keywords[members.possible]):
+        wanted |= members.undecided
+    return _Round(wanted, members.certain & may_lead, dense, scale)
+
+
+def _compiled_round(
+    kernels: LeaderKernels,
+    estimates: Estimates,
+    keywords: Floats,
+    is_hit: Mask,
+    k: int,
+    count: int,
+    weights: tuple[float, float],
+) -> _Round | None:
+    """As :func:`_round`; :data:`_UNUSUAL` for numbers that are left to it."""
+    size = len(is_hit)
+    wanted, leading, dense, scale = np.empty(size, np.bool_), np.empty(size, np.bool_), np.empty(3), np.empty(3)
+    outcome = kernels.round(
+        estimates.scores,
+        estimates.errors,
+        estimates.is_near,
+        is_hit,
+        keywords,
+        k,
+        count,
+        *weights,
+        wanted,
+        leading,
+        dense,
+        scale,
+    )
+    if outcome != DONE:
+        return None if outcome == GAVE_UP else _UNUSUAL
+    low, span, missing = dense.tolist()
+    keywords_low, keywords_span, keywords_missing = scale.tolist()
+    of_keywords = Scale(keywords_low, keywords_span, keywords_missing)
+    return _Round(wanted, leading, Scale(low, span, missing), of_keywords)
 
 
 def _members(estimates: Estimates, is_hit: Mask, k: int) -> _Members:
