@@ -13,11 +13,14 @@ from sage.middleware.dispatch.balancing import choose
 from sage.middleware.dispatch.deployment import Deployment, DeploymentLease, PublicModel, may_pass
 from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.providers.base import ModelCall, Operation
+from sage.middleware.providers.call_steps import CallStep, OpenedConnection, StepKind, fault_of
 
 _WITHOUT_SLOT = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
 _TOLERANCE = 0.005
 """Seconds of a deployment's time that may be gone before a request counts as having less than all of it."""
 _NO_NAMES: frozenset[str] = frozenset()
+_AT_ONCE = 0.002
+"""Seconds; a wait that is no longer is none."""
 _ADDED = "stream_options"
 """The field that the gateway adds to requests of its own accord: streams are asked for their usage."""
 _SOON = 1.0
@@ -264,10 +267,25 @@ class AttemptPlan:
         breaker = deployment.breaker.blocking(now, self._call.caller)
         return breaker.last if breaker is not None else None
 
-    def record_sent_again(self) -> None:
-        """The transport has sent the current request twice: it is a further attempt, though nobody's failure."""
-        self._call.attempts += 1
-        self.models[0].budget.retry()
+    def record_connection(self, opened: OpenedConnection, deployment: Deployment) -> None:
+        """The transport has opened a connection for the current request. Where it has sent it twice, that is a further
+        attempt, though nobody's failure."""
+        if opened.sent_again:
+            self._call.attempts += 1
+            self.models[0].budget.retry()
+        if opened.begin is not None and opened.end is not None:
+            self._call.note(CallStep(StepKind.CONNECT, opened.begin, opened.end, deployment.name))
+
+    def record_step(self, kind: StepKind, begin: float, deployment: Deployment | None = None) -> None:
+        """The call may have waited since ``begin``."""
+        end = time.monotonic()
+        if end - begin > _AT_ONCE:
+            self._call.note(CallStep(kind, begin, end, deployment.name if deployment is not None else ""))
+
+    def record_attempt(self, deployment: Deployment, error: BaseException) -> None:
+        """The attempt at ``deployment`` has ended with ``error``."""
+        begin = attempt_began(self._call)
+        self._call.note(CallStep(StepKind.ATTEMPT, begin, time.monotonic(), deployment.name, *fault_of(error)))
 
     def record_unsupported(self, deployment: Deployment, error: Unsupported) -> None:
         """The vendor cannot do what is asked; nothing was sent."""
@@ -303,3 +321,9 @@ class AttemptPlan:
             if may_pass(failure):
                 self._again |= {deployment.name}
         self.failure = failure
+
+
+def attempt_began(call: ModelCall) -> float:
+    """When the latest attempt of ``call`` has begun: its connection is a part of it, everything else came before."""
+    ends = (step.end for step in reversed(call.steps or ()) if step.kind is not StepKind.CONNECT)
+    return next(ends, call.dispatched_at or time.monotonic())

@@ -35,6 +35,7 @@ from sage.middleware.dispatch.upstream_answer import (
     timeout_error,
 )
 from sage.middleware.providers.base import Endpoint, ModelCall, UpstreamRequest, UpstreamResponse
+from sage.middleware.providers.call_steps import StepKind
 from sage.middleware.providers.transport import Transport
 from sage.middleware.providers.wire.errors import CREDENTIAL_REFUSED, retry_after
 from sage.middleware.settings.settings import Routing
@@ -67,7 +68,7 @@ class Dispatch:
         other is left, to the same one once more.
         Raises the last failure, or why no request was made.
         """
-        started_at = time.monotonic()
+        call.dispatched_at = started_at = time.monotonic()
         if call.low_priority:
             plan: AttemptPlan = LowPriorityPlan(call, models, started_at, self.prefixes, self.low_priority)
             lease = await self._lease(plan)
@@ -126,12 +127,14 @@ class Dispatch:
                 until_here = plan.models[:count]  # a model before this one may be free sooner
                 patience = limit if count < len(plan.models) or not _has_slots(until_here) else math.inf
                 lease = await self._queue.wait(plan, until_here, min(patience, plan.deadline(until_here)))
+                plan.record_step(StepKind.QUEUE, now)
                 now = time.monotonic()
             if lease is not None:
                 return lease
         limit = min(limit, plan.deadline(plan.models))
         if plan.available_from(plan.models, now, Unavailability.COOLING) <= limit:
             lease = await self._queue.wait(plan, plan.models, limit, is_last_resort=True)
+            plan.record_step(StepKind.QUEUE, now)
             if lease is not None:
                 return lease
         if plan.readmit(time.monotonic()):
@@ -141,7 +144,9 @@ class Dispatch:
     async def _low_priority_lease(self, plan: LowPriorityPlan) -> DeploymentLease:
         """As :meth:`_lease`. A low call waits for live ones only: its sender can wait for what is out of order."""
         while True:
+            began = time.monotonic()
             lease = await self.low_priority.wait(plan)
+            plan.record_step(StepKind.QUEUE, began)
             if lease is not None:
                 return lease
             if plan.is_aged:
@@ -162,8 +167,8 @@ class Dispatch:
             try:
                 response = await (request.transport or self._transport).send(request)
             finally:
-                if request.sent_again:
-                    plan.record_sent_again()
+                if request.opened is not None:
+                    plan.record_connection(request.opened, deployment)
             if response.status >= 300:
                 raise await refusal_of(provider, response)
             if call.stream:
@@ -237,6 +242,7 @@ class Dispatch:
             # The attempt is over: what follows is not to be cancelled.
             deadline, call.deadline = call.deadline, math.inf
             death = await engine_death(lease, exc, deadline)
+            plan.record_attempt(lease.deployment, death or error)
             if death is not None:
                 return death  # the owner of the model starts the engine again
             cut_short = plan.has_less_time and getattr(error, "code", "") == "total_timeout"
@@ -261,6 +267,7 @@ class Dispatch:
             return False
         budget.retry()
         await asyncio.sleep(wait)
+        plan.record_step(StepKind.PAUSE, now)
         return True
 
 
@@ -269,6 +276,7 @@ async def _ready_endpoint(lease: DeploymentLease, plan: AttemptPlan) -> Endpoint
     began = time.monotonic()
     endpoint = await lease.open()
     plan.started_at += time.monotonic() - began
+    plan.record_step(StepKind.LOAD, began, lease.deployment)
     return endpoint
 
 

@@ -28,7 +28,7 @@ from sage.middleware.gateway.rates import RatedCall, RateLimits
 from sage.middleware.gateway.responses.kept import KeptResponses
 from sage.middleware.gateway.services.plans import Messages, ServiceDependencies
 from sage.middleware.gateway.services.services import GatewayServices
-from sage.middleware.gateway.settlement import answered_for, captured, estimate, forget, settled_cost
+from sage.middleware.gateway.settlement import captured, estimate, forget, note_end, settled_cost
 from sage.middleware.gateway.vector_stores.access import StoreAccess
 from sage.middleware.gateway.vector_stores.search import StoreSearch
 from sage.middleware.limits.local_limiter import Admitted, Limiter, LocalLimiter
@@ -275,6 +275,7 @@ class GatewayCall:
         try:
             self._answer = answer = await gateway.open(call, models)
         except BaseException as exc:
+            note_end(call, exc)
             self._settle(None, _status_of(exc), exc)
             raise
         self.body, self.deployment = answer.body, answer.deployment.name
@@ -293,6 +294,7 @@ class GatewayCall:
             answer.close()
             if exc is not None:
                 timeout = timeout_error(self._call, answer.deployment, exc)
+                note_end(self._call, timeout or exc, answer.deployment)
                 status = status if status != 200 else _status_of(timeout or exc)
                 if timeout is not None:
                     raise timeout from exc
@@ -359,6 +361,7 @@ class GatewayCall:
 
     def broke(self, error: SageError) -> None:
         """Counts the call under the status of ``error``: the stream broke, though its HTTP status was 200."""
+        note_end(self._call, error, self._answer.deployment)
         self._status = error.status
 
     def headers(self) -> list[tuple[bytes, bytes]]:
@@ -378,7 +381,6 @@ class GatewayCall:
         usage = answer.usage if answer is not None else None
         estimated = estimate(call, answer, failure, self._prompt_tokens) if usage is None else None
         self._metrics.settle(status, now - self._started, usage)
-        asked = call.asked
         if self._rated is not None:
             tokens = usage.prompt_tokens + usage.completion_tokens if usage is not None else sum(estimated or ())
             self._rated.settle(tokens)
@@ -391,15 +393,17 @@ class GatewayCall:
                 self._first_at,
                 self._principal,
                 call.request_id,
-                models[0].name if len(models) == 1 else answered_for(models, asked),
+                models,
                 call.operation,
                 call.stream,
-                asked,
+                call.asked,
                 call.attempts,
                 status,
                 usage,
                 estimated,
                 self._reservation,
+                call.dispatched_at,
+                call.steps,
             )
         )
 

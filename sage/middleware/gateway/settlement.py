@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sage.errors import DeadlineExceeded
 from sage.middleware.auth.principal import Principal
-from sage.middleware.dispatch.deployment import Deployment, PublicModel
+from sage.middleware.dispatch.attempts import attempt_began
+from sage.middleware.dispatch.deployment import Deployment
 from sage.middleware.dispatch.upstream_answer import UpstreamAnswer, UpstreamStream
 from sage.middleware.providers.base import ModelCall, Operation, Usage
+from sage.middleware.providers.call_steps import CallStep, StepKind, fault_of
 from sage.middleware.usage.captured_call import CapturedCall, prompt_text
 from sage.middleware.usage.estimates import answer_tokens, estimate_prompt, estimate_stream
 from sage.middleware.usage.price_list import PriceList
@@ -20,6 +21,7 @@ from sage.middleware.usage.settled_calls import SettledCall
 if TYPE_CHECKING:  # brings SQLAlchemy, which fronts do not load
     from sage.middleware.usage.captures import Captures
 
+_ENDS = frozenset({StepKind.ATTEMPT, StepKind.REFUSED})
 _WITHOUT_USAGE = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
 
 
@@ -27,9 +29,17 @@ def forget(call: SettledCall) -> None:
     """For a gateway without a ledger."""
 
 
-def answered_for(models: Sequence[PublicModel], asked: Deployment | None) -> str:
-    """The name of the model that ``asked`` belongs to; the requested one's if none was asked."""
-    return next((model.name for model in models if asked in model.deployments), models[0].name)
+def note_end(call: ModelCall, error: BaseException, deployment: Deployment | None = None) -> None:
+    """Notes what has ended ``call`` before its regular end, unless its last attempt has ended with just that.
+
+    ``deployment`` had begun to answer; without one none could be asked.
+    """
+    status, code = fault_of(error)
+    last = call.steps[-1] if call.steps else None
+    if last is not None and last.kind in _ENDS and (last.status, last.code) == (status, code):
+        return
+    kind, name = (StepKind.REFUSED, "") if deployment is None else (StepKind.ATTEMPT, deployment.name)
+    call.note(CallStep(kind, attempt_began(call), time.monotonic(), name, status, code))
 
 
 def estimate(

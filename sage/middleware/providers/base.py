@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, Literal, Protocol
 
 from sage.errors import SageError
+from sage.middleware.providers.call_steps import CallStep, OpenedConnection
 from sage.middleware.providers.token_details import token_details
 from sage.middleware.settings.providers import Timeouts
 from sage.middleware.settings.settings import DeploymentSettings
@@ -142,6 +143,10 @@ class ModelCall:
     """Requests that were sent to upstreams for it so far."""
     asked: Any = None
     """The deployment that the last of them was sent to."""
+    dispatched_at: float | None = None
+    """When dispatch took it over (``time.monotonic``)."""
+    steps: list[CallStep] | None = None
+    """What it has met on its way; ``None`` means nothing but one good answer."""
     request_id: bytes = b""
     """The ``x-request-id`` of the request that it was made of; empty without one."""
     text_size: int | None = None
@@ -154,6 +159,12 @@ class ModelCall:
     hints: Mapping[str, Any] | None = None
     """Fields beside those of ``body``, for vendors that have such a thing: how to load a model (``options``), not to
     think (``reasoning_effort: none``), not to cut texts (``truncate: false``). They ask nothing of the others."""
+
+    def note(self, step: CallStep) -> None:
+        """It has met ``step``."""
+        if self.steps is None:
+            self.steps = []
+        self.steps.append(step)
 
     def forget_body(self) -> None:
         """Lets go of the body: the stream has begun, so no upstream is asked any more, and streams may be very many."""
@@ -234,8 +245,8 @@ class UpstreamRequest:
     proxy: str | None = None
     once: bool = False
     """Not to be sent twice, since the budget of further attempts is spent."""
-    sent_again: bool = False
-    """The transport has sent it twice, since the first connection broke."""
+    opened: OpenedConnection | None = None
+    """The connection that the transport has opened for it, the last one; ``None`` means that a kept one has served."""
     transport: Answering | None = None
     """Answers the request in this process; ``None`` means that it goes out over HTTP."""
     upload: Upload | None = None
@@ -243,6 +254,11 @@ class UpstreamRequest:
     retry_on_broken_connection: bool = False
     """Sends the request once more whenever the connection breaks before the answer has begun, not only when a
     connection that was used before breaks at once. Only for requests that cost nothing and change nothing."""
+
+    @property
+    def sent_again(self) -> bool:
+        """Whether the transport has sent it twice, since the first connection broke."""
+        return self.opened is not None and self.opened.sent_again
 
 
 Sink = Callable[[bytes], bool]

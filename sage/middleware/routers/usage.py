@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
+import orjson
 from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
@@ -66,9 +67,24 @@ class UsageSums(BaseModel):
     rows: list[UsageSum]
 
 
+class UsageStep(BaseModel):
+    """What a call has met on its way, `from_ms` after its beginning, for `ms`. `queue`: it waited for a deployment that
+    was full; `load`: for a model to be loaded; `connect`: a connection was opened, in the attempt that follows;
+    `attempt`: one that gave no answer, or whose stream broke; `pause`: the wait before the next; `refused`: nothing
+    could be asked. `status` and `code` are those of the error."""
+
+    kind: Literal["queue", "load", "connect", "attempt", "pause", "refused"]
+    from_ms: float
+    ms: float
+    deployment: str | None = None
+    status: int | None = None
+    code: str | None = None
+
+
 class UsageCall(BaseModel):
     """One call. `id` is its `x-request-id`, `time` when it ended (Unix seconds). `cost` is in US dollars, null if
-    nobody knows the price. `provider` is empty if no upstream was asked."""
+    nobody knows the price. `provider` is empty if no upstream was asked. `admitted_ms` is how long rights, limits and
+    budgets took; `steps` are empty for a call that met nothing but one good answer, over a connection that was open."""
 
     id: str
     time: float
@@ -92,6 +108,8 @@ class UsageCall(BaseModel):
     cost: float | None
     ms: float
     first_token_ms: float | None
+    admitted_ms: float | None
+    steps: list[UsageStep]
     priced: bool
 
 
@@ -221,6 +239,7 @@ async def usage_requests(
     if _wants_csv(request, format):
         for row in rows:
             row["time"] = datetime.fromtimestamp(row["time"], UTC).isoformat(timespec="milliseconds")
+            row["steps"] = orjson.dumps(row["steps"]).decode() if row["steps"] else ""
         answer = _csv(list(UsageCall.model_fields), rows, "usage-requests")
         if following is not None:
             answer.headers["x-sage-cursor"] = following

@@ -60,7 +60,7 @@ class BatchSums:
         for entry in entries:
             record = entry.record
             time, request_id, series, attempts, status, prompt, cached, answer = record[:8]
-            reasoning, estimated, cost, ms, first_token_ms = record[8:13]
+            reasoning, estimated, cost, ms, first_token_ms, admitted_ms, steps = record[8:15]
             if series is not current or not begin <= time < end:  # many calls in a row mostly share their sums
                 begin = int(time) // QUARTER * QUARTER
                 end, current = begin + QUARTER, series
@@ -68,8 +68,11 @@ class BatchSums:
                 number = self.series[series] = self._numbers.of(series)
             if first_token_ms is None:
                 first_token_ms = nothing
+            if admitted_ms is None:
+                admitted_ms = nothing
             row = entry.id, request_id, number, attempts, status, prompt, cached, answer, reasoning
-            rows.append((*row, yes if estimated else no, nothing if cost is None else cost, ms, first_token_ms))
+            times = ms, first_token_ms, admitted_ms, nothing if steps is None else steps
+            rows.append((*row, yes if estimated else no, nothing if cost is None else cost, *times))
             sums[0] += 1
             if status >= _FAILED:
                 sums[1] += 1

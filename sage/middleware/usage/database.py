@@ -11,7 +11,7 @@ from sage.middleware.settings.database import DatabaseUrl
 from sage.middleware.usage.models import metadata
 from sage.private_files import make_private_dir
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """Every schema this code knows, oldest first; the last is the one it works on."""
 
 SCHEMA = Schema("the usage database", Path(__file__).parent / "migrations", REVISIONS, metadata, name="usage")

@@ -61,6 +61,8 @@ requests = Table(
     Column("cost", Whole),
     Column("ms", Float, nullable=False),
     Column("first_token_ms", Float),
+    Column("admitted_ms", Float),
+    Column("steps", Text),
     Index("ix_usage_requests_series", "series", "id"),
     Index(
         "ix_usage_requests_failed",

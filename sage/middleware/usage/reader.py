@@ -32,7 +32,7 @@ _SHOWN = tuple(
     for name in (
         *("id", "request_id", "tenant", "user", "key", "model", "provider", "deployment", "upstream_model"),
         *("operation", "stream", "attempts", "status", "prompt_tokens", "cached_tokens", "completion_tokens"),
-        *("reasoning_tokens", "estimated", "cost", "ms", "first_token_ms", "tags"),
+        *("reasoning_tokens", "estimated", "cost", "ms", "first_token_ms", "admitted_ms", "steps", "tags"),
     )
 )
 _COLUMNS = tuple(f"{column.name}" for column in _SHOWN)
@@ -190,7 +190,9 @@ def _request_row(shown: dict[str, Any]) -> dict[str, Any]:
     shown["priced"] = shown["cost"] is not None
     shown["cost"] = usd(shown["cost"])
     shown["ms"] = round(shown["ms"], 3)
-    if shown["first_token_ms"] is not None:
-        shown["first_token_ms"] = round(shown["first_token_ms"], 3)
+    for name in ("first_token_ms", "admitted_ms"):
+        if shown[name] is not None:
+            shown[name] = round(shown[name], 3)
+    shown["steps"] = [] if shown["steps"] is None else orjson.loads(shown["steps"])
     first = ("id", "time")
     return {name: shown[name] for name in (*first, *(each for each in shown if each not in first))}

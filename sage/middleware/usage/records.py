@@ -62,7 +62,7 @@ class CallSeries(NamedTuple):
 
 class UsageRecord(NamedTuple):
     """One call, settled. The ledger stores its ``time`` as a part of an id, its ``series`` as a number, what else
-    stands here down to ``first_token_ms`` as it is, and no more."""
+    stands here down to ``steps`` as it is, and no more."""
 
     time: float
     """When it ended, in Unix seconds."""
@@ -84,6 +84,10 @@ class UsageRecord(NamedTuple):
     """In nano-dollars; ``None`` means that nobody knows the price."""
     ms: float
     first_token_ms: float | None
+    admitted_ms: float | None = None
+    """From its beginning until a deployment was looked for."""
+    steps: str | None = None
+    """What it has met on its way, as a JSON list; ``None`` means nothing but one good answer."""
     reservation: Any = None
     """What the call's budgets had reserved for it, as they gave it."""
     units: Mapping[str, int] | None = None

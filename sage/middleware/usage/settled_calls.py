@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
+
+import orjson
 
 from sage.middleware.usage.prices import Price
 from sage.middleware.usage.records import CallSeries, PricedDeployment, UsageRecord
@@ -39,13 +41,46 @@ class CountedUsage(Protocol):
         """Cached tokens of the prompt, tokens of reasoning, and what else has a price, by genai-prices' names."""
 
 
+class NamedModel(Protocol):
+    """A public model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def deployments(self) -> Sequence[Any]: ...
+
+
+class Step(Protocol):
+    """Something that a call has met on its way (:class:`sage.middleware.providers.call_steps.CallStep`)."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def begin(self) -> float:
+        """``time.perf_counter``, as ``end``."""
+
+    @property
+    def end(self) -> float: ...
+
+    @property
+    def deployment(self) -> str: ...
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def code(self) -> str: ...
+
+
 SettledCall = tuple[
     float,  # when it ended (time.perf_counter)
     float,  # when it began
     float | None,  # when the first event of its stream came
     Caller,
     bytes,  # the request's id
-    str,  # the model that answered
+    Sequence[NamedModel] | str,  # those that could answer, the requested one first; or the name of the one that did
     str,  # the operation
     bool,  # whether it is a stream
     PricedDeployment | None,  # asked last
@@ -54,6 +89,8 @@ SettledCall = tuple[
     CountedUsage | None,
     tuple[int, int] | None,  # tokens of prompt and answer as we estimate them, where the upstream did not count
     Any,  # what budgets had reserved
+    float | None,  # when it was admitted (time.perf_counter)
+    Sequence[Step] | None,  # what it has met on its way beside one good answer
 ]
 
 
@@ -61,6 +98,7 @@ Find = Callable[[PricedDeployment], tuple[bool, Price | None]]
 """As :meth:`sage.middleware.usage.price_list.PriceList.find`."""
 
 _MOST_KNOWN = 4096
+_MOST_STEPS = 32
 
 
 class _KnownCalls(NamedTuple):
@@ -86,8 +124,9 @@ class CallRecorder:
 
         ``offset`` is ``time.time() - time.perf_counter()``. A call that no upstream has worked on costs nothing.
         """
-        ended, began, first_at, caller, request_id, model, operation, stream = call[:8]
-        deployment, attempts, status, usage, estimate, reservation = call[8:]
+        ended, began, first_at, caller, request_id, models, operation, stream = call[:8]
+        deployment, attempts, status, usage, estimate, reservation, admitted_at, steps = call[8:]
+        model = models if isinstance(models, str) else _answered_for(models, deployment)
         known = self._known.get((id(caller), id(operation), id(deployment), model, stream))
         if known is None or (known.pending is not None and self._find(known.pending)[0]):
             known = self._look_up(caller, operation, deployment, model, stream)
@@ -118,6 +157,8 @@ class CallRecorder:
             cost,
             ms,
             None if first_at is None else (first_at - began) * 1000,
+            None if admitted_at is None else (admitted_at - began) * 1000,
+            None if steps is None else _described(steps, began),
             reservation,
             units,
         )
@@ -139,6 +180,24 @@ class CallRecorder:
             self._known.clear()
         self._known[id(caller), id(operation), id(deployment), model, stream] = known
         return known
+
+
+def _answered_for(models: Sequence[NamedModel], asked: PricedDeployment | None) -> str:
+    """The name of the model that ``asked`` belongs to; the requested one's if none was asked."""
+    if len(models) == 1:
+        return models[0].name
+    return next((model.name for model in models if asked in model.deployments), models[0].name)
+
+
+def _described(steps: Sequence[Step], began: float) -> str:
+    """``steps`` as the ledger keeps them: a JSON list, with milliseconds from the beginning of the call."""
+    rows = []
+    for step in steps[:_MOST_STEPS]:
+        begin = (step.begin - began) * 1000
+        row = {"kind": f"{step.kind}", "from_ms": round(begin, 3), "ms": round((step.end - step.begin) * 1000, 3)}
+        shown = {"deployment": step.deployment, "status": step.status, "code": step.code}
+        rows.append(row | {name: value for name, value in shown.items() if value})
+    return orjson.dumps(rows).decode()
 
 
 def _key_of(subjects: tuple[str, ...]) -> str:

@@ -65,5 +65,6 @@ def test_calls_of_the_first_schema_are_there_after_the_migration(
             **{"deployment": "p/m", "upstream_model": "m", "operation": "embeddings", "stream": True, "attempts": 1},
             **{"status": 200, "prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 1, "reasoning_tokens": 0},
             **{"estimated": False, "cost": None, "ms": 1.5, "first_token_ms": 0.5, "tags": ["x", "y"], "priced": False},
+            **{"admitted_ms": None, "steps": []},
         }
         assert first == expected

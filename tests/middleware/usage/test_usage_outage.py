@@ -58,6 +58,8 @@ def call(number: int, model: str = "m", kind: str = "openai") -> Any:
         usage,
         None,
         None,
+        None,
+        None,
     )
 
 

@@ -132,7 +132,10 @@ class McpServers:
             self.counts.called(tool.server, tool.definition.name, outcome, seconds)
             ended = started + seconds
             self.settled(
-                (ended, started, None, principal, b"", tool.name, _OPERATION, False, None, 1, status, None, None, None)
+                (
+                    *(ended, started, None, principal, b"", tool.name, _OPERATION, False, None, 1, status),
+                    *(None, None, None, None, None),  # no model, and so no tokens, no budget and no steps
+                )
             )
             self._note(principal, tool, arguments, outcome, status, seconds)
 

@@ -24,6 +24,7 @@ from sage.middleware.providers.aiohttp_client.sessions import (
 )
 from sage.middleware.providers.aiohttp_client.uploads import SentUpload
 from sage.middleware.providers.base import ReadInChunks, UpstreamRequest, UpstreamResponse
+from sage.middleware.providers.call_steps import OpenedConnection
 from sage.middleware.providers.http import errors
 from sage.middleware.providers.http.decoded import DecodedResponse
 from sage.middleware.providers.http.whole_answer import read_whole
@@ -116,7 +117,7 @@ class AiohttpTransport:
         Servers close idle connections when they like, perhaps as one is used again; then they have not read the
         request, and have not failed (RFC 9112, 9.3.1).
         """
-        request.sent_again = True
+        request.opened = OpenedConnection(None, None, sent_again=True)
         try:
             return await self._request(self._connections.fresh(request.socket), replace(request, total=total))
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:

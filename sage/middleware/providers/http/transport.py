@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from sage.errors import SageError
 from sage.middleware.providers.base import UpstreamRequest, UpstreamResponse
+from sage.middleware.providers.call_steps import OpenedConnection
 from sage.middleware.providers.http import errors
 from sage.middleware.providers.http.address import Address, address_of
 from sage.middleware.providers.http.answer import AnswerFault
@@ -102,14 +103,19 @@ class HttpTransport:
             raise broken.error()
         if request.once:
             raise errors.closed_as_used(request)
-        request.sent_again = True
-        return await self._ask_fresh(request, prepared, max(total, 0.001))
+        return await self._ask_fresh(request, prepared, max(total, 0.001), sent_again=True)
 
-    async def _ask_fresh(self, request: UpstreamRequest, prepared: _Prepared, total: float) -> HttpResponse:
+    async def _ask_fresh(
+        self, request: UpstreamRequest, prepared: _Prepared, total: float, *, sent_again: bool = False
+    ) -> HttpResponse:
         loop = asyncio.get_running_loop()
-        ends = loop.time() + total
+        began = loop.time()
+        ends = began + total
         head, pool = prepared
+        if sent_again:  # also where no further connection can be opened
+            request.opened = OpenedConnection(None, None, sent_again)
         connection = await self._connect(request, pool, total)
+        request.opened = OpenedConnection(began, loop.time(), sent_again)
         if self._is_closed:
             connection.end()
             raise errors.shutting_down()

@@ -36,7 +36,7 @@ from sage.middleware.usage.settled_calls import SettledCall
 def settled_call(number: int) -> SettledCall:
     now = time.perf_counter()
     request = f"call-{number}".encode()
-    return now, now - 0.1, None, LOCAL, request, "m", "chat", False, None, 1, 200, None, (3, 4), None
+    return now, now - 0.1, None, LOCAL, request, "m", "chat", False, None, 1, 200, None, (3, 4), None, None, None
 
 
 def settled(count: int) -> SettledCalls:
