@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -21,18 +21,20 @@ from sage.errors import AuthenticationFailed, InvalidRequest, SageError, Unavail
 from sage.middleware.app.access_log import AccessLog
 from sage.middleware.app.cors import AllowedOrigins, read_origin
 from sage.middleware.app.http.refusals import Refusals
+from sage.middleware.app.http.repeated_head import LONGEST
 from sage.middleware.app.slashes import Slashes
 from sage.middleware.gateway.metrics import CLIENT_LEFT
 from sage.middleware.gateway.watch import ClientLeft
 from sage.middleware.routers.anthropic.errors import error_answer as anthropic_error
 from sage.middleware.routers.anthropic.errors import speaks_anthropic
 from sage.middleware.routers.http.asgi import (
+    ADDED_HEADERS,
     FIELDS,
     LOW_PRIORITY,
-    REPLACED_TEXT,
     UNLOGGED,
     ASGIApp,
     Fields,
+    Headers,
     Message,
     Receive,
     Scope,
@@ -114,58 +116,56 @@ class EdgeMiddleware:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        headers = scope["headers"]
         if FIELDS not in scope:  # under another server than ours
-            scope[FIELDS] = fields_of(headers)
-        fields = scope[FIELDS]
-        given = fields.get(b"x-request-id")
-        request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else self._new_id()
+            scope[FIELDS] = fields_of(scope["headers"])
+        fields: Fields = scope[FIELDS]
+        admitted: AdmittedHead | None = fields.admitted
+        request_id = (_given_id(fields) if admitted is None else admitted.request_id) or self._new_id()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         facts: dict[str, Any] = state.setdefault("log", {})
-        status, takes_whole = 0, "sage.exchange" in scope
-
-        def send_answer(message: Message) -> Awaitable[None]:  # no coroutine of its own: each chunk would make one
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                answer = [*message.get("headers", ()), (b"x-request-id", request_id), *_SECURITY_HEADERS]
-                if REPLACED_TEXT in facts:
-                    answer.append((b"x-sage-replaced-text", b"%d" % facts[REPLACED_TEXT]))
-                if self._origins is not None:
-                    answer += self._origins.headers(read_origin(headers), answer)
-                message["headers"] = answer
-                if "body" in message and not takes_whole:
-                    return _send_in_two(send, message)
-            return send(message)
-
-        path = scope["path"]
-        if "//" in path or path[-1:] == "/":
-            scope["path"] = self._slashes.without_extra(path, scope["method"])
+        answer, send = self._answer(scope, send, [(b"x-request-id", request_id), *_SECURITY_HEADERS])
+        failure = 0
         try:
+            if admitted is not None:
+                await admitted.endpoint(scope, receive, send)
+                return
             receive = self._admit(scope, fields, receive)
             hot = self._hot.get((scope["method"], scope["path"]))
             if hot is not None:
-                await hot(scope, receive, send_answer)
+                await hot(scope, receive, send)
             else:
-                await self._run(scope, fields, receive, send_answer)
+                await self._run(scope, fields, receive, send)
         except ClientLeft:
-            status = CLIENT_LEFT
+            failure = CLIENT_LEFT
         except asyncio.CancelledError:
             # Only the server at shutdown cancels a task from outside, and the task ends here anyway.
             ending = Unavailable("the gateway is shutting down; try again soon", code="shutting_down")
-            await self._fail(ending, status, send_answer, scope)
+            await self._fail(ending, answer.status, send, scope)
         except SageError as error:
-            await self._fail(error, status, send_answer, scope)
+            await self._fail(error, answer.status, send, scope)
         except Exception:
             logger.exception("request %s failed", request_id.decode())
             internal = SageError("an internal error of the gateway; its log has more under this request id")
-            await self._fail(internal, status, send_answer, scope)
+            await self._fail(internal, answer.status, send, scope)
         finally:
-            if isinstance(receive, LargeBody):
+            if admitted is None and isinstance(receive, LargeBody):
                 receive.release()
-            if self._log is not None and (UNLOGGED not in facts or status >= 400):
-                self._write(scope, request_id, status, started, facts)
+            if self._log is not None:
+                status = failure or answer.status
+                if UNLOGGED not in facts or status >= 400:
+                    self._write(self._log, scope, request_id, status, started, facts)
+
+    def _answer(self, scope: Scope, send: Send, added: Headers) -> tuple[HasStatus, Send]:
+        """What knows the status of the answer, and how the answer is sent, with ``added`` and what else the edge adds
+        to its headers."""
+        scope["state"][ADDED_HEADERS] = added
+        exchange = scope.get("sage.exchange")
+        if exchange is not None and self._origins is None:
+            exchange.added = added
+            return exchange, send
+        sender = _AddingSender(send, added, self._origins, scope["headers"], takes_whole=exchange is not None)
+        return sender, sender.send
 
     async def _run(self, scope: Scope, fields: Fields, receive: Receive, send: Send) -> None:
         """Answers what is no hot route."""
@@ -188,6 +188,9 @@ class EdgeMiddleware:
 
     def _admit(self, scope: Scope, fields: Fields, receive: Receive) -> Receive:
         """Checks the head of a request; returns a ``receive`` that enforces the limit on the body."""
+        path = scope["path"]
+        if "//" in path or path[-1:] == "/":
+            scope["path"] = self._slashes.without_extra(path, scope["method"])
         if self._secret is not None:
             self._check_secret(scope)
         host = fields.get(b"host", b"")
@@ -207,7 +210,16 @@ class EdgeMiddleware:
             receive = self._bounded(scope, receive, length)
         if self._without_auth:
             self._check_sender(scope, fields, has_body=chunked or length > 0)
+        if 0 < length <= LONGEST <= self._small and not chunked and _PRIORITY not in fields:
+            self._remember(scope, path, fields)
         return receive
+
+    def _remember(self, scope: Scope, path: str, fields: Fields) -> None:
+        """Lets further requests of the connection in that have the very same head, but for the length of a body that is
+        small too: no check above would find anything else."""
+        hot = self._hot.get((scope["method"], path))
+        if hot is not None and scope["path"] == path:
+            fields.admitted = AdmittedHead(hot, _given_id(fields))
 
     def _check_sender(self, scope: Scope, fields: Fields, *, has_body: bool) -> None:
         """Refuses what comes through a proxy, or from a page of another site; for a gateway without auth."""
@@ -261,8 +273,10 @@ class EdgeMiddleware:
         if not status:  # otherwise uvicorn closes the connection, because the body ends too early
             await answer_error(error, send, scope)
 
-    def _write(self, scope: Scope, request_id: bytes, status: int, started: float, facts: dict[str, Any]) -> None:
-        principal = scope["state"].get("principal")
+    @staticmethod
+    def _write(
+        log: AccessLog, scope: Scope, request_id: bytes, status: int, started: float, facts: dict[str, Any]
+    ) -> None:
         line: dict[str, Any] = {
             "time": time.time(),
             "request_id": request_id.decode(),
@@ -271,13 +285,63 @@ class EdgeMiddleware:
             "status": status,
             "ms": int((time.perf_counter() - started) * 100_000) / 100,
         }
+        principal = scope["state"].get("principal")
         if principal is not None:
             line["user"] = principal.user
             line["tenant"] = principal.tenant
             line["credential"] = principal.credential
         line.update(facts)
-        assert self._log is not None
-        self._log.write(line)
+        log.write(line)
+
+
+class HasStatus(Protocol):
+    """Knows how a request is answered."""
+
+    status: int
+    """0 until an answer has begun."""
+
+
+class AdmittedHead:
+    """What was found in the head of a request that was let in and answered by a hot route."""
+
+    __slots__ = ("endpoint", "request_id")
+
+    def __init__(self, endpoint: ASGIApp, request_id: bytes | None) -> None:
+        self.endpoint = endpoint
+        self.request_id = request_id
+        """The one that the head names, if it does."""
+
+
+class _AddingSender:
+    """Adds the edge's headers to an answer, where the server does not do that, or other sites' pages may read it."""
+
+    def __init__(
+        self, send: Send, added: Headers, origins: AllowedOrigins | None, headers: Headers, *, takes_whole: bool
+    ) -> None:
+        """``headers`` are the request's. ``takes_whole``: the server takes a whole answer in one message."""
+        self.status = 0
+        self._send = send
+        self._added = added
+        self._origins = origins
+        self._headers = headers
+        self._takes_whole = takes_whole
+
+    def send(self, message: Message) -> Awaitable[None]:  # no coroutine of its own: each chunk would make one
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            answer = [*message.get("headers", ()), *self._added]
+            if self._origins is not None:
+                answer += self._origins.headers(read_origin(self._headers), answer)
+            message["headers"] = answer
+            if "body" in message and not self._takes_whole:
+                return _send_in_two(self._send, message)
+        return self._send(message)
+
+
+def _given_id(fields: Fields) -> bytes | None:
+    """The id that a client has given its request, if it is well formed."""
+    given = fields.get(b"x-request-id")
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else None
 
 
 async def _send_in_two(send: Send, message: Message) -> None:

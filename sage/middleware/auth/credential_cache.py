@@ -29,6 +29,11 @@ class Verified:
     revision: int
 
 
+def digest_of(authorization: bytes) -> bytes:
+    """What a header value is kept under, so that no credential is."""
+    return sha256(authorization).digest()
+
+
 class RightsRevision(Protocol):
     """Where the newest revision of rights stands that this process knows of."""
 
@@ -73,9 +78,12 @@ class CredentialCache(ABC):
 
     def cached(self, authorization: bytes) -> Principal | None:
         """The principal of a header value that was verified before; ``None`` means that it needs the full check."""
+        return self.cached_under(digest_of(authorization))
+
+    def cached_under(self, digest: bytes) -> Principal | None:
+        """As :meth:`cached`, for the header value with that :func:`digest_of` it."""
         if self._monotonic() - self._revision_read_at > _STALE_AFTER or self._newest.revision != self._revision:
             return None
-        digest = sha256(authorization).digest()
         entry = self._cache.get(digest)
         if entry is None:
             return None
@@ -126,7 +134,7 @@ class CredentialCache(ABC):
         self._observe(verified.revision)
         if verified.revision != self._revision:
             return  # read before a change that this process has seen
-        digest, expires_at = sha256(authorization).digest(), verified.principal.expires_at
+        digest, expires_at = digest_of(authorization), verified.principal.expires_at
         self._cache[digest] = (verified.principal, math.inf if expires_at is None else expires_at)
         self._cache.move_to_end(digest)
         if len(self._cache) > self._capacity:

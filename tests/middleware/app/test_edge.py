@@ -109,6 +109,21 @@ def test_request_ids(up: Upstream, upstreams: Callable) -> None:
     assert requests.get(f"{running.url}/nothing", timeout=5).headers["x-request-id"]
 
 
+def test_requests_of_a_connection_have_ids_of_their_own_and_say_it_where_they_differ(
+    up: Upstream, upstreams: Callable
+) -> None:
+    running = upstreams(up)
+    ids, seen = [], []
+    # One connection, and the same head but for what is given here.
+    for headers in ({}, {}, {"x-request-id": "mine"}, {"x-request-id": "mine"}, {}, {"Authorization": "Bearer no"}):
+        answer = running.chat(headers=headers)
+        ids.append(answer.headers["x-request-id"])
+        seen.append(answer.status_code)
+    assert ids[2:4] == ["mine", "mine"]
+    assert len({ids[0], ids[1], ids[4]}) == 3
+    assert seen == [200] * 5 + [401]
+
+
 def test_security_headers_are_on_every_answer(up: Upstream, upstreams: Callable) -> None:
     running = upstreams(up)
     answers = [running.chat(), running.chat(stream=True), running.get("/models"), requests.get(running.url, timeout=5)]

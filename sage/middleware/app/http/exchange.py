@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -24,6 +24,18 @@ _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b" % (status, _PHRASES.get(status, b"")) for status in range(100, 600)}
 _FRAMING = frozenset({b"content-length", b"connection", b"transfer-encoding"})
 _FAILED = b"Internal Server Error"
+
+
+class _Done:
+    """An awaitable that has nothing to wait for."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return iter(())  # type: ignore[return-value]  # a generator would be made each time
+
+
+_DONE = _Done()
 
 
 class Connection(Protocol):
@@ -53,6 +65,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_body",
         "_chunked",
         "_connection",
         "_expects_continue",
@@ -63,14 +76,15 @@ class Exchange:
         "_parts",
         "_remaining",
         "_waiters",
+        "added",
         "answered",
         "disconnected",
         "held",
         "keep_alive",
         "more_body",
         "on_disconnect",
-        "started",
         "state",
+        "status",
         "task",
     )
 
@@ -78,35 +92,42 @@ class Exchange:
         self,
         connection: Connection,
         state: dict[str, Any],
-        method: str,
+        is_head: bool,
         is_current: bool,
         keep_alive: bool,
         expects_continue: bool,
+        body: bytes | None,
     ) -> None:
-        """``is_current`` tells HTTP/1.1 from older versions. Arguments by name would cost more than all the rest."""
+        """``is_current`` tells HTTP/1.1 from older versions; ``body``, if all of it has come. Arguments by name would
+        cost more than all the rest."""
         self._connection = connection
         self.state = state
-        self._is_head = method == "HEAD"
+        self._is_head = is_head
         self._is_current = is_current
         self.keep_alive = keep_alive
         self._expects_continue = expects_continue
         self._parts: list[bytes] = []
+        self._body = body
+        """All of the request's body, if it has come at once and was not taken."""
         self.task: asyncio.Task[None] | None = None
         """Where the application runs."""
         self.on_disconnect: Callable[[], None] | None = None
         """Called once when the client disconnects before it has the whole answer."""
         self._waiters: Waiters | None = None
-        self._news = False  # something for the next `receive`
+        self._news = body is not None  # something for the next `receive`
         self._head = b""  # what is held back until the first piece of the body comes
         self._chunked = False
         self._remaining = 0.0  # bytes of the answer's body that are to come, as far as its Content-Length says
         self.held = 0
         """Bytes of the request's body that the application has not taken."""
-        self.more_body = True
+        self.more_body = body is None
         """Whether the request's body has not come to its end."""
-        self.started = False
-        """Whether the answer has begun, and (the next) ended."""
+        self.added: Headers = []
+        """Headers of the answer beside those that the application gives it, none of the length or the connection."""
+        self.status = 0
+        """That of the answer; 0 until it has begun."""
         self.answered = False
+        """Whether it has ended."""
         self.disconnected = False
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
@@ -120,7 +141,7 @@ class Exchange:
             logging.getLogger("uvicorn.error").error("Exception in ASGI application\n", exc_info=error)
         try:
             if not (self.answered or self.disconnected):
-                if not self.started:
+                if not self.status:
                     await self._fail()
                 elif self._head:
                     connection.transport.write(self._head)
@@ -162,11 +183,20 @@ class Exchange:
     def take_body(self) -> bytes | None:
         """The whole body of a request that has come as a whole; ``None`` means that :meth:`receive` has to be asked.
         To be called once, in its place."""
+        body = self._body
+        if body is not None and not self.disconnected:
+            self._body, self._news = None, False
+            return body
         if self.more_body or self._expects_continue or self.disconnected or self._connection.read_paused:
             return None
-        parts = self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._parts, self.held, self._news = [], 0, False
+        return self._taken()
+
+    def _taken(self) -> bytes:
+        """What has come of the body and was not taken."""
+        body, parts = self._body, self._parts
+        if body is None:
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._body, self._parts, self.held, self._news = None, [], 0, False
         return body
 
     async def receive(self) -> Message:
@@ -185,31 +215,39 @@ class Exchange:
                 await self._waiters.wait()
         if self.disconnected or self.answered:
             return {"type": "http.disconnect"}
-        parts = self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._parts, self.held, self._news = [], 0, False
-        return {"type": "http.request", "body": body, "more_body": self.more_body}
+        return {"type": "http.request", "body": self._taken(), "more_body": self.more_body}
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """ASGI's; beyond that, a start that has a ``body`` is a whole answer, of which no header is of the length or of
         the connection. Waits while the client does not read what was written."""
+        if self._connection.write_paused and not self.disconnected:
+            return self._send_later(message)
+        self._send(message)
+        return _DONE  # no coroutine is made where there is nothing to wait for
+
+    async def _send_later(self, message: Message) -> None:
         connection = self._connection
         while connection.write_paused and not self.disconnected:
             await connection.writable.wait()
+        self._send(message)
+
+    def _send(self, message: Message) -> None:
         if self.disconnected:
+            self.status = self.status or message.get("status", 0)  # as the log tells it, though nobody hears it
             return
-        if not self.started:
-            if message["type"] != "http.response.start":
-                raise RuntimeError(f"an answer cannot start with '{message['type']}'")
-            headers = message.get("headers", ())
+        kind = message["type"]
+        if not self.status:
+            if kind != "http.response.start":
+                raise RuntimeError(f"an answer cannot start with '{kind}'")
+            headers = [*self._connection.server_state.default_headers, *message.get("headers", ()), *self.added]
             if "body" in message:
                 self._answer(message["status"], headers, message["body"])
             else:
-                self._start(message["status"], [*connection.server_state.default_headers, *headers])
+                self._start(message["status"], headers)
         elif self.answered:
-            raise RuntimeError(f"'{message['type']}' comes after the end of the answer")
-        elif message["type"] != "http.response.body":
-            raise RuntimeError(f"'{message['type']}' comes after the start of the answer")
+            raise RuntimeError(f"'{kind}' comes after the end of the answer")
+        elif kind != "http.response.body":
+            raise RuntimeError(f"'{kind}' comes after the start of the answer")
         else:
             self._add(message.get("body", b""), message.get("more_body", False))
 
@@ -228,15 +266,14 @@ class Exchange:
 
     def _answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Sends a whole answer."""
-        length = (b"content-length", b"%d" % len(body))
-        headers = [*self._connection.server_state.default_headers, *headers, length]
+        headers.append((b"content-length", b"%d" % len(body)))
         if not self.keep_alive:
             headers.append((b"connection", b"close"))
         whole = _head(status, headers) if self._is_head else _head(status, headers) + body
         connection = self._connection
         connection.written += len(whole)
         connection.transport.write(whole)
-        self.started = True
+        self.status = status
         self._end()
 
     def _start(self, status: int, headers: Headers) -> None:
@@ -262,7 +299,7 @@ class Exchange:
             else:
                 self._remaining = math.inf  # HTTP/1.0 knows no chunks: the answer ends with the connection
         self._head = _head(status, headers)
-        self.started = True
+        self.status = status
         self._expects_continue = False
 
     def _add(self, body: bytes, more: bool) -> None:

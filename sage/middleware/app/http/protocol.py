@@ -30,12 +30,13 @@ from sage.middleware.app.http.framing import (
     size_of,
 )
 from sage.middleware.app.http.refusals import Refusals
+from sage.middleware.app.http.repeated_head import OF_ONE_REQUEST, RepeatedHead, repeatable
 from sage.middleware.app.http.waiters import Waiters
 from sage.middleware.auth.addresses import network_of
 from sage.middleware.routers.http.asgi import FIELDS, Scope, fields_of
 
 _MAX_WAITING = 16  # requests behind the running one
-_OF_A_REQUEST = ("method", "path", "raw_path", "query_string", "headers", FIELDS, "state", "sage.exchange")
+_OF_A_REQUEST = ("method", "path", "raw_path", "query_string", "headers", FIELDS, *OF_ONE_REQUEST)
 _REQUEST = "request"
 _MAX_HELD = 64 * 1024
 """Bytes of a body that the application has not taken; at more of them nothing more is read."""
@@ -53,12 +54,16 @@ class GatewayProtocol(asyncio.Protocol):
         "_first",
         "_head_complete",
         "_headers",
+        "_is_between",
         "_is_over",
         "_latest",
+        "_missing",
         "_newest",
         "_parser",
+        "_plain",
         "_received",
         "_refusals",
+        "_repeated",
         "_running",
         "_scope",
         "_unparsed",
@@ -108,6 +113,14 @@ class GatewayProtocol(asyncio.Protocol):
         self._url = b""
         self._headers: Headers = []
         self._head_complete = self._asks_upgrade = self._expects_continue = False
+        self._is_between = True
+        """Whether the parser waits for a new request, and has nothing of it."""
+        self._plain: Scope | None = None
+        """That of the newest request, if nothing but a length decides where its body ends and whether another may come;
+        only until the bytes are parsed that have come."""
+        self._repeated: RepeatedHead | None = None
+        """The head of the last request, if another one with it need not be parsed."""
+        self._missing = 0  # bytes of the body of a request that was not parsed
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.server_state.connections.add(self)  # type: ignore[arg-type]
@@ -141,8 +154,44 @@ class GatewayProtocol(asyncio.Protocol):
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
+        if self._missing:
+            data = self._take_rest(data)
+            if not data:
+                return
+        repeated, running = self._repeated, self._running
+        if repeated is not None and self._is_between and (running is None or running.answered):
+            body = repeated.body_of(data)
+            if body is not None:
+                self._repeat(repeated, body, len(data))
+                return
+        self._parse(data)
+
+    def _repeat(self, repeated: RepeatedHead, body: bytes, size: int) -> None:
+        """Runs a request with the head of the last one, of which so many bytes have come."""
+        self._received += size
+        scope = repeated.scope()
+        missing = repeated.length - len(body)
+        exchange = self._exchange(scope, True, True, None if missing else body)
+        if missing:
+            self._missing, self._is_between = missing, False
+            if body:
+                exchange.add_body(body)
+        self._run(exchange, scope)
+
+    def _take_rest(self, data: bytes) -> bytes:
+        """Takes what is missing of a body whose head was not parsed; returns what comes after it."""
+        part, rest = data[: self._missing], data[self._missing :]
+        self._missing -= len(part)
+        self._received += len(part)
+        self.on_body(part)
+        if not self._missing:
+            self.on_message_complete()
+        return rest
+
+    def _parse(self, data: bytes) -> None:
         if self._is_over:
             return
+        was_between, before = self._is_between, self._newest
         self._latest = size = len(data)
         self._received += size
         self._unparsed += size
@@ -158,8 +207,13 @@ class GatewayProtocol(asyncio.Protocol):
         if self._unparsed + self._first > MAX_HEAD and self._is_too_large():
             # Of a head, or of extensions of chunks or trailers, which would be kept until they end.
             self._end_reading(None if self._head_complete else head_too_large())
+        if self._plain is not None:
+            if was_between and self._newest is not before:
+                self._repeated = repeatable(data, self._plain)
+            self._plain = None
 
     def on_message_begin(self) -> None:
+        self._is_between = False
         self._first, self._unparsed = self._latest, 0
         self._url, self._headers = b"", []
         self._head_complete = self._asks_upgrade = self._expects_continue = False
@@ -195,7 +249,8 @@ class GatewayProtocol(asyncio.Protocol):
             raise head_too_large()
         parser, url, headers = self._parser, self._url, self._headers
         fields = fields_of(headers)
-        if not FRAMING.isdisjoint(fields):
+        is_plain = FRAMING.isdisjoint(fields)
+        if not is_plain:
             self._read_framing()
         if self._asks_upgrade and parser.should_upgrade():
             check_no_body(headers)
@@ -208,29 +263,33 @@ class GatewayProtocol(asyncio.Protocol):
         path = raw_path.decode("ascii")
         self._head_complete = True
         version = parser.get_http_version()
-        method = parser.get_method().decode("ascii")
-        state = self._app_state.copy()
         is_current = version == "1.1"
         keep_alive = is_current and parser.should_keep_alive()
-        exchange = Exchange(self, state, method, is_current, keep_alive, self._expects_continue)
         scope = self._scope.copy()  # type: ignore[attr-defined]
         if not is_current:
             scope["http_version"] = version
-        scope["method"] = method
+        scope["method"] = parser.get_method().decode("ascii")
         scope["path"] = unquote(path) if "%" in path else path
         scope["raw_path"] = raw_path
         scope["query_string"] = query
         scope["headers"] = headers
         scope[FIELDS] = fields
-        scope["state"] = state
-        scope["sage.exchange"] = exchange
-        self._newest = exchange
+        self._plain = scope if is_plain and keep_alive else None
+        exchange = self._exchange(scope, is_current, keep_alive, None)
         if self._running is None or self._running.answered:
             self._run(exchange, scope)
             return
         self._waiting.append((exchange, scope))
         if len(self._waiting) > _MAX_WAITING:
             self.transport.close()
+
+    def _exchange(self, scope: Scope, is_current: bool, keep_alive: bool, body: bytes | None) -> Exchange:
+        """The newest request; its ``body`` if all of that has come."""
+        scope["state"] = state = self._app_state.copy()
+        self._newest = scope["sage.exchange"] = exchange = Exchange(
+            self, state, scope["method"] == "HEAD", is_current, keep_alive, self._expects_continue, body
+        )
+        return exchange
 
     def _run(self, exchange: Exchange, scope: Scope) -> None:
         self._running = exchange
@@ -249,6 +308,7 @@ class GatewayProtocol(asyncio.Protocol):
             self.transport.pause_reading()
 
     def on_message_complete(self) -> None:
+        self._is_between = True
         assert self._newest is not None
         self._newest.end_body()
 
@@ -318,6 +378,7 @@ class GatewayProtocol(asyncio.Protocol):
 
     def _end_reading(self, fault: SageError | None) -> None:
         """Answers with ``fault``, if that would be taken for the answer to the faulty request."""
+        self._repeated = None
         if self.transport.is_closing():
             return
         fault = fault or InvalidRequest("this is not a valid HTTP request", code="invalid_http")
@@ -325,7 +386,7 @@ class GatewayProtocol(asyncio.Protocol):
         if running is None or running.answered:
             self._refuse(fault)
             return
-        if not running.started:
+        if not running.status:
             if not running.more_body:
                 # It came whole, and the fault stands behind it: it is answered, and nothing after it.
                 self._waiting.clear()

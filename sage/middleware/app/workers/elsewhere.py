@@ -203,4 +203,5 @@ class FrontRoute:
         finally:
             _current.reset(token)
         note(scope, **{UNLOGGED: True})  # the owner has its line
+        scope["sage.exchange"].added = []  # and its answer has all headers
         await self._forwarder.forward(scope, recorded.again(), recorded.send)

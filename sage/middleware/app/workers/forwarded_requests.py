@@ -11,7 +11,7 @@ from typing import Any
 
 from sage.middleware.app.workers.forwarding import FrameKind, expects_continue
 from sage.middleware.app.workers.frames import FrameBuffer, FrameProtocol, PeerGone, body_frames, frame
-from sage.middleware.routers.http.asgi import ASGIApp, Message, Scope
+from sage.middleware.routers.http.asgi import ASGIApp, Headers, Message, Scope
 
 _log = logging.getLogger("sage")
 
@@ -69,6 +69,10 @@ class ForwardedAnswer:
         self.scope = scope
         self.body = FrameBuffer(connection)
         """The frames of the request's body."""
+        self.added: Headers = []
+        """Headers of the answer beside those that the application gives it."""
+        self.status = 0
+        """That of the answer; 0 until it has begun."""
         self.is_complete = False
         """Whether the whole answer was sent."""
         self.disconnected = False
@@ -119,15 +123,17 @@ class ForwardedAnswer:
 
     async def send(self, message: Message) -> None:
         connection = self._connection
-        if connection.transport is None:
-            return  # the client has left
+        if connection.transport is None:  # the client has left
+            self.status = self.status or message.get("status", 0)
+            return
         await connection.drain()
         kind: Any = message["type"]
         if kind == "http.response.start":
-            headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+            self.status = int(message["status"])
+            headers = [(bytes(name), bytes(value)) for name, value in (*message.get("headers", ()), *self.added)]
             if "body" in message:
                 headers.append((b"content-length", b"%d" % len(message["body"])))
-            self._start = frame(FrameKind.START, marshal.dumps((int(message["status"]), headers)))
+            self._start = frame(FrameKind.START, marshal.dumps((self.status, headers)))
             if "body" not in message:
                 return  # with one it is a whole answer, as our server takes it beyond ASGI
         frames = body_frames(FrameKind.BODY, message.get("body", b""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from sage.errors import AuthenticationFailed
-from sage.middleware.routers.http.asgi import FIELDS, ASGIApp, Receive, Scope, Send
+from sage.middleware.routers.http.asgi import FIELDS, ASGIApp, Fields, Receive, Scope, Send
 
 _KEY, _AUTHORIZATION = b"x-api-key", b"authorization"
 
@@ -28,7 +28,7 @@ def take_api_key(scope: Scope) -> None:
         )
     if not given:
         value = b"Bearer " + key.strip()
-        scope[FIELDS] = {**fields, _AUTHORIZATION: value}
+        scope[FIELDS] = Fields({**fields, _AUTHORIZATION: value}.items())
         scope["headers"] = [*scope["headers"], (_AUTHORIZATION, value)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,11 +21,10 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
-Fields = dict[bytes, bytes]
 FIELDS = "sage.fields"
-"""In the scope of a request: its headers by their names, of several with one name the first."""
-REPLACED_TEXT = "replaced_text"
-"""In the access log: how many halves of surrogate pairs in the request were replaced by U+FFFD."""
+"""In the scope of a request: its :class:`Fields`."""
+ADDED_HEADERS = "added_headers"
+"""In the state of a request: a list of the headers that its answer has beside those that the route gives it."""
 LOW_PRIORITY = "low_priority"
 """In the state of a request whose calls of models live ones go before."""
 UNLOGGED = "unlogged"
@@ -35,15 +34,37 @@ _JSON = (b"content-type", b"application/json")
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+class Fields(dict[bytes, bytes]):
+    """The headers of a request by their names, of several with one name the first. They are never changed: requests of
+    a connection whose heads are the same share them, and what was found out of them."""
+
+    __slots__ = ("admitted", "digest")
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        super().__init__(headers)
+        self.admitted: Any = None
+        """What the edge has found in a head that it lets in."""
+        self.digest: bytes | None = None
+        """That of the credential."""
+
+    def with_field(self, name: bytes, value: bytes) -> Fields:
+        """The same with another ``value`` of the header ``name``, on which nothing depends that was found out."""
+        fields = Fields(self.items())
+        fields[name] = value
+        fields.admitted, fields.digest = self.admitted, self.digest
+        return fields
+
+
 def fields_of(headers: Headers) -> Fields:
-    """The headers of a request by their names; of several with one name the first."""
-    fields = dict(headers)
-    return fields if len(fields) == len(headers) else dict(reversed(headers))
+    """The headers of a request by their names."""
+    fields = Fields(headers)
+    return fields if len(fields) == len(headers) else Fields(reversed(headers))
 
 
 async def read_json(receive: Receive, scope: Scope, *, vectors: bool = False) -> dict[str, Any]:
     """The body as a JSON object; raises :class:`InvalidRequest` for anything else. ``vectors`` says that it may hold
-    vectors of numbers. A large body is parsed on a thread. Halves of surrogate pairs are replaced, which is noted."""
+    vectors of numbers. A large body is parsed on a thread. Halves of surrogate pairs are replaced by U+FFFD, which the
+    answer and the access log tell."""
     exchange = scope.get("sage.exchange")
     body = exchange.take_body() if exchange is not None and receive == exchange.receive else None
     if body is None:
@@ -64,7 +85,8 @@ def _parse_mended(body: bytes, scope: Scope, *, vectors: bool) -> dict[str, Any]
             raise
     value = parse_object(mended, vectors=vectors)
     if count:
-        note(scope, **{REPLACED_TEXT: count})
+        note(scope, replaced_text=count)
+        scope["state"][ADDED_HEADERS].append((b"x-sage-replaced-text", b"%d" % count))
     return value
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from sage.errors import InvalidRequest
 from sage.middleware.audit.origin import caller_address
-from sage.middleware.auth.credential_cache import CredentialCache
+from sage.middleware.auth.credential_cache import CredentialCache, digest_of
 from sage.middleware.auth.principal import LOCAL, Principal
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.routers.http.asgi import FIELDS, ASGIApp, Fields, Receive, Scope, Send
@@ -79,8 +79,14 @@ def recognize(scope: Scope, authenticator: CredentialCache | None) -> Principal 
     """
     if authenticator is None:
         return LOCAL
-    value = credential(scope)
-    return authenticator.cached(value) if value is not None else None
+    fields: Fields = scope[FIELDS]
+    digest = fields.digest
+    if digest is None:
+        value = credential(scope)
+        if value is None:
+            return None
+        digest = fields.digest = digest_of(value)
+    return authenticator.cached_under(digest)
 
 
 async def identify(scope: Scope, authenticator: CredentialCache | None) -> Principal:
