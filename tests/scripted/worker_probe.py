@@ -10,6 +10,8 @@ import sys
 import time
 from typing import Any
 
+from celery import signals
+
 from sage.middleware.worker.kinds import KINDS
 from sage.middleware.worker.lease import JobFailed
 from sage.middleware.worker.main import main
@@ -50,6 +52,12 @@ async def _line(item: JobItem) -> ItemResult:
     return ItemResult(item.index, True, {"index": item.index, "custom_id": body.get("custom_id"), "pid": os.getpid()})
 
 
+def _start_late(**_: object) -> None:
+    """As a process of the pool does on a machine that is busy."""
+    time.sleep(float(os.environ.get("PROBE_STARTS_LATE", "0")))
+
+
 if __name__ == "__main__":
     KINDS["probe"] = "worker_probe"
+    signals.worker_process_init.connect(_start_late, weak=False)
     sys.exit(main())

@@ -15,6 +15,10 @@ from sage.private_files import make_private_dir
 
 DEFAULT_QUEUE = "default"
 _SOCKET_SECONDS = 10.0
+_START_SECONDS = 300.0
+"""How long a process of the pool may take to start; then it is killed, and another begins. Celery's own 4 seconds are too
+few where the machine is busy, since workers give way to others: each was killed before it could begin, and jobs waited
+until the machine had less to do."""
 
 
 def is_celery_installed() -> bool:
@@ -71,6 +75,7 @@ def _settings() -> dict[str, Any]:
         "task_create_missing_queues": True,
         "task_protocol": 2,
         "worker_prefetch_multiplier": 1,
+        "worker_proc_alive_timeout": _START_SECONDS,
         "worker_send_task_events": False,  # Flower asks for them
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_enable_prefetch_count_reduction": False,

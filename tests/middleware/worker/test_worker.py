@@ -276,3 +276,13 @@ def test_a_broker_that_freezes_or_restarts_empty_is_used_again(worker: RunningWo
     assert time.monotonic() - begin < 8
     assert worker.ended(waiting)["state"] == "succeeded"
     assert worker.process.poll() is None
+
+
+def test_processes_that_start_late_are_not_killed_before_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery kills them after four seconds, again and again while the machine is busy."""
+    monkeypatch.setenv("PROBE_STARTS_LATE", "5")
+    with running_worker("files", concurrency=1) as worker:
+        worker.begin("die")
+        worker.gateway.wait(lambda: worker.gateway.lost)
+        assert worker.run("nothing")["state"] == "succeeded"
+        assert "Timed out waiting for UP" not in worker.log.read_text()

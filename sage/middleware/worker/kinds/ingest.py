@@ -7,6 +7,7 @@ last, so a source that another worker has finished is skipped when the job is de
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -30,6 +31,7 @@ from sage.middleware.worker.scratch import scratch_directory
 from sage.middleware.worker.thread_client import ThreadClient
 
 T = TypeVar("T")
+_log = logging.getLogger("sage.worker")
 _PARSERS = 2
 """Sources that are parsed at a time; more are fetched meanwhile."""
 _HEAD = 8192  # bytes that decide the kind of a file
@@ -90,10 +92,17 @@ class IngestJob:
             return _failed(item, exc.message, exc.code)
         except SageError as exc:
             return _failed(item, exc.message, exc.code)
+        except JobFailed:
+            raise
+        except TimeoutError:
+            return _failed(item, "it took too long", "timeout")
         except OSError as exc:
             if isinstance(exc, ConnectionError):
                 raise
             return _failed(item, f"cannot be kept while it is parsed: {exc.strerror}", "worker_disk")
+        except Exception as exc:  # a fault of ours costs this source only, and its line has what others have
+            _log.exception("the source %s failed", item.index)
+            return _failed(item, f"{type(exc).__name__}: {exc}"[:500], "internal_error")
 
     async def prune(self, sums: _Sums) -> None:
         """Deletes the documents of files that the job's directories no longer have, and counts them."""
