@@ -16,9 +16,9 @@ from sage.private_files import make_private_dir
 DEFAULT_QUEUE = "default"
 _SOCKET_SECONDS = 10.0
 _START_SECONDS = 300.0
-"""How long a process of the pool may take to start; then it is killed, and another begins. Celery's own 4 seconds are too
-few where the machine is busy, since workers give way to others: each was killed before it could begin, and jobs waited
-until the machine had less to do."""
+"""How long a process of the pool may take to start; then it is killed, and another begins. Celery's own 4 seconds are
+too few where the machine is busy, since workers give way to others: each was killed before it could begin, and jobs
+waited until the machine had less to do."""
 
 
 def is_celery_installed() -> bool:
