@@ -13,7 +13,7 @@ from browser import Page, open_page
 from console_browser import console, grave_faults, open_tab, visit
 from fresh_gateway import run_fresh_gateway
 from running_gateway import PASSWORD, Running
-from upstream import Upstream, chat_chunk, usage_chunk
+from upstream import Upstream
 
 pytestmark = pytest.mark.slow
 
@@ -73,33 +73,6 @@ def test_every_page_in_both_languages_and_themes(watched: Watched, tmp_path: Pat
 
 async def other_theme(page: Page) -> str:
     return str(await page.evaluate("[...document.querySelectorAll('header button')].at(-2).ariaLabel"))
-
-
-def test_a_question_by_keyboard(watched: Watched, tmp_path: Path) -> None:
-    text = (
-        f"**Paris**, said {HOSTILE}\n\n[a link](javascript:document.title='caught')\n\n![seen](http://192.0.2.1/x.png)"
-    )
-
-    async def act(page: Page) -> None:
-        watched.upstream.reset()
-        watched.upstream.stream([chat_chunk(text), chat_chunk(None, "stop"), usage_chunk(5, 7)])
-        await open_tab(page, "playground")
-        await page.evaluate("document.querySelector('#question').focus()")
-        await page.insert("What is the capital?")
-        await page.press("Enter", 13)
-        await page.wait_for("document.querySelector('.took')")
-        await page.wait_for("document.querySelector('.markdown strong')?.innerText === 'Paris'")
-        shown = await page.text(".markdown")
-        assert HOSTILE.split("<script>")[0] in shown
-        assert await page.evaluate("document.querySelectorAll('.markdown img, .markdown script').length") == 0
-        assert await page.evaluate("document.querySelector('.markdown a').getAttribute('href')") is None
-        assert "5 → 7" in await page.text(".took")
-        assert await page.evaluate("document.title") == "Playground · SAGE"
-        assert await grave_faults(page) == []
-
-    visit(watched.gateway, tmp_path / "profile", act)
-    (request,) = watched.upstream.requests
-    assert request.body["messages"] == [{"role": "user", "content": "What is the capital?"}]
 
 
 def test_a_key_is_made_and_revoked(watched: Watched, tmp_path: Path) -> None:

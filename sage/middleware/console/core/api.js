@@ -3,11 +3,13 @@ import {accessToken, sessionEnded} from "./session.js"
 
 /** An answer that is no success, or none at all (`status` 0). */
 export class ApiError extends Error {
-  constructor(status, message, code, requestId) {
+  constructor(status, message, code, requestId, param = undefined) {
     super(message)
     this.status = status
     this.code = code
     this.requestId = requestId
+    /** The field of the request that is wrong, if it is one. */
+    this.param = param
   }
 }
 
@@ -55,7 +57,7 @@ async function send(method, path, body, stop, headers, token) {
 export async function failure(answer) {
   const told = await answer.json().catch(() => ({}))
   const error = typeof told.error === "object" && told.error ? told.error : {message: told.error_description}
-  return new ApiError(answer.status, error.message ?? answer.statusText, error.code, answer.headers.get("x-request-id"))
+  return new ApiError(answer.status, error.message ?? answer.statusText, error.code, answer.headers.get("x-request-id"), error.param)
 }
 
 /**

@@ -1,58 +1,75 @@
-/** One question to one model, as a stream, and what it took. */
-import {events, request} from "../../core/api.js"
+/** One request to one model, as a stream, and what it took. */
+import {events, get, request} from "../../core/api.js"
+import {may} from "../../core/session.js"
 
-/** The body of the request that asks `turn` of the model on `side`, after `earlier` turns. */
-export function chatBody({earlier, turn, side, options}) {
-  const messages = options.system.trim() ? [{role: "system", content: options.system.trim()}] : []
-  for (const before of earlier) {
-    const said = before.answers[Math.min(side, before.answers.length - 1)]
-    messages.push({role: "user", content: before.question}, {role: "assistant", content: said.text})
-  }
-  messages.push({role: "user", content: turn.question})
-  const body = {model: turn.answers[side].model, messages}
-  for (const name of ["temperature", "max_tokens"]) if (options[name] !== "") body[name] = Number(options[name])
-  return body
-}
+const LATE = 1500 // milliseconds after which the ledger also knows the price of a model's first call
 
-/** Asks, and shows the answer as it comes. What fails is shown in its place. */
-export async function ask({earlier, turn, side, options, stop, show}) {
+/** Asks, and shows the answer as it comes, once a frame at most. What fails is shown in its place. */
+export async function ask({answer, body, stop, show}) {
   const began = performance.now()
-  const update = change => { turn.answers[side] = {...turn.answers[side], ...change}; show() }
-  const now = () => turn.answers[side]
-  const body = {...chatBody({earlier, turn, side, options}), stream: true, stream_options: {include_usage: true}}
   let first = 0
+  let frame = 0
+  const showSoon = () => { frame ||= requestAnimationFrame(() => { frame = 0; show() }) }
+  let sent
+  show()
   try {
-    const answer = await request("POST", "/v1/chat/completions", {body, stop})
-    for await (const event of events(answer)) {
+    sent = await request("POST", "/v1/chat/completions",
+      {body: {...body, stream: true, stream_options: {include_usage: true}}, stop})
+    for await (const event of events(sent)) {
       const delta = event.choices?.[0]?.delta ?? {}
-      if (!first && (delta.content || delta.reasoning_content)) first = performance.now()
-      update({
-        text: now().text + (delta.content ?? ""),
-        reasoning: now().reasoning + (delta.reasoning_content ?? ""),
-        calls: joined(now().calls, delta.tool_calls ?? []),
-        finish: event.choices?.[0]?.finish_reason ?? now().finish,
-        facts: event.usage ? {...now().facts, usage: event.usage} : now().facts,
-      })
+      if (!first && (delta.content || delta.reasoning_content || delta.tool_calls)) first = performance.now()
+      take(answer, event, delta)
+      showSoon()
     }
   } catch (error) {
-    if (!stop.aborted) update({error})
+    if (!stop.aborted) answer.error = error
   }
+  cancelAnimationFrame(frame)
   const ended = performance.now()
-  const written = now().facts.usage?.completion_tokens
-  update({done: true, stopped: stop.aborted, facts: {
-    ...now().facts,
+  const written = answer.facts.usage?.completion_tokens
+  answer.facts = {
+    ...answer.facts,
     first: first ? first - began : undefined,
     total: ended - began,
     rate: written && first && ended > first ? written / ((ended - first) / 1000) : undefined,
-  }})
+  }
+  answer.stopped = stop.aborted
+  answer.done = true
+  show()
+  if (sent && !stop.aborted && may.peek()("usage")) findCost(answer, sent).then(show, () => {})
 }
 
-/** Tool calls with the fragments of a delta added. */
-function joined(calls, fragments) {
-  const all = [...calls]
-  for (const {index = 0, function: part = {}} of fragments) {
-    const before = all[index] ?? {name: "", arguments: ""}
-    all[index] = {name: before.name || (part.name ?? ""), arguments: before.arguments + (part.arguments ?? "")}
+/** Adds what an event brings. */
+function take(answer, event, delta) {
+  answer.text += delta.content ?? ""
+  answer.reasoning += delta.reasoning_content ?? ""
+  for (const fragment of delta.tool_calls ?? []) {
+    const {index = answer.calls.length, id, function: part = {}} = fragment
+    const call = answer.calls[index] ??= {id: id ?? `call_${index}`, name: "", arguments: ""}
+    call.name ||= part.name ?? ""
+    call.arguments += part.arguments ?? ""
   }
-  return all
+  for (const run of event.tool_runs ?? []) {
+    const at = answer.runs.findIndex(each => each.id === run.id)
+    answer.runs.splice(at < 0 ? answer.runs.length : at, 1, run)
+  }
+  answer.sources ??= event.sources
+  answer.memories ??= event.memories
+  answer.warnings = event.warnings ?? answer.warnings
+  answer.finish = event.choices?.[0]?.finish_reason ?? answer.finish
+  if (event.usage) answer.facts.usage = event.usage
+}
+
+/** What the request cost, by the ledger: all calls that bear its id. */
+async function findCost(answer, sent) {
+  const id = encodeURIComponent(sent.headers.get("x-request-id"))
+  const from = Math.floor(Date.parse(sent.headers.get("date") ?? "") / 1000) - 60
+  const path = `/usage/requests?id=${id}${from > 0 ? `&from=${from}` : ""}`
+  for (const pause of [0, LATE]) {
+    await new Promise(done => setTimeout(done, pause))
+    const {requests} = await get(path)
+    const isPriced = requests.length > 0 && requests.every(each => each.priced)
+    answer.facts.cost = isPriced ? requests.reduce((sum, each) => sum + each.cost, 0) : null
+    if (isPriced) return
+  }
 }

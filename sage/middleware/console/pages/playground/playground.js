@@ -1,66 +1,77 @@
 /** Talking to models: one, or two side by side, with what each answer took. */
-import {Failure, Waiting} from "../../components/notice.js"
+import {Empty, Failure, Waiting} from "../../components/notice.js"
 import {Icon} from "../../components/icon.js"
 import {get} from "../../core/api.js"
-import {html, useLoaded, useRef, useState} from "../../core/html.js"
+import {html, useEffect, useLoaded, useRef, useSignal, useState} from "../../core/html.js"
 import {t} from "../../core/language.js"
-import {Answer} from "./answer.js"
-import {ask} from "./call.js"
-import {Options} from "./options.js"
+import {Composer} from "./composer.js"
+import {choose, clear, running, send, talk, waitsForTools} from "./conversation.js"
+import {isComplete} from "./json_fields.js"
+import {RequestCode} from "./request_dialog.js"
+import {Settings} from "./settings.js"
+import {Turn} from "./turn.js"
+
+const NOT_FOR_CHAT = /embed|rerank|minilm|-e5-|whisper|tts|moderation/i
 
 export function Playground() {
   const {data, error, reload} = useLoaded(stop => get("/models", stop))
   if (!data) return html`<h1>${t("page.playground")}</h1><${Failure} error=${error} retry=${reload} />${!error && html`<${Waiting} />`}`
   const names = data.models.filter(model => model.deployments.length > 0).map(model => model.name)
-  return html`<${Talk} names=${names} />`
+  return names.length === 0
+    ? html`<h1>${t("page.playground")}</h1><${Empty} title=${t("models.none")}><p>${t("models.none_hint")}</p><a class="button" href="#/models">${t("page.models")}</a><//>`
+    : html`<${Talk} names=${names} />`
 }
 
 function Talk({names}) {
-  const [chosen, setChosen] = useState([names.find(name => !/embed|rerank|minilm|-e5-/i.test(name)) ?? names[0] ?? ""])
-  const [options, setOptions] = useState({system: "", temperature: "", max_tokens: ""})
-  const [turns, setTurns] = useState([])
-  const [draft, setDraft] = useState("")
-  const [stop, setStop] = useState(null)
-  const bottom = useRef(null)
-
-  const send = async event => {
-    event.preventDefault()
-    const question = draft.trim()
-    if (!question || stop) return
-    const running = new AbortController()
-    const turn = {question, answers: chosen.map(model => ({model, text: "", reasoning: "", calls: [], facts: {}}))}
-    const earlier = turns
-    const show = () => setTurns([...earlier, {...turn, answers: [...turn.answers]}])
-    setDraft("")
-    setStop(running)
-    show()
-    bottom.current?.scrollIntoView({block: "end"})
-    await Promise.all(turn.answers.map((_, side) => ask({earlier, turn, side, options, stop: running.signal, show})))
-    setStop(null)
-  }
+  const {chosen: wanted, options, turns} = useSignal(talk)
+  const stop = useSignal(running)
+  const [draft, setDraft] = useState({question: "", pictures: []})
+  const [showing, setShowing] = useState(false)
+  const [open, setOpen] = useState(false)
+  const chosen = wanted.length > 0 && wanted.every(name => names.includes(name))
+    ? wanted : [names.find(name => !NOT_FOR_CHAT.test(name)) ?? names[0]]
+  useEffect(() => { if (chosen !== wanted) choose(chosen) })
+  const waits = !stop && waitsForTools(turns)
+  const earlier = turns.flatMap(turn => turn.pictures)
   return html`
     <div class="title-row"><h1>${t("page.playground")}</h1>
-      <button class="quiet" disabled=${turns.length === 0} onClick=${() => setTurns([])}>${t("playground.clear")}</button></div>
-    <${Options} names=${names} chosen=${chosen} setChosen=${setChosen} options=${options} setOptions=${setOptions}
-      turns=${turns} draft=${draft} />
-    <div class="talk" role="log" aria-label=${t("playground.log")}>
-      ${turns.length === 0 && html`<p class="dim">${t("playground.hint")}</p>`}
-      ${turns.map((turn, index) => html`
-        <div class="turn" key=${index}>
-          <div class="question">${turn.question}</div>
-          <div class=${`answers sides-${turn.answers.length}`}>
-            ${turn.answers.map(answer => html`<${Answer} key=${answer.model} answer=${answer} />`)}
-          </div>
-        </div>`)}
-      <div ref=${bottom} />
+      <button class="quiet narrow-only" aria-expanded=${open} aria-controls="settings" onClick=${() => setOpen(!open)}>
+        <${Icon} name="sliders" /> ${t("playground.settings")}</button>
+      <button class="quiet" disabled=${!isComplete(options)} onClick=${() => setShowing(true)}><${Icon} name="connect" /> ${t("playground.code")}</button>
+      <button class="quiet" disabled=${turns.length === 0} onClick=${clear}>${t("playground.clear")}</button></div>
+    <div class="playground">
+      <aside id="settings" class=${open ? "open" : ""} aria-label=${t("playground.settings")}>
+        <${Settings} names=${names} chosen=${chosen} options=${options} /></aside>
+      <section class="talk-column" aria-label=${t("playground.log")}>
+        <${Log} turns=${turns} busy=${!!stop} />
+        ${waits && html`<p class="dim" role="status">${t("playground.tools_first")}</p>`}
+        <${Composer} id="question" label=${t("playground.question")} earlier=${earlier} blocked=${!!stop || waits || !isComplete(options)}
+          onSend=${send} onDraft=${(question, pictures) => setDraft({question, pictures})}
+          actions=${({ready}) => stop
+            ? html`<button type="button" onClick=${() => stop.abort()}><${Icon} name="stop" /> ${t("playground.stop")}</button>`
+            : html`<button class="primary" disabled=${!ready}><${Icon} name="send" /> ${t("playground.send")}</button>`} />
+      </section>
     </div>
-    <form class="ask" onSubmit=${send}>
-      <label class="sr-only" for="question">${t("playground.question")}</label>
-      <textarea id="question" rows="2" value=${draft} placeholder=${t("playground.question")}
-        onInput=${event => setDraft(event.target.value)}
-        onKeyDown=${event => event.key === "Enter" && !event.shiftKey && !event.isComposing && send(event)} />
-      ${stop
-        ? html`<button type="button" onClick=${() => stop.abort()}><${Icon} name="stop" /> ${t("playground.stop")}</button>`
-        : html`<button class="primary" disabled=${!draft.trim() || !chosen[0]}><${Icon} name="send" /> ${t("playground.send")}</button>`}
-    </form>`
+    ${showing && html`<${RequestCode} chosen=${chosen} options=${options} turns=${turns} draft=${draft} onClose=${() => setShowing(false)} />`}`
+}
+
+/** Follows what comes in, unless the reader has scrolled away from the end. */
+function Log({turns, busy}) {
+  const box = useRef(null)
+  const follows = useRef(true)
+  const look = () => {
+    const {scrollTop, scrollHeight, clientHeight} = box.current
+    follows.current = scrollTop + clientHeight > scrollHeight - 60
+  }
+  useEffect(() => { follows.current = true }, [turns.length])
+  useEffect(() => {
+    if (follows.current) box.current.scrollTop = box.current.scrollHeight
+  }, [turns])
+  return html`
+    <div class="talk" ref=${box} onScroll=${look} role="log" aria-label=${t("playground.log")} tabindex="0">
+      ${turns.length === 0 && html`<div class="start"><${Icon} name="playground" /><p>${t("playground.hint")}</p></div>`}
+      ${turns.map((turn, index) => html`
+        <${Turn} key=${turn.id} turn=${turn} busy=${busy} isLast=${index === turns.length - 1}
+          earlier=${turns.slice(0, index).flatMap(each => each.pictures)} />`)}
+    </div>`
 }
