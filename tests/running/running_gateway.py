@@ -21,6 +21,7 @@ from sage.middleware.auth.grants import KeyRequest
 from sage.middleware.auth.passwords import HashCost
 from sage.middleware.auth.principal import Scope
 from sage.middleware.budgets.database import open_budgets_database
+from sage.middleware.settings.reading import LoadedSettings
 from sage.middleware.settings.settings import Auth, Settings
 from sage.middleware.usage.database import open_usage_database
 
@@ -113,8 +114,12 @@ def _prepare(settings: Settings) -> str:
 
 
 @contextmanager
-def run_gateway(settings: Settings, *, hash_cost: HashCost = LOW_COST) -> Iterator[Running]:
+def run_gateway(
+    settings: Settings, *, hash_cost: HashCost = LOW_COST, loaded: LoadedSettings | None = None
+) -> Iterator[Running]:
     """The real server with the real application, on a thread of its own; ends with the block.
+
+    ``loaded`` says where ``settings`` come from.
 
     Unless ``settings`` say so, it looks up no published prices, which takes a process of a second.
     """
@@ -124,7 +129,7 @@ def run_gateway(settings: Settings, *, hash_cost: HashCost = LOW_COST) -> Iterat
     key = _prepare(settings) if settings.auth.enabled else ""
     sock = bind(settings.api.host, settings.api.port)
     ready = threading.Event()
-    edge = create_app(settings, hash_cost=hash_cost)
+    edge = create_app(settings, hash_cost=hash_cost, loaded=loaded)
     server = make_server(edge, settings, ready.set)
     failures: list[BaseException] = []
 

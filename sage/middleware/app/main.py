@@ -42,6 +42,7 @@ from sage.middleware.budgets.budgets import Budgets
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.gateway.builtin_embedders import NAMES as EMBEDDER_NAMES
 from sage.middleware.gateway.builtin_embedders import EmbedderProvider
+from sage.middleware.gateway.configuration import Configuration
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.jobs.opening import Queue
 from sage.middleware.gateway.jobs.rights import JobRights
@@ -63,6 +64,7 @@ from sage.middleware.routers.flower.routes import flower_routes
 from sage.middleware.routers.http.open_answers import OpenAnswers
 from sage.middleware.routers.tasks.shortcuts import job_shortcuts
 from sage.middleware.settings.queue import check_broker
+from sage.middleware.settings.reading import LoadedSettings
 from sage.middleware.settings.settings import Settings
 
 if TYPE_CHECKING:
@@ -79,11 +81,13 @@ def create_app(
     gateway: Gateway | None = None,
     hash_cost: HashCost | None = None,
     secret: str | None = None,
+    loaded: LoadedSettings | None = None,
 ) -> EdgeMiddleware:
     """The whole gateway as one ASGI application.
 
     Nothing runs before its lifespan begins. A ``gateway`` that is passed in is used, and closed by its owner.
     ``secret`` is the credential that every request needs in a gateway without accounts; ``None`` means none.
+    ``loaded`` says where ``settings`` come from; without it they are the program's, and cannot be reloaded.
     ``hash_cost`` is for tests: passwords are hashed at the full cost without it.
     Raises :class:`sage.errors.ConfigError` when the data directory or the broker cannot be used.
     """
@@ -134,6 +138,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.gateway = gateway
+    app.state.configuration = Configuration(gateway, settings, loaded, partial(_trial, gateway), _faults)
     app.state.readiness = Readiness(gateway.registry, queue, gateway.ledger, gateway.rates.limiter, mcp.servers)
     app.state.mcp_servers = mcp.servers
     app.state.queue = queue
@@ -157,6 +162,18 @@ def create_app(
         add_console(app)
     slashes = Slashes(route.path for route in app.router.routes if isinstance(route, Route))
     return EdgeMiddleware(app, hot, hot_limits(), slashes, settings, log, secret)
+
+
+def _trial(gateway: Gateway, settings: Settings) -> Registry:
+    """Another registry of ``settings``, to see whether they work; nothing runs in it."""
+    return make_registry(Registry, settings, gateway.transport)
+
+
+def _faults(settings: Settings, registry: Registry) -> list[str]:
+    # Here, since only a reload needs it.
+    from sage.middleware.app.config_check import check
+
+    return [finding.text for finding in check(settings, registry)]
 
 
 def _open_accounts(settings: Settings, hash_cost: HashCost | None) -> Accounts:

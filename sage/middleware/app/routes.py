@@ -18,6 +18,7 @@ from sage.middleware.routers import (
     models,
     search,
     services,
+    settings,
     usage,
     vdb,
 )
@@ -63,6 +64,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     usage.router,
     budgets.router,
     audit.router,
+    settings.router,
     mcp_servers.router,
     mcp_metadata.router,
     options.router,

@@ -24,6 +24,7 @@ from sage.middleware.app.worker_process import WorkerProcess
 from sage.middleware.app.workers.listening import bind_all, check_workers, share_of
 from sage.middleware.gateway.jobs.opening import Queue
 from sage.middleware.routers.http.asgi import ASGIApp
+from sage.middleware.settings.reading import LoadedSettings
 from sage.middleware.settings.settings import Settings
 
 if TYPE_CHECKING:
@@ -94,11 +95,16 @@ def make_server(
     return server
 
 
-def serve(settings: Settings, config: Path | None, translate: Callable[[str], str] = str) -> None:
+def serve(
+    settings: Settings,
+    config: Path | None,
+    translate: Callable[[str], str] = str,
+    loaded: LoadedSettings | None = None,
+) -> None:
     """Runs the gateway until SIGTERM or Ctrl-C; raises :class:`KeyboardInterrupt` for the latter, once all is closed.
 
-    ``translate`` gives the lines of the welcome in the user's language. Raises :class:`ConfigError` when it cannot
-    start.
+    ``translate`` gives the lines of the welcome in the user's language; ``loaded`` says where ``settings`` come from.
+    Raises :class:`ConfigError` when it cannot start.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     workers = settings.api.workers
@@ -107,7 +113,7 @@ def serve(settings: Settings, config: Path | None, translate: Callable[[str], st
     prepare_for_large_blocks()
     sock, *others = bind_all(settings.api.host, settings.api.port, workers)
     try:
-        app = create_app(settings)
+        app = create_app(settings, loaded=loaded)
 
         def on_ready() -> None:
             leave_alone_what_lives()

@@ -10,7 +10,7 @@ import typer
 from sage.middleware.app.loading import quick_loading
 from sage.middleware.cli.config import ConfigFile
 from sage.middleware.cli.language.templates import translated
-from sage.middleware.settings.reading import find_config, load_settings
+from sage.middleware.settings.reading import find_config, read_settings
 
 
 def serve_command(
@@ -50,8 +50,8 @@ def serve_command(
     if workers is not None:
         overrides["api.workers"] = workers
     path = find_config(config, os.environ)
-    settings = load_settings(path, os.environ, overrides)
+    loaded = read_settings(path, dict(os.environ), overrides)
     with quick_loading():
         from sage.middleware.app.server import serve  # imported here: `sage token` need not load the server
 
-    serve(settings, path, translated)
+    serve(loaded.settings, path, translated, loaded)

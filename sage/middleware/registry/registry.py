@@ -208,6 +208,67 @@ class Registry:
                 if name not in self._models:
                     self.register(name, settings, source="runtime")
 
+    def stored_models(self) -> Mapping[str, ModelSettings]:
+        """The models registered at run time that serve, by name."""
+        return {name: settings for name, settings in self._stored.items() if self._is_runtime(name)}
+
+    async def reconfigure(
+        self,
+        before: Mapping[str, ModelSettings],
+        models: Mapping[str, ModelSettings],
+        providers: Mapping[str, Provider | None],
+        absent: Mapping[str, str],
+    ) -> None:
+        """Takes over another configuration: its ``models`` in place of those ``before``, and the ``providers`` that
+        differ (``None`` for one that is gone, or cannot serve: then ``absent`` says why).
+
+        Running requests go on with what they began with. Nothing of it may be wrong: it was tried in another registry.
+        """
+        async with self._changes:
+            affected = self._replace_providers(providers, absent)
+            for name in [*before, *affected]:
+                model = self._models.get(name)
+                if (
+                    model is not None
+                    and model.source != "file"
+                    and (name in affected or before[name] != models.get(name))
+                ):
+                    del self._models[name]
+                    self._fleet.retire(self._fleet.forget(name))
+            for name, settings in models.items():
+                if name not in self._models or self._models[name].source != "config":
+                    self.register(name, settings, source="config")
+            for name, settings in self._stored.items():
+                with contextlib.suppress(InvalidRequest):  # a name that has become a provider's
+                    check_name(name, {**self.providers, **self.absent})
+                    if name not in self._models:
+                        self.register(name, settings, source="runtime")
+                    self._models[name].shadows = self._models[name].source != "runtime"
+            self.register_known()
+            self.changes += 1
+
+    def _replace_providers(self, providers: Mapping[str, Provider | None], absent: Mapping[str, str]) -> set[str]:
+        """Puts ``providers`` in; returns the names of the models that have a deployment there, or lacked it."""
+        for name, provider in providers.items():
+            old = self.providers.pop(name, None)
+            if old is not None:
+                self._model_lists.forget(old)
+            self._quotas.pop(name, None)
+            if provider is not None:
+                self.providers[name] = provider
+        self.absent = dict(absent)
+        self._unregistered = {
+            name: model
+            for name, model in self._unregistered.items()
+            if all(deployment.provider.name not in providers for deployment in model.deployments)
+        }
+        return {
+            name
+            for name, model in self._models.items()
+            if providers
+            and (model.faults or any(deployment.provider.name in providers for deployment in model.deployments))
+        }
+
     def _is_runtime(self, name: str) -> bool:
         return name in self._models and self._models[name].source == "runtime"
 

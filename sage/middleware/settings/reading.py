@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _MARK = re.compile("\ue000(\\d+)\ue001")
 # Variables with our prefix that are not settings.
 _NOT_SETTINGS = frozenset({"SAGE_CONFIG", "SAGE_URL", "SAGE_API_KEY"})
+_ENVIRONMENT = "environment variable "
 Origins = dict[tuple[str, ...], str]
 """The path of a setting → the variable or option that it comes from."""
 _OPTIONS = {"api.host": "--host", "api.port": "--port", "api.workers": "--workers", "auth.enabled": "--no-auth"}
@@ -60,6 +63,31 @@ def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path | Non
     return default if default.is_file() else None
 
 
+@dataclass(frozen=True)
+class LoadedSettings:
+    """Settings, with where they come from."""
+
+    settings: Settings
+    file: Path | None
+    """``None`` means that no file was read."""
+    written: Mapping[str, Any] = field(repr=False)
+    """What the file says, with the values of its variables."""
+    variables: Mapping[tuple[str, ...], tuple[str, ...]]
+    """The variables that the file names at a path."""
+    origins: Origins
+    environ: Mapping[str, str] = field(repr=False)
+    overrides: Mapping[str, Any]
+
+    def again(self) -> LoadedSettings:
+        """The settings as the file gives them now; raises as :func:`load_settings`."""
+        return read_settings(self.file or find_config(None, self.environ), self.environ, self.overrides)
+
+    def variable_of(self, path: tuple[str, ...]) -> str | None:
+        """The environment variable that sets the value at ``path``, in place of the file."""
+        label = self.origins.get(path, "")
+        return label.removeprefix(_ENVIRONMENT) if label.startswith(_ENVIRONMENT) else None
+
+
 def load_settings(
     path: Path | None = None,
     environ: Mapping[str, str] | None = None,
@@ -74,8 +102,21 @@ def load_settings(
 
     Raises :class:`ConfigError` with one line for each fault: where it is, what is wrong and what is known there.
     """
+    return read_settings(path, environ, overrides, sections=sections).settings
+
+
+def read_settings(
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    sections: Collection[str] | None = None,
+) -> LoadedSettings:
+    """As :func:`load_settings`, with where each value comes from."""
     environ = environ or {}
-    data = _read_file(path, environ, sections) if path is not None else {}
+    variables: dict[tuple[str, ...], tuple[str, ...]] = {}
+    data = _read_file(path, environ, sections, variables) if path is not None else {}
+    written = copy.deepcopy(data)
     origins = _apply_environment(data, environ)
     for dotted, value in (overrides or {}).items():
         keys = dotted.split(".")
@@ -85,12 +126,19 @@ def load_settings(
     if sections is not None:
         data = {section: value for section, value in data.items() if section in sections}
     try:
-        return Settings.model_validate(data)
+        settings = Settings.model_validate(data)
     except ValidationError as exc:
         raise ConfigError(_explain(exc, origins, str(path) if path else None)) from exc
+    return LoadedSettings(settings, path, written, variables, origins, environ, overrides or {})
 
 
-def _read_file(path: Path, environ: Mapping[str, str], sections: Collection[str] | None) -> dict[str, Any]:
+def _read_file(
+    path: Path,
+    environ: Mapping[str, str],
+    sections: Collection[str] | None,
+    used: dict[tuple[str, ...], tuple[str, ...]],
+) -> dict[str, Any]:
+    """What the file says. Notes in ``used`` which variables it names where."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
@@ -108,7 +156,7 @@ def _read_file(path: Path, environ: Mapping[str, str], sections: Collection[str]
     except ValueError:
         raise ConfigError(f"{path}: holds a date or number that does not exist; put it in quotes") from None
     data = _own_sections(path, {} if data is None else data, sections)
-    filled = _fill(data, variables, environ, (str(path),))
+    filled = _fill(data, variables, environ, (str(path),), used)
     assert isinstance(filled, dict)
     return filled
 
@@ -137,14 +185,20 @@ def _yaml_fault(exc: yaml.YAMLError) -> str:
     return f"line {mark.line + 1}: {problem}" if mark is not None else problem
 
 
-def _fill(value: Any, variables: list[re.Match[str]], environ: Mapping[str, str], where: tuple[str, ...]) -> Any:
+def _fill(
+    value: Any,
+    variables: list[re.Match[str]],
+    environ: Mapping[str, str],
+    where: tuple[str, ...],
+    used: dict[tuple[str, ...], tuple[str, ...]],
+) -> Any:
     if isinstance(value, dict):
         return {
-            _fill(k, variables, environ, where): _fill(v, variables, environ, (*where, str(k)))
+            _fill(k, variables, environ, where, used): _fill(v, variables, environ, (*where, str(k)), used)
             for k, v in value.items()
         }
     if isinstance(value, list):
-        return [_fill(v, variables, environ, where) for v in value]
+        return [_fill(v, variables, environ, where, used) for v in value]
     if not isinstance(value, str):
         return value
 
@@ -152,6 +206,7 @@ def _fill(value: Any, variables: list[re.Match[str]], environ: Mapping[str, str]
         if int(match[1]) >= len(variables):
             return match[0]
         name, default = variables[int(match[1])].groups()
+        used[where[1:]] = (*used.get(where[1:], ()), name)
         if environ.get(name):
             return environ[name]
         if default is None:
@@ -172,7 +227,7 @@ def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> Orig
         if not name.startswith("SAGE_") or name in _NOT_SETTINGS or not environ[name]:
             continue
         path = [part.lower() for part in name[len("SAGE_") :].split("__")]
-        label = f"environment variable {name}"
+        label = f"{_ENVIRONMENT}{name}"
         if path[0] not in sections:
             # SAGE_ROOT and its like belong to other programs; a nested or nearly right name is a slip.
             section = path[0].partition("_")[0]
@@ -187,7 +242,7 @@ def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> Orig
         origins[tuple(path)] = label
     for name, (kind, key) in VARIABLES.items():
         if environ.get(name) and _fill_vendor(data, kind.name, key, kind.read_variable(environ[name])):
-            origins["llm", "providers", kind.name, key] = f"environment variable {name}"
+            origins["llm", "providers", kind.name, key] = f"{_ENVIRONMENT}{name}"
     return origins
 
 

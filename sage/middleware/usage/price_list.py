@@ -68,6 +68,12 @@ class PriceList:
         self._lock = threading.Lock()
         self._failed_at: float | None = None
 
+    def replace(self, patterns: Mapping[str, PriceSettings]) -> None:
+        """Goes by other ``llm.prices`` from now on."""
+        with self._lock:
+            self._patterns = dict(patterns)
+            self._published.clear()
+
     def find(self, deployment: PricedDeployment) -> tuple[bool, Price | None]:
         """Whether the price is resolved, and the price; ``None`` means that nobody knows it."""
         settings = deployment.price

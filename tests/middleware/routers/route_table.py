@@ -145,6 +145,8 @@ GET    /budgets                                     admin,owner,user,viewer usag
 PUT    /budgets/{kind}/{name}                       admin,owner             tenant:admin      budgets_put
 DELETE /budgets/{kind}/{name}                       admin,owner             tenant:admin      budgets_delete
 GET    /audit                                       admin,owner             tenant:admin      audit
+GET    /settings                                    admin                   admin             settings_list
+POST   /settings/reload                             admin                   admin             settings_reload
 POST   /auth/token                                  public                  -                 auth_token
 GET    /auth/oidc/callback                          public                  -                 auth_oidc_callback
 GET    /auth/oidc/login                             public                  -                 auth_oidc_login

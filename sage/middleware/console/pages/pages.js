@@ -10,6 +10,7 @@ import {People} from "./access/people.js"
 import {Playground} from "./playground/playground.js"
 import {Requests} from "./requests/requests.js"
 import {Search} from "./search/search.js"
+import {Settings} from "./settings/settings.js"
 import {Services} from "./services/services.js"
 import {Usage} from "./usage/usage.js"
 import {hasAccounts} from "../core/session.js"
@@ -30,5 +31,6 @@ export const PAGES = [
   {name: "keys", view: Keys, isFor: all("account")},
   {name: "people", view: People, isFor: may => hasAccounts.peek() && may("tenant:admin")},
   {name: "audit", view: Audit, isFor: may => hasAccounts.peek() && may("tenant:admin")},
+  {name: "settings", view: Settings, isFor: all("admin")},
   {name: "connect", view: Connect, isFor: all("models:read")},
 ]
