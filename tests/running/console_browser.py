@@ -53,6 +53,15 @@ async def open_tab(page: Page, name: str) -> None:
     await page.wait_for(f"{current} && document.querySelector('main h1') && !document.querySelector('main .waiting')")
 
 
+async def in_chinese(page: Page) -> None:
+    """Chooses Chinese."""
+    await page.evaluate(
+        "(() => { const s = document.querySelector('#language'); s.value = 'zh';"
+        " s.dispatchEvent(new Event('change', {bubbles: true})) })()"
+    )
+    await page.wait_for("document.documentElement.lang === 'zh-CN'")
+
+
 async def grave_faults(page: Page) -> list[str]:
     """What axe finds that is serious or critical."""
     if not await page.evaluate("'axe' in window"):

@@ -37,6 +37,7 @@ class SettingShown(BaseModel):
     path: list[str]
     value: Any
     default: Any
+    unit: Literal["seconds", "bytes"] | None
     hidden: bool
     source: SettingOrigin
     restart: bool
@@ -59,6 +60,7 @@ class SettingChanged(BaseModel):
     change: Literal["added", "removed", "changed"]
     before: Any
     after: Any
+    unit: Literal["seconds", "bytes"] | None
     source: SettingOrigin | None = Field(description="Of the new value; null where it is gone.")
     restart: bool = Field(description="It applies only after a restart.")
 
@@ -133,6 +135,7 @@ def _shown(row: SettingRow, configuration: Configuration) -> dict[str, Any]:
         "path": list(row.path),
         "value": row.value,
         "default": row.default,
+        "unit": row.unit,
         "hidden": row.is_secret,
         "source": _origin(row.source),
         "restart": configuration.needs_restart(row.path),
@@ -140,11 +143,13 @@ def _shown(row: SettingRow, configuration: Configuration) -> dict[str, Any]:
 
 
 def _changed(change: SettingChange) -> dict[str, Any]:
+    row = change.after or change.before
     return {
         "path": list(change.path),
         "change": change.kind,
         "before": None if change.before is None else change.before.value,
         "after": None if change.after is None else change.after.value,
+        "unit": None if row is None else row.unit,
         "source": None if change.after is None else _origin(change.after.source),
         "restart": change.needs_restart,
     }

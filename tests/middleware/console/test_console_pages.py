@@ -30,6 +30,7 @@ PAGES = {
     "keys": ("Keys", "密钥"),
     "people": ("Users and teams", "用户与团队"),
     "audit": ("Audit", "审计"),
+    "settings": ("Settings", "设置"),
     "connect": ("Connect", "接入"),
 }
 HOSTILE = "<img src=x onerror=document.title='caught'><script>document.title='caught'</script>\"'`${{7*7}}"

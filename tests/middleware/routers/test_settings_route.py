@@ -6,17 +6,15 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from running_gateway import Running, run_gateway
+from configured_gateway import configured, rewrite
+from running_gateway import Running
 from upstream import Upstream
 
 from sage.middleware.settings.effective.masking import MASK
-from sage.middleware.settings.reading import read_settings
 
 _NUMBERS = itertools.count(1)
 SECRET = re.compile(r"zq\d+Xw\d+")
@@ -57,17 +55,6 @@ def everywhere() -> dict[str, Any]:
             },
         },
     }
-
-
-@contextmanager
-def configured(file: Path, sections: dict[str, Any], environ: dict[str, str] | None = None) -> Iterator[Running]:
-    """A gateway that has read ``sections`` from ``file``."""
-    sections = {"data_dir": str(file.parent / "data"), "api": {"port": 0, "access_log": False}, **sections}
-    sections["usage"] = {"published_prices": False}
-    file.write_text(yaml.safe_dump(sections), encoding="utf-8")
-    loaded = read_settings(file, environ or {}, {"api.host": "127.0.0.1"})
-    with run_gateway(loaded.settings, loaded=loaded) as running:
-        yield running
 
 
 def by_path(running: Running) -> dict[str, Any]:
@@ -121,7 +108,9 @@ def test_each_value_names_its_source(tmp_path: Path) -> None:
         assert running.get("/settings").json()["file"] == str(tmp_path / "sage.yaml")
     found = {path: (shown[path]["value"], shown[path]["source"]) for path in SOURCES}
     assert found == SOURCES
-    assert shown["llm.keep_alive"]["default"] == 600.0
+    assert (shown["llm.keep_alive"]["default"], shown["llm.keep_alive"]["unit"]) == (600.0, "seconds")
+    assert (shown["api.max_body_bytes"]["unit"], shown["llm.memory_budget"]["unit"]) == ("bytes", "bytes")
+    assert shown["queue.concurrency"]["unit"] is None
     assert {path: shown[path]["restart"] for path in ("llm.keep_alive", "llm.providers.openai.api_key")} == {
         "llm.keep_alive": True,
         "llm.providers.openai.api_key": False,
@@ -154,7 +143,7 @@ def test_a_changed_file_is_taken_over_after_it_was_looked_at(tmp_path: Path) -> 
 
         with configured(file, sections(first, "old", "stays")) as running:
             running.post("/models/new", {"deployments": [{"provider": "up", "model": "runtime"}]}).raise_for_status()
-            write(file, sections(second, "stays", "new", keep_alive="1m"))
+            rewrite(file, sections(second, "stays", "new", keep_alive="1m"))
             plan = running.post("/settings/reload", {"dry_run": True}).json()
             assert running.chat("old").status_code == 200  # nothing has changed yet
             assert {(".".join(each["path"]), each["change"], each["restart"]) for each in plan["changes"]} >= {
@@ -171,21 +160,19 @@ def test_a_changed_file_is_taken_over_after_it_was_looked_at(tmp_path: Path) -> 
             assert running.chat("old").status_code == 404
             assert running.chat("stays").status_code == 200
             assert running.chat("new").status_code == 200
-            assert [request.body["model"] for request in second.requests[before:] if request.body] == ["stays-1", "new-1"]
+            assert [request.body["model"] for request in second.requests[before:] if request.body] == [
+                "stays-1",
+                "new-1",
+            ]
             left = running.post("/settings/reload", {"dry_run": True}).json()["changes"]
             assert [(each["path"], each["restart"]) for each in left] == [(["llm", "keep_alive"], True)]
             assert by_path(running)["llm.keep_alive"]["value"] == 600.0  # still what applies
             assert running.get("/audit?action=settings").json()["events"][0]["action"] == "settings.reload"
 
-            write(file, sections(first, "old"))  # the model that was registered at run time comes back
+            rewrite(file, sections(first, "old"))  # the model that was registered at run time comes back
             assert running.post("/settings/reload", {}).status_code == 200
             assert running.chat("new").status_code == 200
             assert first.requests[-1].body["model"] == "runtime"
-
-
-def write(file: Path, sections: dict[str, Any]) -> None:
-    kept = {name: yaml.safe_load(file.read_text())[name] for name in ("data_dir", "api", "usage")}
-    file.write_text(yaml.safe_dump({**kept, **sections}), encoding="utf-8")
 
 
 @pytest.mark.parametrize(

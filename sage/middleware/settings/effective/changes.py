@@ -34,6 +34,8 @@ def changes(
         old, new = before.get(path), after.get(path)
         if old is not None and new is not None and old.fingerprint == new.fingerprint:
             continue
+        if any(row.source.kind == "default" for row in (old, new) if row is not None) and None in (old, new):
+            continue  # the defaults of a model that comes or goes
         kind: ChangeKind = "added" if old is None else "removed" if new is None else "changed"
         yield SettingChange(path, kind, old, new, not is_reloadable(path, settings))
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
-from pydantic import SecretStr
+from pydantic import BeforeValidator, SecretStr
 from pydantic_core import to_json, to_jsonable_python
 
 from sage.middleware.settings.effective.masking import MASK, is_secret_name, masked
 from sage.middleware.settings.providers import SettingsSection
+from sage.middleware.settings.quantities import parse_duration, parse_size
 from sage.middleware.settings.reading import LoadedSettings
 from sage.middleware.settings.settings import Model, Settings
 
 SettingPath = tuple[str, ...]
+SettingUnit = Literal["seconds", "bytes"]
 SourceKind = Literal["default", "file", "environment", "command_line", "api", "program"]
+
+_UNITS: Mapping[object, SettingUnit] = {parse_duration: "seconds", parse_size: "bytes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class SettingRow:
     path: SettingPath
     value: Any
     default: Any
+    unit: SettingUnit | None
+    """What its numbers count."""
     is_secret: bool
     """Whether something of the value is hidden."""
     source: SettingSource
@@ -46,11 +52,11 @@ class SettingRow:
 def setting_rows(settings: Settings, loaded: LoadedSettings | None, key: bytes) -> dict[SettingPath, SettingRow]:
     """Every setting by its path. Without ``loaded``, what is not a default was set by the program. ``key`` makes the
     fingerprints, which are good for nothing without it."""
-    defaults = dict(leaves(Settings.model_construct()))
+    defaults = {leaf.path: leaf.value for leaf in leaves(Settings.model_construct())}
     rows = {}
-    for path, value in leaves(settings):
-        source = _source(path, loaded) if loaded is not None else _set_by_program(path, value, defaults)
-        rows[path] = _row(path, value, defaults, source, key)
+    for leaf in leaves(settings):
+        source = _source(leaf.path, loaded) if loaded is not None else _set_by_program(leaf, defaults)
+        rows[leaf.path] = _row(leaf, defaults, source, key)
     return rows
 
 
@@ -59,17 +65,25 @@ def model_rows(models: Mapping[str, Model], key: bytes) -> dict[SettingPath, Set
     rows = {}
     for name, model in models.items():
         at = ("llm", "models", name)
-        for path, value in leaves(model, at):
-            if value not in (None, (), {}):
-                rows[path] = _row(path, value, {}, SettingSource("api"), key)
+        for leaf in leaves(model, at):
+            if leaf.value not in (None, (), {}):
+                rows[leaf.path] = _row(leaf, {}, SettingSource("api"), key)
     return rows
 
 
-def leaves(value: Any, path: SettingPath = ()) -> Iterator[tuple[SettingPath, Any]]:
+class SettingLeaf(NamedTuple):
+    """A single value, or a list of them, and where it stands."""
+
+    path: SettingPath
+    value: Any
+    unit: SettingUnit | None
+
+
+def leaves(value: Any, path: SettingPath = (), unit: SettingUnit | None = None) -> Iterator[SettingLeaf]:
     """What a section sets, down to single values and lists of them; an empty mapping is a value."""
     if isinstance(value, SettingsSection):
-        for name in type(value).model_fields:
-            yield from leaves(getattr(value, name), (*path, name))
+        for name, field in type(value).model_fields.items():
+            yield from leaves(getattr(value, name), (*path, name), _unit(field.annotation, field.metadata))
     elif isinstance(value, Mapping) and value:
         for name, each in value.items():
             yield from leaves(each, (*path, str(name)))
@@ -77,26 +91,37 @@ def leaves(value: Any, path: SettingPath = ()) -> Iterator[tuple[SettingPath, An
         for index, each in enumerate(value):
             yield from leaves(each, (*path, str(index)))
     else:
-        yield path, value
+        yield SettingLeaf(path, value, unit)
+
+
+def _unit(annotation: Any, metadata: Iterable[Any]) -> SettingUnit | None:
+    """What a field's numbers count, as its type says."""
+    for each in metadata:
+        if isinstance(each, BeforeValidator):
+            return _UNITS.get(each.func)
+    for inner in get_args(annotation):
+        found = _unit(inner, getattr(inner, "__metadata__", ()))
+        if found is not None:
+            return found
+    return None
 
 
 def secrets_of(settings: Settings) -> Iterator[str]:
     """Every secret that stands in a place for one."""
-    for _, value in leaves(settings):
-        for each in value if isinstance(value, tuple) else (value,):
+    for leaf in leaves(settings):
+        for each in leaf.value if isinstance(leaf.value, tuple) else (leaf.value,):
             if isinstance(each, SecretStr):
                 yield each.get_secret_value()
 
 
-def _row(
-    path: SettingPath, value: Any, defaults: Mapping[SettingPath, Any], source: SettingSource, key: bytes
-) -> SettingRow:
+def _row(leaf: SettingLeaf, defaults: Mapping[SettingPath, Any], source: SettingSource, key: bytes) -> SettingRow:
+    path, value, unit = leaf
     shown, is_secret = masked(path, value)
     names = (*source.variables, *((source.name,) if source.kind == "environment" and source.name else ()))
     if isinstance(shown, str) and shown and any(map(is_secret_name, names)) and not path[-1].endswith("url"):
         shown, is_secret = MASK, True
     default = masked(path, defaults.get(path))[0]
-    return SettingRow(path, shown, default, is_secret, source, _fingerprint(value, key))
+    return SettingRow(path, shown, default, unit, is_secret, source, _fingerprint(value, key))
 
 
 def _fingerprint(value: Any, key: bytes) -> bytes:
@@ -114,8 +139,8 @@ def _revealed(value: Any) -> Any:
     return to_jsonable_python(value)
 
 
-def _set_by_program(path: SettingPath, value: Any, defaults: Mapping[SettingPath, Any]) -> SettingSource:
-    is_default = path in defaults and _revealed(defaults[path]) == _revealed(value)
+def _set_by_program(leaf: SettingLeaf, defaults: Mapping[SettingPath, Any]) -> SettingSource:
+    is_default = leaf.path in defaults and _revealed(defaults[leaf.path]) == _revealed(leaf.value)
     return SettingSource("default" if is_default else "program")
 
 

@@ -42,6 +42,6 @@ export function Reload({onClose, onDone}) {
 const Changes = ({changes}) => html`
   <ul class="changes">${changes.map(each => html`
     <li key=${JSON.stringify(each.path)}><code>${dotted(each.path)}</code>
-      ${each.before !== null && html`<del>${valueText(each.before)}</del>`}
-      ${each.after !== null && html`<ins>${valueText(each.after)}</ins>`}
-      ${each.change === "changed" && valueText(each.before) === valueText(each.after) && html`<span class="dim">${t("settings.secret_changed")}</span>`}</li>`)}</ul>`
+      ${each.before !== null && html`<del>${valueText(each.before, each.unit)}</del>`}
+      ${each.after !== null && html`<ins>${valueText(each.after, each.unit)}</ins>`}
+      ${each.change === "changed" && valueText(each.before, each.unit) === valueText(each.after, each.unit) && html`<span class="dim">${t("settings.secret_changed")}</span>`}</li>`)}</ul>`

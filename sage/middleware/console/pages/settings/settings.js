@@ -28,7 +28,7 @@ export function Settings() {
   const sources = [...new Set(data.settings.map(each => each.source.kind))]
   const columns = [
     {key: "path", title: t("settings.setting"), cell: each => html`<code>${dotted(each.path)}</code>`},
-    {key: "value", title: t("settings.value"), cell: each => html`<${Value} value=${each.value} hidden=${each.hidden} />`},
+    {key: "value", title: t("settings.value"), cell: each => html`<${Value} value=${each.value} hidden=${each.hidden} unit=${each.unit} />`},
     {key: "source", title: t("settings.source"), cell: each => html`<${Source} source=${each.source} />`},
     {key: "applies", title: t("settings.applies"), cell: each => html`<span class="dim">${t(each.restart ? "settings.restart" : "settings.reload_does")}</span>`},
   ]
