@@ -39,7 +39,7 @@ class ReloadPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
+class _ReadAgain:
     """A configuration that was read, and the providers of what can be taken over of it."""
 
     loaded: LoadedSettings
@@ -124,7 +124,7 @@ class Configuration:
             await self._take_over(candidate)
             return candidate.plan
 
-    async def _read(self) -> _Candidate:
+    async def _read(self) -> _ReadAgain:
         loaded = self._loaded
         if loaded is None:
             raise Conflict(f"nothing can be reloaded: {self.unavailable()}", code="not_reloadable")
@@ -144,7 +144,7 @@ class Configuration:
         found = tuple(changes(self._rows, rows, (self._settings, again.settings)))
         if self._settings.api.workers > 1:
             found = tuple(SettingChange(each.path, each.kind, each.before, each.after, True) for each in found)
-        return _Candidate(again, target, providers, absent, ReloadPlan(found, warnings, self._revision(rows)))
+        return _ReadAgain(again, target, providers, absent, ReloadPlan(found, warnings, self._revision(rows)))
 
     def _redacted(self, message: str) -> str:
         loaded = self._loaded
@@ -160,7 +160,7 @@ class Configuration:
             digest.update(repr(path).encode() + row.fingerprint)
         return digest.hexdigest()[:32]
 
-    async def _take_over(self, candidate: _Candidate) -> None:
+    async def _take_over(self, candidate: _ReadAgain) -> None:
         if not any(not each.needs_restart for each in candidate.plan.changes):
             return
         before, after = self._settings, candidate.target
