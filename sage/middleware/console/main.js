@@ -1,6 +1,7 @@
 /** Starts the console: theme, language, session; then the page that the address names. */
 import {Shell} from "./components/shell.js"
 import {Failure} from "./components/notice.js"
+import {keepFocus} from "./core/focus.js"
 import {html, render, useErrorBoundary, useSignal} from "./core/html.js"
 import {language, startLanguage} from "./core/language.js"
 import {place} from "./core/router.js"
@@ -28,5 +29,6 @@ function Guarded({page: View}) {
 }
 
 startTheme()
+keepFocus()
 await Promise.all([startLanguage(), resume()])
 render(html`<${Console} />`, document.getElementById("app"))

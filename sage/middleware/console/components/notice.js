@@ -15,4 +15,5 @@ export const Empty = ({title, children}) => html`
   <div class="empty"><h2>${title}</h2>${children}</div>`
 
 /** A place that waits for its data; screen readers are told once. */
-export const Waiting = () => html`<p class="waiting" role="status">${t("state.loading")}</p>`
+export const Waiting = () => html`
+  <div class="waiting skeleton" role="status"><p class="sr-only">${t("state.loading")}</p><span /><span /><span /></div>`

@@ -1,21 +1,28 @@
 /** What stands around every page: the menu, the language, the theme, the user. */
+import {focusHeading} from "../core/focus.js"
 import {html, useEffect, useRef, useSignal, useState} from "../core/html.js"
 import {LANGUAGES, language, t, useLanguage} from "../core/language.js"
 import {address, place} from "../core/router.js"
 import {hasAccounts, logOut, me} from "../core/session.js"
 import {theme, toggleTheme} from "../core/theme.js"
 import {Icon} from "./icon.js"
+import {Toasts} from "./toast.js"
 
 export function Shell({pages, children}) {
-  const {page} = useSignal(place)
+  const {page, rest} = useSignal(place)
+  const shown = useRef("")
   const [open, setOpen] = useState(false)
   const main = useRef(null)
   useEffect(() => {
     setOpen(false)
-    document.title = `${t(`page.${page}`)} · SAGE`
-    main.current?.focus({preventScroll: true})
+    document.title = `${rest ? `${rest} · ` : ""}${t(`page.${page}`)} · SAGE`
+    const isNew = shown.current !== page
+    shown.current = page
+    const had = document.activeElement
+    if (!isNew && had && had !== document.body && had !== main.current) return // the focus is at what stays, such as a tab
     main.current?.scrollTo(0, 0)
-  }, [page])
+    return focusHeading()
+  }, [page, rest])
   return html`
     <a class="skip" href="#main" onClick=${event => { event.preventDefault(); main.current.focus() }}>${t("shell.skip")}</a>
     <header class="bar">
@@ -26,13 +33,21 @@ export function Shell({pages, children}) {
       <${Choices} />
       <${User} />
     </header>
-    <nav id="menu" class=${open ? "open" : ""} aria-label=${t("shell.pages")}>
-      ${pages.map(({name}) => html`
-        <a key=${name} href=${address(name)} aria-current=${name === page ? "page" : undefined}>
-          <${Icon} name=${name} /> ${t(`page.${name}`)}</a>`)}
+    <nav id="menu" class=${open ? "open" : ""} aria-label=${t("shell.pages")} onKeyDown=${event => event.key === "Escape" && setOpen(false)}>
+      ${GROUPS.map(group => html`<${Group} key=${group} name=${group} now=${page} pages=${pages.filter(each => (each.group ?? "run") === group)} />`)}
     </nav>
-    <main id="main" ref=${main} tabindex="-1">${children}</main>`
+    <main id="main" ref=${main} tabindex="-1">${children}</main>
+    <${Toasts} />`
 }
+
+const GROUPS = ["use", "run", "watch", "govern"]
+
+/** Some pages of the menu, under their heading. */
+const Group = ({name: group, pages, now}) => pages.length > 0 && html`
+  <h2 id=${`menu-${group}`}>${t(`menu.${group}`)}</h2>
+  <div role="group" aria-labelledby=${`menu-${group}`}>${pages.map(({name}) => html`
+    <a key=${name} href=${address(name)} aria-current=${name === now ? "page" : undefined}>
+      <${Icon} name=${name} /> ${t(`page.${name}`)}</a>`)}</div>`
 
 /** The language and the theme; also on the page that logs in. */
 export function Choices() {
@@ -52,5 +67,5 @@ function User() {
   if (!hasAccounts.peek() || !found) return html`<span class="dim">${t("shell.open")}</span>`
   return html`
     <span class="user" title=${`${found.role} · ${found.tenant}`}>${found.user}</span>
-    <button class="quiet" onClick=${logOut}>${t("action.log_out")}</button>`
+    <button class="quiet" onClick=${logOut} aria-label=${t("action.log_out")} title=${t("action.log_out")}><${Icon} name="leave" /></button>`
 }

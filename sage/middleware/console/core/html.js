@@ -29,10 +29,10 @@ export function useSignal(source) {
  * @template T
  * @param {(stop: AbortSignal) => Promise<T>} load
  * @param {unknown[]} needs
- * @returns {{data: T | undefined, error: Error | undefined, loading: boolean, reload: () => void}}
+ * @returns {{data: T | undefined, error: any, loading: boolean, reload: () => void}}
  */
 export function useLoaded(load, needs = []) {
-  const [state, set] = useState(/** @type {{data: T | undefined, error: Error | undefined, loading: boolean}} */ (
+  const [state, set] = useState(/** @type {{data: T | undefined, error: any, loading: boolean}} */ (
     {data: undefined, error: undefined, loading: true}))
   const [turn, next] = useState(0)
   useEffect(() => {

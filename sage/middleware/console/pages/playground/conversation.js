@@ -34,9 +34,9 @@ const NOTHING = {
 }
 
 /** `chosen` names the model of each side. */
-export const talk = signal({chosen: [], options: NOTHING, turns: []})
+export const talk = signal({chosen: /** @type {string[]} */ ([]), options: NOTHING, turns: /** @type {Turn[]} */ ([])})
 /** What stops the answers that come in; null while none does. */
-export const running = signal(null)
+export const running = signal(/** @type {AbortController | null} */ (null))
 let made = 0
 let owner = me.peek()?.user
 
@@ -53,8 +53,13 @@ export const choose = chosen => change({chosen})
 export const setOption = (name, value) => change({options: {...talk.peek().options, [name]: value}})
 export const clear = () => { running.peek()?.abort(); change({turns: []}) }
 
-/** Asks the chosen models. With `instead`, a turn of before, that one and all after it are dropped. */
-export function send(question, pictures, instead = undefined) {
+/**
+ * Asks the chosen models. With `instead`, a turn of before, that one and all after it are dropped.
+ * @param {string} question
+ * @param {Picture[]} pictures
+ * @param {Turn} [instead]
+ */
+export function send(question, pictures, instead) {
   const {chosen, turns} = talk.peek()
   const earlier = instead ? turns.slice(0, turns.findIndex(each => each.id === instead.id)) : turns
   const turn = {id: (made += 1), question, pictures, sides: chosen.map(() => [])}

@@ -9,7 +9,7 @@ import {t} from "../../core/language.js"
 export function ToolCalls({calls, onResults}) {
   const [results, setResults] = useState(calls.map(() => ""))
   const waits = onResults && calls.some(call => call.result === undefined)
-  const submit = event => { event.preventDefault(); onResults(calls.map((_, index) => results[index] ?? "")) }
+  const submit = event => { event.preventDefault(); onResults?.(calls.map((_, index) => results[index] ?? "")) }
   return html`
     <form class="tool-calls" onSubmit=${submit}>
       ${calls.map((call, index) => html`
