@@ -66,7 +66,9 @@ class GeminiRelay(TranslatedStream):
         delta = {**read.fields("".join(candidate.thoughts)), **grounding(event)}
         if read.text:
             delta["content"] = read.text
-        if read.reasoning:
+        if "thinking_blocks" in delta:  # a later signature is not for them
+            candidate.thoughts.clear()
+        elif read.reasoning:
             candidate.thoughts.append(read.reasoning)
         if read.calls:
             delta["tool_calls"] = [{"index": candidate.calls + n, **call} for n, call in enumerate(read.calls)]

@@ -51,8 +51,9 @@ class MessageEvents:
         self._learned = 0
         self._is_signed = False
         """Whether the block of thinking that is open has its signature."""
-        self._thoughts: list[str] = []
-        """The pieces of its text."""
+        self._unsigned: list[str] = []
+        """The pieces of thoughts that have no signature so far. Google signs with the call that follows, which may be
+        after a text."""
         self._call: ToolCall | None = None
         """The call whose block is open."""
         self._waiting: list[ToolCall] = []
@@ -162,13 +163,15 @@ class MessageEvents:
             if block.get("type") == "redacted_thinking":
                 redacted = {"type": "redacted_thinking", "data": string(block.get("data"))}
                 events += self._close() + self._open_block("redacted_thinking", redacted) + self._close()
-            if text and not (signature and not self._is_signed and text == "".join(self._thoughts)):
+            if signature:
+                text = text.removeprefix("".join(self._unsigned))
+            if text:
                 self._answer_tokens += text_tokens(text)
                 events += self._think({"type": "thinking_delta", "thinking": text})
-                self._thoughts.append(text)
+                self._unsigned.append(text)
             if signature:
                 events += self._think({"type": "signature_delta", "signature": signature})
-                self._is_signed = True
+                self._is_signed, self._unsigned = True, []
         return events
 
     def _think(self, delta: dict[str, Any]) -> bytes:
@@ -220,7 +223,6 @@ class MessageEvents:
         if self._block is None:
             return b""
         self._block, self._call, self._is_signed, self._shape = None, None, False, None
-        self._thoughts = []
         self._blocks += 1
         return _event("content_block_stop", index=self._blocks - 1)
 

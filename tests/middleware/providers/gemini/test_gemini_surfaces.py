@@ -42,6 +42,22 @@ def client(running: Any, up: Upstream) -> Iterator[anthropic.Anthropic]:
         yield sdk
 
 
+def test_thoughts_are_shown_once_also_when_their_signature_follows_a_text(
+    up: Upstream, client: anthropic.Anthropic
+) -> None:
+    asked: dict[str, Any] = {"model": "bench", "max_tokens": 2000, "tools": [CLOCK], "messages": HELLO}
+    thought = {"text": "hm", "thought": True}
+    later = answer({"text": " so", "thought": True}, called("clock", {}, SIGNED), called("clock", {"b": 1}))
+    up.use(events(answer(thought, finish=None), answer({"text": "I look."}, finish=None), later), times=1)
+    with client.messages.stream(**asked) as streaming:
+        blocks = [block.to_dict() for block in streaming.get_final_message().content]
+    assert [block.get("thinking") or block.get("text") for block in blocks] == ["hm", "I look.", " so", None, None]
+    turn = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": b["id"]} for b in blocks[3:]]}
+    client.messages.create(**{**asked, "messages": [*HELLO, {"role": "assistant", "content": blocks}, turn]})
+    parts = up.requests[-1].body["contents"][1]["parts"]
+    assert [part.get("thoughtSignature") for part in parts] == [None, SIGNED, None]
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_loop_of_tools(up: Upstream, client: anthropic.Anthropic, stream: bool) -> None:
     thought, call = {"text": "hm", "thought": True}, called("clock", {"a": 1}, SIGNED)
