@@ -139,7 +139,9 @@ def create_app(
     app.state.settings = settings
     app.state.gateway = gateway
     app.state.configuration = Configuration(gateway, settings, loaded, partial(_trial, gateway), _faults)
-    app.state.readiness = Readiness(gateway.registry, queue, gateway.ledger, gateway.rates.limiter, mcp.servers)
+    app.state.readiness = Readiness(
+        gateway.registry, queue, gateway.ledger, gateway.rates.limiter, mcp.servers, settings.data_dir
+    )
     app.state.mcp_servers = mcp.servers
     app.state.queue = queue
     app.state.vector_stores = vector_stores

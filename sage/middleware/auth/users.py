@@ -53,6 +53,7 @@ class UserChanges(TypedDict, total=False):
     disabled: bool
     password: str
     limits: Limits | None
+    end_sessions: bool
 
 
 class Users:
@@ -145,8 +146,8 @@ class Users:
     def change(
         self, name: str, by: Principal | None = None, also: Also | None = None, **changes: Unpack[UserChanges]
     ) -> User:
-        """Changes a user, and does what ``also`` does with it. Disabling it and a new password end its sessions with
-        all their tokens.
+        """Changes a user, and does what ``also`` does with it. Disabling it, a new password and ``end_sessions`` end
+        its sessions with all their tokens.
 
         Raises :class:`Conflict` for disabling or demoting the last enabled admin.
         """
@@ -166,8 +167,8 @@ class Users:
             if password_hash is not None:
                 row.password_hash = password_hash
                 details["new_password"] = True
-            if password_hash or changes.get("disabled"):
-                end_sessions(session, row.id, now)
+            if password_hash or changes.get("disabled") or changes.get("end_sessions"):
+                details["ended_sessions"] = end_sessions(session, row.id, now)
             if also is not None:
                 also(session.connection(), f"user:{row.name}", row.tenant)
             if changes:

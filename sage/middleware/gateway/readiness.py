@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -29,6 +31,8 @@ class ReadinessReport:
     cannot_serve: dict[str, str] = field(default_factory=dict)
     queue: QueueStatus | None = None
     """Of jobs; ``None`` means that nobody has had any."""
+    disk: tuple[int, int] = (0, 0)
+    """The bytes that are free where the data directory lies, and all."""
 
     @property
     def ready(self) -> bool:
@@ -46,11 +50,12 @@ class Readiness:
     """Checks each provider: a local one can serve if it has a model, a remote one if its port accepts a connection."""
 
     def __init__(
-        self, registry: Registry, queue: Queue, ledger: Ledger | None, limiter: Limiter, mcp: HasFaults
+        self, registry: Registry, queue: Queue, ledger: Ledger | None, limiter: Limiter, mcp: HasFaults, data_dir: Path
     ) -> None:
         self._registry = registry
         self._limiter = limiter
         self._mcp = mcp
+        self._data_dir = data_dir
         self._queue = queue
         self._ledger = ledger
         self._last: tuple[float, ReadinessReport] | None = None
@@ -84,6 +89,7 @@ class Readiness:
             report.cannot_serve["limits"] = self._limiter.fault
         if self._ledger is not None and (fault := self._ledger.fault) is not None:
             report.cannot_serve["usage"] = fault
+        report.disk = await asyncio.to_thread(_disk, self._data_dir)
         report.cannot_serve |= {f"mcp:{name}": fault for name, fault in self._mcp.faults().items()}
         return report
 
@@ -97,6 +103,14 @@ class Readiness:
         if status.workers or settings.runs_worker or not status.depth.queued:
             return None
         return f"no worker runs, and {status.depth.queued} jobs wait: start one with 'sage worker'"
+
+
+def _disk(data_dir: Path) -> tuple[int, int]:
+    try:
+        usage = shutil.disk_usage(data_dir)
+    except OSError:  # the directory is made when the first thing is kept
+        return 0, 0
+    return usage.free, usage.total
 
 
 async def _fault(provider: Provider) -> str | None:

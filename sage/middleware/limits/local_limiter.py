@@ -24,6 +24,7 @@ from sage.middleware.settings.limits import SubjectLimits
 
 _CONCURRENT_WAIT = 1.0
 """Seconds after which a caller with too many requests at one time may try again: nobody knows when one ends."""
+_UNUSED = Standing(0, 0, 0, 0.0)
 _MOST_KNOWN = 4096
 _SWEPT = 8
 """Subjects that are looked at, whether they are idle, whenever a new one comes."""
@@ -101,6 +102,10 @@ class Limiter(Protocol):
         """
         ...
 
+    async def standings(self, subjects: Sequence[str]) -> list[Standing]:
+        """What each of them has used in the last minute, and runs now."""
+        ...
+
     @property
     def fault(self) -> str | None:
         """Why limits hold in this process alone, though the configuration says otherwise."""
@@ -138,6 +143,18 @@ class LocalLimiter:
     def running(self) -> Iterator[tuple[str, int]]:
         """The subjects that run requests, each with their number."""
         return ((subject, use.running) for subject, use in self._uses.items() if use.running)
+
+    async def standings(self, subjects: Sequence[str]) -> list[Standing]:
+        """As :meth:`Limiter.standings`."""
+        now, found = self._clock(), []
+        for subject in subjects:
+            use = self._uses.get(subject)
+            if use is None:
+                found.append(_UNUSED)
+                continue
+            use.advance(int(now / SLOT))
+            found.append(_standing(use, now))
+        return found
 
     def admit(self, limits: Sequence[SubjectLimits], prompt: int, answer: int) -> Admitted:
         """As :meth:`Limiter.admit`, at once."""

@@ -61,8 +61,8 @@ local function release(key, holder)
 end
 """
 
-_ADMIT = """
-local holder, prompt, tokens = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+_RUNNING = """
+local holder = ARGV[1]
 
 local function running(key)
   local sum, counts = 0, redis.call('HGETALL', key)
@@ -76,6 +76,23 @@ local function running(key)
   end
   return sum
 end
+"""
+
+_READ = """
+local reply = {}
+for index = 2, #KEYS, 2 do
+  local use = advance(KEYS[index])
+  if use.newest >= first then store(KEYS[index], use) end
+  reply[#reply + 1] = use.requests
+  reply[#reply + 1] = use.tokens
+  reply[#reply + 1] = running(KEYS[index + 1])
+  reply[#reply + 1] = math.max(0, (use.newest + SPAN + 1) * SLOT - now)
+end
+return reply
+"""
+
+_ADMIT = """
+local prompt, tokens = tonumber(ARGV[2]), tonumber(ARGV[3])
 
 -- Milliseconds until the window holds no more than that.
 local function wait_for(key, use, requests, tokens)
@@ -184,12 +201,15 @@ def _script(body: str) -> bytes:
     return (_WINDOW % facts + body).encode()
 
 
-ADMIT = _script(_ADMIT)
+ADMIT = _script(_RUNNING + _ADMIT)
 """Keys: the holders; of each subject its window and its running requests. Arguments: the holder, tokens of the prompt,
 tokens to take; of each subject requests, tokens and running requests that it may have, empty where there is no bound.
 
 Answers ``1, slot, 0, 0`` or ``0, index of the subject, kind of the limit, milliseconds to wait``, then of each subject
 its requests, tokens, running requests, and the milliseconds until its window is empty."""
+READ = _script(_RUNNING + _READ)
+"""Keys: the holders; of each subject its window and its running requests. Argument: the holder. Answers, of each
+subject, its requests, tokens, running requests, and the milliseconds until its window is empty."""
 GIVE_BACK = _script(_GIVE_BACK)
 """Keys: of each subject its window and its running requests. Arguments: the holder, the slot in which the call took,
 the requests and the tokens that it took too few (a negative number: too many)."""

@@ -28,6 +28,7 @@ _log = logging.getLogger("sage")
 
 PATIENCE = 0.08
 """Seconds that an answer may take; a request pays them once at most, before limits of this process hold."""
+_ASKED_AT_ONCE = 200
 _STAY_EVERY = 5.0
 _PAUSES = (0.2, 0.5, 1.0, 2.0)
 """Seconds before the next attempts to reach the server; the last one goes on."""
@@ -111,10 +112,7 @@ class SharedLimiter:
         if reply is None:
             return self._alone(limits, prompt, answer)
         admitted, first, kind, wait = reply[:4]
-        standings = [
-            Standing(requests, used, running, reset / 1000)
-            for requests, used, running, reset in zip(*[iter(reply[4:])] * 4, strict=True)
-        ]
+        standings = _standings(reply[4:])
         if not admitted:
             excess = Excess(limits[first], LimitKind(scripts.KINDS[kind]), wait / 1000, standings[first])
             raise refuse(excess, max(prompt, tokens), limits, standings)
@@ -154,6 +152,19 @@ class SharedLimiter:
     def _undo(self, link: RedisLink, limits: Sequence[SubjectLimits], reply: list[int], tokens: int) -> None:
         if reply[0] and link is self._link:
             self.give_back(limits, reply[1], 1, tokens)
+
+    async def standings(self, subjects: Sequence[str]) -> list[Standing]:
+        """As :meth:`sage.middleware.limits.local_limiter.Limiter.standings`: of all processes, while Redis answers."""
+        found: list[Standing] = []
+        while (link := self._link) is not None and len(found) < len(subjects):
+            asked = subjects[len(found) : len(found) + _ASKED_AT_ONCE]
+            keys = [key for subject in asked for key in (_window_key(subject), _running_key(subject))]
+            try:
+                reply = await link.ask("EVAL", scripts.READ, 1 + len(keys), _HOLDERS, *keys, self._holder)
+            except (LinkLost, RedisError):
+                break
+            found += _standings(cast("list[int]", reply))
+        return found if len(found) == len(subjects) else await self._own.standings(subjects)
 
     def give_back(self, limits: Sequence[SubjectLimits], slot: int | None, requests: int, tokens: int) -> None:
         """A call has ended that took so many too many. Nothing is waited for."""
@@ -232,16 +243,28 @@ class SharedLimiter:
         self._is_told = True
 
 
+def _standings(numbers: Sequence[int]) -> list[Standing]:
+    """What a script answers of subjects: of each its requests, tokens, running requests and milliseconds."""
+    return [
+        Standing(requests, tokens, running, reset / 1000)
+        for requests, tokens, running, reset in zip(*[iter(numbers)] * 4, strict=True)
+    ]
+
+
 @lru_cache(4096)
 def _keys_part(subject: str) -> bytes:
     """The keys of a subject in a command: of its window and of its running requests."""
-    return encode_part(_PREFIX + b"window:" + subject.encode()) + encode_part(_running_key(subject))
+    return encode_part(_window_key(subject)) + encode_part(_running_key(subject))
 
 
 @lru_cache(4096)
 def _bounds_part(*bounds: int | None) -> bytes:
     """Limits in a command."""
     return b"".join(encode_part("" if bound is None else bound) for bound in bounds)
+
+
+def _window_key(subject: str) -> bytes:
+    return _PREFIX + b"window:" + subject.encode()
 
 
 def _running_key(subject: str) -> bytes:

@@ -42,6 +42,13 @@ class QueueReport(BaseModel):
     broker: Literal["up", "down"]
 
 
+class DiskReport(BaseModel):
+    """The disk of the data directory, in bytes."""
+
+    free: int
+    total: int
+
+
 class ReadyReport(BaseModel):
     """Whether anything can serve; the details are for callers with a credential."""
 
@@ -49,6 +56,7 @@ class ReadyReport(BaseModel):
     serves: list[str] | None = None
     cannot_serve: dict[str, str] | None = None
     queue: QueueReport | None = Field(None, description="Jobs; null while nobody has had any.")
+    disk: DiskReport | None = None
 
 
 @router.get(
@@ -67,6 +75,7 @@ async def ready(request: Request) -> JSONResponse:
     if authenticator is None or credential(request.scope) is not None:
         await identify(request.scope, authenticator)
         body |= {"serves": report.serves, "cannot_serve": report.cannot_serve, "queue": _queue_report(report.queue)}
+        body["disk"] = {"free": report.disk[0], "total": report.disk[1]} if report.disk[1] else None
     return JSONResponse(body, status_code=200 if report.ready else 503)
 
 

@@ -23,6 +23,7 @@ from sage.middleware.usage.ledger import Ledger
 from sage.middleware.usage.models import SUMS
 from sage.middleware.usage.periods import UsagePeriod, read_period
 from sage.middleware.usage.reader import UsageFilter, UsageReader
+from sage.middleware.usage.timeline import step_for, timeline
 
 router = guarded_router("Usage")
 
@@ -118,6 +119,37 @@ class UsageCalls(BaseModel):
 
     requests: list[UsageCall]
     cursor: str | None
+
+
+class Percentiles(BaseModel):
+    """In milliseconds; half of the calls took `p50` at most. Exact to a tenth."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+class UsageMoment(BaseModel):
+    """The calls that ended in one step of a period, which begins at `time` (Unix seconds)."""
+
+    time: int
+    requests: int
+    failed: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+    unpriced: int
+    ms: Percentiles | None
+    first_token_ms: Percentiles | None = Field(description="Of streams; null if there were none.")
+
+
+class UsageTimeline(BaseModel):
+    """Steps in which calls have ended, in their order; each is `step` seconds long."""
+
+    step: int
+    begin: float = Field(alias="from")
+    end: float = Field(alias="to")
+    rows: list[UsageMoment]
 
 
 class UsageText(BaseModel):
@@ -245,6 +277,28 @@ async def usage_requests(
             answer.headers["x-sage-cursor"] = following
         return answer
     return reply({"requests": rows, "cursor": following})
+
+
+@router.get("/usage/timeline", name="usage_timeline", response_model=UsageTimeline)
+@requires(Scope.USAGE)
+async def usage_timeline(
+    gateway: TheGateway,
+    ledger: TheLedger,
+    period: Within,
+    wanted: Wanted,
+    steps: Annotated[int, Query(ge=1, le=200, description="About how many there are to be at most.")] = 60,
+) -> Response:
+    """Calls over time, with the percentiles of how long they took: of single calls, so as far back as these are kept
+    (`usage.retention.requests`). A step is a minute, 5, 15, an hour, 6 or a day."""
+    await _all_stored(gateway, ledger)
+    step = step_for(period, steps)
+
+    def read() -> list[dict[str, Any]]:
+        with _reader(ledger).connection() as connection:
+            return timeline(connection, period, wanted, step)
+
+    rows = await asyncio.to_thread(read)
+    return reply({"step": step, "from": period.begin, "to": period.end, "rows": rows})
 
 
 @router.get("/usage/requests/{id}/texts", name="usage_texts", response_model=UsageTexts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +107,10 @@ class UsageReader:
             found = connection.execute(select(column, *added).where(and_(*conditions)).group_by(column))
             return [tuple(row) for row in found]
 
+    def connection(self) -> AbstractContextManager[Connection]:
+        """For questions of other modules."""
+        return self._open().reading()
+
     def erase(self, user: str, tenant: str | None = None) -> int:
         """As :func:`sage.middleware.usage.erasure.erase_user`."""
         return erase_user(self._open(), user, tenant)
@@ -129,14 +134,20 @@ class UsageReader:
         return shown, str(rows[limit - 1][0]) if len(rows) > limit else None
 
 
+def series_conditions(wanted: UsageFilter) -> list[ColumnElement[bool]]:
+    """Conditions on what calls have in common."""
+    named = wanted.conditions(series)
+    if wanted.tag is not None:
+        named.append(series.c.id.in_(select(series_tags.c.series).where(series_tags.c.tag == wanted.tag)))
+    return named
+
+
 def _newest_ids(
     connection: Connection, conditions: Sequence[ColumnElement[bool]], wanted: UsageFilter, limit: int
 ) -> Sequence[int]:
     """The ids of the newest calls among those that ``conditions`` hold for and that are ``wanted``."""
     newest = select(requests.c.id).order_by(requests.c.id.desc()).limit(limit)
-    named = wanted.conditions(series)
-    if wanted.tag is not None:
-        named.append(series.c.id.in_(select(series_tags.c.series).where(series_tags.c.tag == wanted.tag)))
+    named = series_conditions(wanted)
     if not named:
         return connection.execute(newest.where(*conditions)).scalars().all()
     theirs = select(series.c.id).where(*named)

@@ -338,3 +338,17 @@ def test_a_redis_that_refuses_is_named_without_its_password(
     fault = running.get("/ready").json()["cannot_serve"]["limits"]
     assert "WRONGPASS" in fault or "was not reached yet" in fault
     assert "secret-words" not in running.get("/ready").text
+
+
+def test_what_all_processes_have_used_is_told(redis: Valkey) -> None:
+    async def test(start: Start) -> None:
+        first, second = await start(), await start()
+        taken = await admit(first, prompt=10)
+        await admit(second, prompt=20)
+        taken.settle(10)
+        key, tenant, nobody = await first.standings(["key:k", "tenant:t", "key:nobody"])
+        assert (key.requests, key.tokens, key.running) == (2, 30, 1)
+        assert (tenant.requests, tenant.tokens, tenant.running) == (2, 30, 1)
+        assert (nobody.requests, nobody.running) == (0, 0)
+
+    run(redis, test)

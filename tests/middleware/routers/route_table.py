@@ -139,11 +139,14 @@ POST   /worker/finish                               admin                   work
 POST   /worker/schedules/{name}/{due}               admin                   worker            worker_schedule
 GET    /usage                                       admin,owner,user,viewer usage             usage
 GET    /usage/requests                              admin,owner,user,viewer usage             usage_requests
+GET    /usage/timeline                              admin,owner,user,viewer usage             usage_timeline
 GET    /usage/requests/{id}/texts                   admin,owner             tenant:admin      usage_texts
 DELETE /usage                                       admin,owner             tenant:admin      usage_erase
 GET    /budgets                                     admin,owner,user,viewer usage             budgets_list
 PUT    /budgets/{kind}/{name}                       admin,owner             tenant:admin      budgets_put
 DELETE /budgets/{kind}/{name}                       admin,owner             tenant:admin      budgets_delete
+GET    /limits                                      admin,owner,user,viewer usage             limits_list
+GET    /audit/verify                                admin                   admin             audit_verify
 GET    /audit                                       admin,owner             tenant:admin      audit
 GET    /settings                                    admin                   admin             settings_list
 POST   /settings/reload                             admin                   admin             settings_reload

@@ -119,12 +119,15 @@ class ApiKeys:
     ) -> ApiKey:
         """Changes a key, and does what ``also`` does with it. A key may change those that it made, never itself.
 
-        Its tools are never more than its maker's; what they lose, the keys that were made with it lose as well.
+        Its models and tools are never more than its maker's, and it never outlives it; what it loses of them, the keys
+        that were made with it lose as well. Raises :class:`Conflict` for a revoked or expired key that is to live on.
         """
         with self._database.write() as session:
             row, owner = require_key(session, key_id, by)
             require_changeable(session, row, owner, by, also_itself=False)
-            details = alter(session, row, changes, by)
+            if "expires_at" in changes:
+                _require_live(row, int(self._clock()))
+            details = alter(session, row, changes, by, int(self._clock()))
             if also is not None:
                 also(session.connection(), f"key:{row.id}", row.tenant)
             if changes:
@@ -145,8 +148,7 @@ class ApiKeys:
         with self._database.write() as session:
             row, owner = require_key(session, key_id, by)
             require_changeable(session, row, owner, by, also_itself=True)
-            if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
-                raise Conflict(f"the key '{row.id}' is revoked or expired; make a new one", code="key_ended")
+            _require_live(row, now)
             new_key = make_key(row.id)
             row.previous_hash = row.secret_hash if overlap else None
             row.previous_expires_at = now + overlap if overlap else None
@@ -218,6 +220,11 @@ class ApiKeys:
             also(session.connection(), f"key:{row.id}", row.tenant)
         self._changes.tell(session, by, "key.create", f"key:{row.id}", row.tenant, details)
         return MadeKey(_view(row, user.name), new_key.text)
+
+
+def _require_live(row: KeyRow, now: int) -> None:
+    if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
+        raise Conflict(f"the key '{row.id}' is revoked or expired; make a new one", code="key_ended")
 
 
 def _for(by: Principal, user: UserRow) -> Principal:

@@ -34,6 +34,9 @@ _TAG = {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[^ ,]+$"
 _TAGS = {"type": "array", "items": _TAG, "maxItems": MAX_TAGS}
 
 
+_NULLABLE = {"limits", "expires_at"}
+
+
 class KeyBody(StrictBody):
     """A new key. What is left out is taken from the caller's own rights, without ``admin``, ``tenant:admin``,
     ``tools:write`` and ``worker``."""
@@ -62,7 +65,8 @@ class KeyBody(StrictBody):
 
 
 class KeyChangeBody(StrictBody):
-    """Changes to a key. ``limits`` or a ``budget`` of ``null`` takes them away."""
+    """Changes to a key. ``limits`` or a ``budget`` of ``null`` takes them away, ``expires_at`` of ``null`` lets it live
+    until it is revoked."""
 
     name: str | None = Field(None, json_schema_extra={"maxLength": 100})
     note: str | None = Field(None, json_schema_extra={"maxLength": MAX_NOTE})
@@ -72,6 +76,12 @@ class KeyChangeBody(StrictBody):
         WithJsonSchema(or_null(PATTERNS)),
         Field(description="Patterns of tools of MCP servers; never more than the maker of the key may call."),
     ] = None
+    models: Annotated[
+        list[str] | None,
+        WithJsonSchema(or_null(PATTERNS)),
+        Field(description="Patterns of public model names; never more than the maker of the key may ask."),
+    ] = None
+    expires_at: int | None = Field(None, description="Unix seconds, in the future; null: never.", le=2**53)
     limits: Limits | None = None
     budget: BudgetSettings | None = None
 
@@ -164,12 +174,13 @@ async def auth_keys_change(
     id: str, body: KeyChangeBody, accounts: AccountsDep, budgets: TheSubjectBudgets, caller: Caller
 ) -> KeyAnswer:
     """Changes a key. A key may change those that it made, never itself. Limits, tools and a budget that an
-    admin or owner has set are changed and taken away by admins and owners only."""
+    admin or owner has set are changed and taken away by admins and owners only. Models, tools and time that it loses,
+    the keys that were made with it lose too."""
     has_budget = "budget" in body.model_fields_set
     changes: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set if name != "budget"}
-    changes = {name: value for name, value in changes.items() if value is not None or name == "limits"}
+    changes = {name: value for name, value in changes.items() if value is not None or name in _NULLABLE}
     if not changes and not has_budget:
-        raise InvalidRequest("nothing to change: give name, note, tags, tools, limits or budget")
+        raise InvalidRequest("nothing to change: give name, note, tags, models, tools, expires_at, limits or budget")
     given = budgets.changed({"budget": body.budget} if has_budget else {})
     key = await asyncio.to_thread(accounts.keys.change, id, caller, given, **changes)
     if has_budget:

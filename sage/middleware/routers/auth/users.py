@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, WithJsonSchema
+from pydantic import BaseModel, Field, StrictBool, WithJsonSchema
 
 from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import ROLES, Scope
@@ -43,6 +43,7 @@ class UserChangeBody(StrictBody):
     tenant: str | None = None
     disabled: bool | None = None
     password: str | None = None
+    end_sessions: StrictBool | None = Field(None, description="`true` ends all its logins; its keys stay.")
     limits: Limits | None = None
     budget: BudgetSettings | None = None
 
@@ -99,7 +100,7 @@ async def auth_users_change(
     changes: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set - {"username", "budget"}}
     changes = {name: value for name, value in changes.items() if value is not None or name == "limits"}
     if not changes and not has_budget:
-        raise InvalidRequest("nothing to change: give role, tenant, disabled, password, limits or budget")
+        raise InvalidRequest("nothing to change: give role, tenant, disabled, password, end_sessions, limits or budget")
     given = budgets.changed({"budget": body.budget} if has_budget else {})
     if "password" in changes:
         user = await accounts.passwords.run(accounts.users.change, body.username, caller, given, **changes)
