@@ -22,6 +22,7 @@ from sage.middleware.dispatch.attempts import AttemptPlan, Unavailability
 from sage.middleware.dispatch.deadlines import Deadlines
 from sage.middleware.dispatch.deployment import Deployment, DeploymentLease, PublicModel
 from sage.middleware.dispatch.explain import Explanation, explanation
+from sage.middleware.dispatch.later_answer import later_answer
 from sage.middleware.dispatch.low_priority import LowPriorityCalls, LowPriorityPlan
 from sage.middleware.dispatch.passed_answer import PassedAnswer, takes_its_time
 from sage.middleware.dispatch.prefix_affinity import Prefixes
@@ -31,7 +32,6 @@ from sage.middleware.dispatch.upstream_answer import (
     UpstreamAnswer,
     UpstreamStream,
     engine_death,
-    refusal_of,
     timeout_error,
 )
 from sage.middleware.providers.base import Endpoint, ModelCall, UpstreamRequest, UpstreamResponse
@@ -169,8 +169,8 @@ class Dispatch:
             finally:
                 if request.opened is not None:
                     plan.record_connection(request.opened, deployment)
-            if response.status >= 300:
-                raise await refusal_of(provider, response)
+            if response.status != 200:
+                response = await later_answer(provider, request, response, request.transport or self._transport)
             if call.stream:
                 answer = (PassedAnswer if call.relayed else UpstreamStream)(lease, response, call, self)
                 await answer.begin()

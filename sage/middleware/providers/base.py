@@ -517,6 +517,11 @@ class Provider(Protocol):
         """The translator of one stream."""
         ...
 
+    def follow_up(self, request: UpstreamRequest, response: UpstreamResponse) -> UpstreamRequest | None:
+        """What asks for the answer to ``request`` that comes later, as ``response`` (202) says; ``None`` means that the
+        vendor has no such thing."""
+        ...
+
     def learn(self, model: str, omitted: str) -> None:
         """The server has answered for ``model`` once ``omitted`` was left out: it is never sent again."""
         ...

@@ -27,6 +27,7 @@ from sage.middleware.providers.base import (
     TokenForm,
     UpstreamModel,
     UpstreamRequest,
+    UpstreamResponse,
     Usage,
 )
 from sage.middleware.providers.proxies import environment_proxy
@@ -218,6 +219,9 @@ class Vendor(ABC):
         return []
 
     def missing(self, model: str) -> str | None:
+        return None
+
+    def follow_up(self, request: UpstreamRequest, response: UpstreamResponse) -> UpstreamRequest | None:
         return None
 
     def learn(self, model: str, omitted: str) -> None:

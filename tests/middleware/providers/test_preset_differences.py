@@ -11,7 +11,7 @@ from typing import Any
 import openai
 import pytest
 from running_gateway import Running, run_gateway
-from upstream import Upstream, chat_chunk, openai_like, reply, usage, usage_chunk
+from upstream import Received, Script, Upstream, chat_chunk, openai_like, reply, usage, usage_chunk
 
 from sage.middleware.providers.presets import PresetProvider, short_id
 from sage.middleware.settings.kinds import PRESETS
@@ -290,17 +290,32 @@ def test_hunyuan_does_not_search_unless_it_may(running: Running, up: Upstream) -
     assert chat(running, "hunyuan/hunyuan-turbos-latest", enable_enhancement=False).status_code == 200
 
 
-def test_nvidia_that_only_queues_is_a_failure_and_another_is_asked(running: Running, up: Upstream) -> None:
-    """Its hosted models may answer 202 with the id of a result that would have to be fetched later."""
-    queued = {"nvcf-reqid": "7f2c", "nvcf-status": "pending-evaluation"}
-    up.handler = lambda request: (
-        reply({"requestId": "7f2c"}, status=202, headers=queued)
-        if request.body["model"] == "one"
-        else openai_like(request)
-    )
-    answer = chat(running, "two")
-    assert answer.status_code == 200
-    assert [request.body["model"] for request in up.requests] == ["one", "two"]
+@pytest.mark.parametrize("stream", [False, True])
+def test_nvidias_answer_that_comes_later_is_asked_for(running: Running, up: Upstream, stream: bool) -> None:
+    """A hosted model may answer 202, and its result is at ``/status`` later."""
+    queued = {"nvcf-reqid": "7f2c-1", "nvcf-status": "pending-evaluation"}
+    up.reply({"requestId": "7f2c-1"}, status=202, headers=queued, times=1)
+    up.reply({}, status=202, headers=queued, times=1)
+    up.reply(openai_answer("hi", {}, usage=usage(4, 3)), times=1)
+    answer = chat(running, "nvidia/one", stream=stream)
+    assert answer.status_code == 200, answer.text
+    assert '"hi"' in answer.text
+    asked = [(request.method, request.path) for request in up.requests]
+    assert asked == [("POST", "/v1/chat/completions"), ("GET", "/v1/status/7f2c-1"), ("GET", "/v1/status/7f2c-1")]
+    assert {request.headers["authorization"] for request in up.requests} == {"Bearer sk-nvidia"}
+
+
+def test_nvidias_later_failure_is_one_and_another_is_asked(running: Running, up: Upstream) -> None:
+    def answers(request: Received) -> Script:
+        if request.method == "GET":
+            return reply({"detail": "the invocation ended with an error"}, status=500)
+        if request.body["model"] == "one":
+            return reply({}, status=202, headers={"nvcf-reqid": "7f2c-2"})
+        return openai_like(request)
+
+    up.handler = answers
+    assert chat(running, "two").status_code == 200
+    assert [request.body and request.body["model"] for request in up.requests] == ["one", None, "two"]
 
 
 # groq, openrouter, moonshot, siliconflow, stepfun, together, fireworks

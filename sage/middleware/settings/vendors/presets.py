@@ -190,9 +190,11 @@ PRESETS: tuple[Preset, ...] = (
         sampling=("top_k",),
     ),
     # docs.nvidia.com/nim/large-language-models/latest/reference/api-reference, which is about its containers: they have
-    # /responses. Of the hosted models, and of embeddings: unchecked.
+    # /responses. docs.api.nvidia.com/nim (*statuspolling*): answers of hosted models that come later. Their fields, and
+    # embeddings: unchecked.
     Preset(
         name="nvidia",
+        adapter="nvidia:NvidiaProvider",
         variables={"NVIDIA_API_KEY": "api_key"},
         default_url="https://integrate.api.nvidia.com/v1",
         operations=("chat/completions", "completions", "embeddings"),
