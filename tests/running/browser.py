@@ -6,12 +6,16 @@ Everything that waits, waits inside the page on a mutation of its document, neve
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import json
 import os
 import re
 import shutil
 import signal
+import subprocess
+import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -58,17 +62,27 @@ class Page:
         self.errors: list[str] = []
         self._socket = socket
         self._session = ""
+        self._context: dict[str, str] = {}
         self._number = 0
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._loaded = asyncio.Event()
 
-    async def attach(self) -> None:
+    async def attach(self, downloads: Path) -> None:
         """Makes the tab and asks for its events."""
-        target = await self._call("Target.createTarget", url="about:blank")
+        made = await self._call("Target.createBrowserContext", disposeOnDetach=True)
+        self._context = {"browserContextId": made["browserContextId"]}
+        where = {"behavior": "allow", "downloadPath": str(downloads)}
+        await self._call("Browser.setDownloadBehavior", **where, **self._context)
+        target = await self._call("Target.createTarget", url="about:blank", **self._context)
         attached = await self._call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             await self._call(f"{domain}.enable")
+
+    async def close(self) -> None:
+        """Ends the tab, and waits until it has ended."""
+        self._session = ""  # what follows is asked of the browser
+        await self._call("Target.disposeBrowserContext", **self._context)
 
     async def listen(self) -> None:
         """Reads what the browser says until it ends."""
@@ -205,44 +219,74 @@ class Page:
         path.write_bytes(base64.b64decode(shot["data"]))
 
 
+class Browser:
+    """A Chromium that runs until this process ends. All pages of a process are its, each in a context of its own: no
+    page has another one's cookies, storage or cache. To start one takes longer than most tests with a page do."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.mkdtemp(prefix="sage-browser-")
+        self._log = Path(self._directory) / "log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*_dies_with_us(), chromium(), *_FLAGS, f"--user-data-dir={self._directory}/profile"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
+        atexit.register(self.close)
+        self.address = self._devtools()
+        """Of its DevTools protocol."""
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        atexit.unregister(self.close)
+        if self.is_alive:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _devtools(self) -> str:
+        """The address that the browser says it listens on."""
+        end = time.monotonic() + _DEADLINE
+        while not (match := re.search(rb"DevTools listening on (ws://\S+)\n", self._log.read_bytes())):
+            if not self.is_alive or time.monotonic() > end:
+                said = self._log.read_text(errors="replace")
+                self.close()
+                raise PageFailed(f"Chromium did not start: {said}")
+            time.sleep(0.01)
+        return match[1].decode()
+
+
+def _dies_with_us() -> list[str]:
+    """What makes a command end when the thread that starts it does, as in a test run that is killed."""
+    setpriv = shutil.which("setpriv")
+    return [] if setpriv is None else [setpriv, "--pdeathsig", "KILL"]
+
+
+_browsers: list[Browser] = []
+"""The one that was started last, if any."""
+
+
+def _running_browser() -> Browser:
+    if not _browsers or not _browsers[-1].is_alive:
+        for ended in _browsers:
+            ended.close()
+        _browsers[:] = [Browser()]
+    return _browsers[-1]
+
+
 @asynccontextmanager
-async def open_page(profile: Path) -> AsyncIterator[Page]:
-    """A tab of a browser of its own, which keeps its state in the new folder ``profile`` and ends with the block."""
-    process = await asyncio.create_subprocess_exec(
-        chromium(),
-        *_FLAGS,
-        f"--user-data-dir={profile}",
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
-    drain: asyncio.Task[bytes] | None = None
-    try:
-        assert process.stderr is not None
-        address = await _devtools(process.stderr)
-        drain = asyncio.create_task(process.stderr.read())
-        async with aiohttp.ClientSession() as client, client.ws_connect(address, max_msg_size=0) as socket:
-            page = Page(socket)
-            listener = asyncio.create_task(page.listen())
-            await page.attach()
-            yield page
-        await listener
-    finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-        if drain is not None:
-            await drain
-
-
-async def _devtools(stderr: asyncio.StreamReader) -> str:
-    """The address that the browser says it listens on."""
-    output = b""
-    async with asyncio.timeout(_DEADLINE):
-        while line := await stderr.readline():
-            output += line
-            match = re.search(rb"DevTools listening on (ws://\S+)", line)
-            if match:
-                return match[1].decode()
-    raise PageFailed(f"Chromium did not start: {output.decode(errors='replace')}")
+async def open_page(downloads: Path) -> AsyncIterator[Page]:
+    """A tab with a context of its own, as in a new browser. What it downloads lies in the folder ``downloads``."""
+    browser = _running_browser()
+    async with aiohttp.ClientSession() as client, client.ws_connect(browser.address, max_msg_size=0) as socket:
+        page = Page(socket)
+        listener = asyncio.create_task(page.listen())
+        await page.attach(downloads)
+        yield page
+        await page.close()
+    await listener

@@ -275,7 +275,7 @@ def check_whole(client: openai.OpenAI, batch: Any, count: int) -> None:
 
 
 def test_a_worker_that_is_killed_again_and_again_loses_nothing(client: openai.OpenAI, up: Upstream) -> None:
-    lines, kills = (2000, 100) if FULL else (200, 5)
+    lines, kills = (2000, 100) if FULL else (120, 3)
     up.handler = lambda request: reply_slowly(request, 8 * kills / lines)  # so that there are some left for each kill
     batch = create(client, [chat(f"r{n}", f"hello {n}") for n in range(lines)])
     done, resumed = 0, []
@@ -323,7 +323,7 @@ def reply_slowly(request: Received, seconds: float) -> Script:
 
 
 def test_real_generations_by_the_local_model(tmp_path: Path) -> None:
-    lines = 1000 if FULL else 50
+    lines = 1000 if FULL else 12
     data = {"data_dir": tmp_path / "data", "api": {"port": 0, "access_log": False}}
     with run_gateway(Settings.model_validate(data)) as running, sdk(running.url, running.key) as client:
         asked = [chat(f"r{n}", f"Count from {n}:", "gemma-3-270m", max_tokens=4) for n in range(lines)]

@@ -95,17 +95,14 @@ def test_flowers_page_behind_the_login(watched: Watched, tmp_path: Path) -> None
         async with open_page(tmp_path / "profile") as page:
             await page.go(f"{running.url}/flower/")
             assert await page.evaluate("location.pathname") == "/flower/login"
-            await page.screenshot(tmp_path / "login.png")
             await log_in(page)
             await page.wait_for("document.querySelector('#workers-table tbody').textContent.includes('" + name + "')")
             assert await page.evaluate("location.pathname") == "/flower/"
-            await page.screenshot(tmp_path / "workers.png")
             await page.follow("a[href='/flower/tasks']")
             await page.wait_for("document.querySelector('#tasks-table tbody').textContent.includes('SUCCESS')")
             tasks = await page.evaluate("document.querySelector('#tasks-table tbody').textContent")
             assert "sage.run" in tasks
             assert done[-1] in tasks
-            await page.screenshot(tmp_path / "tasks.png")
             await page.go(f"{running.url}/flower/worker/{name}")
             await page.wait_for("document.body.innerText.includes('Pool')")
             assert await page.evaluate("document.cookie") == ""
