@@ -131,7 +131,7 @@ def test_a_missing_browser_is_named(
     """Without Chromium a test is skipped on a developer's machine, and fails where it must not be missed."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CI", ci)
-    with pytest.raises(outcome, match="^this test needs a Chromium: apt-get install chromium$"):
+    with pytest.raises(outcome, match=r"^this test needs a Chromium: apt-get install chromium$"):
         chromium()
 
 
