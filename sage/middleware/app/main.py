@@ -60,6 +60,7 @@ from sage.middleware.limits.limiter import make_limiter, make_login_counts
 from sage.middleware.providers.clients import make_transport
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
+from sage.middleware.routers.flower.browser_session import BrowserSessions
 from sage.middleware.routers.flower.routes import flower_routes
 from sage.middleware.routers.http.open_answers import OpenAnswers
 from sage.middleware.routers.tasks.shortcuts import job_shortcuts
@@ -158,7 +159,9 @@ def create_app(
     add_error_handlers(app)
     hot = add_routes(app, gateway, authenticator) | job_shortcuts(gateway, queue, authenticator)
     app.router.routes.append(mcp.route)
-    app.router.routes += flower_routes(gateway.transport, settings, accounts, authenticator)
+    flower_sessions = BrowserSessions(accounts, authenticator) if accounts is not None and authenticator else None
+    app.state.flower_sessions = flower_sessions
+    app.router.routes += flower_routes(gateway.transport, settings, flower_sessions, authenticator)
     add_pages(app, with_accounts=authenticator is not None, home=CONSOLE if settings.console else "/docs")
     if settings.console:
         add_console(app)

@@ -23,7 +23,7 @@ from sage.middleware.routers import (
     usage,
     vdb,
 )
-from sage.middleware.routers.auth import keys, login, me, oidc, options, teams, users
+from sage.middleware.routers.auth import flower, keys, login, me, oidc, options, teams, users
 from sage.middleware.routers.http.asgi import ASGIApp
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.http.hot_route import HotRoute
@@ -62,6 +62,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     tasks.router,
     worker.router,
     schedules.router,
+    schedules.listing,
     usage.router,
     budgets.router,
     limits.router,
@@ -74,6 +75,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
 
 _ACCOUNT_ROUTERS: tuple[APIRouter, ...] = (
     login.router,
+    flower.router,
     oidc.router,
     me.router,
     keys.router,

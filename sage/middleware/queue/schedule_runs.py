@@ -28,6 +28,12 @@ class ScheduleRuns:
         self.done(name, first, None)
         return first
 
+    def newest(self) -> dict[str, tuple[int, str | None]]:
+        """Of each schedule that was ever due: the newest moment that was done, and its job."""
+        with self._database.reading() as connection:
+            rows = connection.execute(select(_s.name, _s.due_at, _s.job_id).order_by(_s.due_at)).all()
+        return {row.name: (int(row.due_at), row.job_id) for row in rows}
+
     def done(self, name: str, due: int, job_id: str | None) -> None:
         """Notes that a moment has been done, with the job that it made. Forgets those before it."""
         row = {"name": name, "due_at": float(due), "job_id": job_id, "created_at": time.time()}

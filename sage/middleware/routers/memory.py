@@ -141,6 +141,13 @@ class SessionList(BaseModel):
     next: str | None
 
 
+class Forgotten(BaseModel):
+    """How many sessions there were, and memories in them."""
+
+    sessions: int
+    deleted: int
+
+
 class History(BaseModel):
     """The memories that a memory superseded and those that superseded it, the oldest first."""
 
@@ -199,6 +206,16 @@ async def search_memories(request: Request, memory: TheMemory) -> Response:
     if body.query is None and body.vector is None:
         raise InvalidRequest("give a 'query', or a 'vector'", param="query")
     return reply({"results": await memory.search(**body.model_dump(exclude_none=True))})
+
+
+@router.delete("/memory", name="memory_forget", response_model=Forgotten)
+@requires(Scope.MEMORY)
+async def forget_scope(memory: TheMemory, scope: TheScope) -> Response:
+    """Deletes everything that is remembered of a user, or of an agent, for good."""
+    if not scope:
+        raise InvalidRequest("name whose memory is to be deleted: ?user=…, ?agent=…, or both", param="user")
+    sessions, memories = await memory.forget(**scope)
+    return reply({"sessions": sessions, "deleted": memories})
 
 
 @router.get("/memory/sessions", name="memory_sessions", response_model=SessionList)

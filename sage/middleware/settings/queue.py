@@ -82,6 +82,9 @@ class JobLimits(SettingsSection):
     """Bytes of all files of one tenant."""
 
 
+_FAR_AHEAD = 8 * 366 * 86400
+
+
 class JobSchedule(SettingsSection):
     """A job that is submitted again and again."""
 
@@ -128,6 +131,22 @@ class JobSchedule(SettingsSection):
         assert self.cron is not None
         moment = Cron.parse(self.cron).latest(datetime.fromtimestamp(now, UTC), ZoneInfo(self.timezone))
         return None if moment is None else int(moment.timestamp())
+
+    def next_due(self, now: float) -> int | None:
+        """The first moment after ``now`` at which it is due; ``None`` means that none comes within eight years."""
+        last = self.latest_due(now)
+        if self.every is not None:
+            return int((now // self.every + 1) * self.every)
+        ahead = 60.0
+        while self.latest_due(now + ahead) == last:
+            ahead *= 2
+            if ahead > _FAR_AHEAD:
+                return None
+        early, late = now + ahead / 2 if ahead > 60 else now, now + ahead
+        while late - early > 1:  # the latest moment at `early` is still the last one
+            middle = (early + late) / 2
+            early, late = (middle, late) if self.latest_due(middle) == last else (early, middle)
+        return self.latest_due(late)
 
 
 ScheduleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]

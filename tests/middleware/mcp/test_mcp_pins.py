@@ -42,6 +42,8 @@ def test_what_is_there_at_first_is_believed_and_what_comes_later_is_not(pins: Pi
         ("c", "new", None),
     ]
     assert pins.of("docs")[1].definition == {"name": "b", "description": "b 2"}
+    assert pins.of("docs")[1].accepted_definition == {"name": "b", "description": "b 1"}
+    assert pins.of("docs")[2].accepted_definition is None
     assert pins.accepted() == {("docs", "a"): "1" * 64, ("docs", "b"): "1" * 64}
     assert pins.observe("docs", offer(("b", "1")), trust_first=True) == [], "as it was accepted"
     assert pins.servers() == ["docs"]
@@ -57,6 +59,7 @@ def test_acceptance_is_of_what_was_looked_at(pins: Pins) -> None:
         pins.accept("docs", {"a": None, "z": None}, "user:root")
     assert pins.accepted() == {}, "nothing half accepted"
     assert pins.accept("docs", {"a": "1" * 64}, "user:root") == ["a"]
+    assert pins.of("docs")[0].accepted_definition == {"name": "a", "description": "a 1"}
     assert pins.accept("docs", None, "operator") == ["b"]
     assert pins.accept("docs", None, "operator") == []
     assert [tool.accepted_by for tool in pins.of("docs")] == ["user:root", "operator"]

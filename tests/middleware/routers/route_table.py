@@ -112,6 +112,7 @@ DELETE /memory/sessions/{session}                   admin,owner,user        memo
 GET    /memory/{id}/history                         admin,owner,user        memory            memory_history
 POST   /memory/{id}/restore                         admin,owner,user        memory            memory_restore
 GET    /memory/{id}                                 admin,owner,user        memory            memory_get
+DELETE /memory                                      admin,owner,user        memory            memory_forget
 DELETE /memory/{id}                                 admin,owner,user        memory            memory_delete
 POST   /tasks/generate                              admin,owner,user        tasks             tasks_generate
 POST   /tasks/embed                                 admin,owner,user        tasks             tasks_embed
@@ -126,6 +127,8 @@ GET    /tasks/{id}/events                           admin,owner,user        task
 POST   /tasks/{id}/cancel                           admin,owner,user        tasks             tasks_cancel
 POST   /tasks/{id}/retry                            admin,owner,user        tasks             tasks_retry
 DELETE /tasks/{id}                                  admin,owner,user        tasks             tasks_delete
+GET    /schedules                                   admin,owner,user        tasks             schedules_list
+POST   /schedules/{name}/run                        admin,owner,user        tasks             schedules_run
 POST   /worker/hello                                admin                   worker            worker_hello
 POST   /worker/goodbye                              admin                   worker            worker_goodbye
 POST   /worker/lost                                 admin                   worker            worker_lost
@@ -151,6 +154,7 @@ GET    /audit                                       admin,owner             tena
 GET    /settings                                    admin                   admin             settings_list
 POST   /settings/reload                             admin                   admin             settings_reload
 POST   /auth/token                                  public                  -                 auth_token
+POST   /auth/flower                                 admin                   admin             auth_flower
 GET    /auth/oidc/callback                          public                  -                 auth_oidc_callback
 GET    /auth/oidc/login                             public                  -                 auth_oidc_login
 POST   /auth/refresh                                public                  -                 auth_refresh

@@ -40,6 +40,19 @@ def error(answer: requests.Response, status: int = 400) -> dict[str, Any]:
     return dict(answer.json()["error"])
 
 
+def test_everything_of_a_user_is_forgotten(running: Running) -> None:
+    for session in ("s1", "s2", "s3"):
+        store(running, f"Mei was at {session}.", session=session, user="mei")
+    store(running, "Mei has an agent.", user="mei", agent="a")
+    store(running, "Nobody's tea.")
+    assert error(delete(running, ""))["param"] == "user"
+    forgotten = running.request("DELETE", "/memory?user=mei")
+    assert forgotten.json() == {"sessions": 3, "deleted": 3}
+    assert running.get("/memory/sessions?user=mei").json()["sessions"] == []
+    assert [each["content"] for each in search(running, "tea")] == ["Nobody's tea."]
+    assert [each["content"] for each in search(running, "agent", user="mei", agent="a")] == ["Mei has an agent."]
+
+
 def test_a_memory_is_stored_found_shown_and_forgotten(running: Running) -> None:
     tea = store(running, "I prefer tea to coffee.", metadata={"mood": "calm"})
     store(running, "The train leaves at nine.", session="s2", memory_type="fact")

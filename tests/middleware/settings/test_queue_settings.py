@@ -107,6 +107,20 @@ def test_it_is_what_a_search_by_single_minutes_finds(
 def test_every_is_counted_from_1970_so_that_two_processes_agree() -> None:
     assert schedule(every="1h").latest_due(1_800_003_700.5) == 1_800_003_600
     assert schedule(every="90s").latest_due(1_800_000_089) == 1_800_000_000
+    assert schedule(every="90s").next_due(1_800_000_089) == 1_800_000_090
+
+
+@given(
+    st.integers(1_500_000_000, 2_000_000_000), st.sampled_from(["* * * * *", "0 3 * * *", "30 2 * * 0", "0 0 29 2 *"])
+)
+@settings(max_examples=60, deadline=None)
+def test_the_next_moment_is_the_first_that_comes(now: int, cron: str) -> None:
+    rule = schedule(cron=cron, timezone="Europe/Berlin")
+    due = rule.next_due(now)
+    assert due is not None
+    assert due > now
+    assert rule.latest_due(due) == due
+    assert rule.latest_due(due - 1) == rule.latest_due(now)
 
 
 @pytest.mark.parametrize(

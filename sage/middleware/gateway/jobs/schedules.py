@@ -8,10 +8,12 @@ import time
 from typing import Any
 
 from sage.errors import InvalidRequest, NotFound, RateLimited, SageError, Unavailable
+from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway.jobs.opening import Queue
 from sage.middleware.gateway.jobs.submission import JobRequest, Submission
 from sage.middleware.queue.records import StoredJob
 from sage.middleware.queue.schedule_runs import ScheduleRuns
+from sage.middleware.settings.effective.masking import masked
 from sage.middleware.settings.queue import JobSchedule
 
 _EARLY = 5
@@ -28,6 +30,41 @@ class Schedules:
     async def view(self) -> dict[str, dict[str, Any]]:
         """Each schedule by its name: its rule, and in ``last`` the newest moment that was done."""
         return {name: await self._view(name, schedule) for name, schedule in self._queue.settings.schedules.items()}
+
+    async def listed(self, principal: Principal) -> list[dict[str, Any]]:
+        """The schedules that ``principal`` sees, by name: admins all, others those that run in their name."""
+        newest = await asyncio.to_thread((await self._runs()).newest)
+        now = time.time()
+        return [
+            {
+                "name": name,
+                "task": schedule.task,
+                "cron": schedule.cron,
+                "every": schedule.every,
+                "timezone": schedule.timezone,
+                "user": schedule.user,
+                "tenant": schedule.tenant,
+                "params": masked(("params",), schedule.params)[0],
+                "last": newest[name][0] if name in newest and newest[name][1] is not None else None,
+                "last_job": newest.get(name, (0, None))[1],
+                "next": schedule.next_due(now),
+            }
+            for name, schedule in sorted(self._queue.settings.schedules.items())
+            if _is_seen(schedule, principal)
+        ]
+
+    async def run_now(self, principal: Principal, name: str) -> StoredJob:
+        """Submits the job of a schedule at once, as its user; its moments stay as they are.
+
+        Raises :class:`NotFound` for one that ``principal`` does not see, and what a submission raises.
+        """
+        schedule = self._queue.settings.schedules.get(name)
+        if schedule is None or not _is_seen(schedule, principal):
+            raise NotFound(f"there is no schedule '{name[:80]}' in queue.schedules", code="schedule_not_found")
+        queue = await self._queue.open()
+        rights = await queue.jobs.rights.of_user(schedule.user, schedule.tenant, schedule.task)
+        job, _ = await self._submission.submit(rights, JobRequest(schedule.task, dict(schedule.params)))
+        return job
 
     async def fire(self, name: str, due: int) -> StoredJob | None:
         """Submits the job of a moment, as its user; ``None`` means that this moment, or a later one, was done already.
@@ -71,3 +108,9 @@ class Schedules:
 
     async def _runs(self) -> ScheduleRuns:
         return ScheduleRuns((await self._queue.open()).database)
+
+
+def _is_seen(schedule: JobSchedule, principal: Principal) -> bool:
+    if Scope.ADMIN in principal.scopes:
+        return True
+    return schedule.user == principal.user and schedule.tenant in (None, principal.tenant)

@@ -148,6 +148,9 @@ class VDBView(TenantView):
         await self._call("drop", collection)
 
 
+_FORGET_AT_ONCE = 100
+
+
 class MemoryView(TenantView):
     """The tenant's memories; ``scope`` holds the ``user`` and the ``agent`` that a request names."""
 
@@ -209,6 +212,15 @@ class MemoryView(TenantView):
 
     async def clear_session(self, session_id: str, **scope: Any) -> int:
         return int(await self._call("clear_session", session_id, **scope))
+
+    async def forget(self, **scope: Any) -> tuple[int, int]:
+        """Deletes every session of a scope; how many, and how many memories they had."""
+        sessions = memories = 0
+        while page := await self._call("list_sessions", limit=_FORGET_AT_ONCE, after=None, **scope):
+            for session in page:
+                memories += await self.clear_session(session["session_id"], **scope)
+            sessions += len(page)
+        return sessions, memories
 
 
 def _cursor(items: Sequence[Mapping[str, Any]], limit: int, requested: int, key: str) -> str | None:

@@ -210,6 +210,7 @@ class McpServers:
                 "accepted_at": tool.accepted_at,
                 "accepted_by": tool.accepted_by,
                 "definition": tool.definition,
+                "accepted_definition": tool.accepted_definition,
             }
             for tool in await asyncio.to_thread(self.pins.of, name)
             if matches(tool.name, connection.settings.tools)

@@ -9,7 +9,7 @@ from sage.middleware.database.schema import Schema
 from sage.middleware.mcp.pins.tables import metadata
 from sage.middleware.settings.database import DatabaseUrl
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every schema this code knows, oldest first; the last is the one it works on."""
 
 SCHEMA = Schema("the MCP pins", Path(__file__).parent / "migrations", REVISIONS, metadata, name="mcp", beside=True)

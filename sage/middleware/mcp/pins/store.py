@@ -39,6 +39,8 @@ class PinnedTool:
     offered: str
     offered_at: int
     definition: Mapping[str, Any]
+    accepted_definition: Mapping[str, Any] | None = None
+    """As it was accepted; ``None`` where it never was, or nobody has kept it."""
 
     @property
     def state(self) -> str:
@@ -91,6 +93,7 @@ class Pins:
                 fields["definition"] = orjson.dumps(definition).decode()
                 if is_first and trust_first:
                     fields |= {"accepted": digest, "accepted_at": now, "accepted_by": FIRST}
+                    fields["accepted_definition"] = fields["definition"]
                 elif row is None or row.accepted != digest:
                     held.append(name)
                 _upsert(connection, server, name, fields)
@@ -105,6 +108,7 @@ class Pins:
             PinnedTool(
                 *(row.server, row.tool, row.accepted, row.accepted_at, row.accepted_by, row.offered, row.offered_at),
                 orjson.loads(row.definition),
+                None if row.accepted_definition is None else orjson.loads(row.accepted_definition),
             )
             for row in rows
         ]
@@ -138,6 +142,7 @@ class Pins:
             names = [name for name in (rows if wanted is None else wanted) if rows[name].accepted != rows[name].offered]
             for name in names:
                 accepted = {"accepted": rows[name].offered, "accepted_at": now, "accepted_by": by}
+                accepted["accepted_definition"] = rows[name].definition
                 found = (tools.c.server == server) & (tools.c.tool == name)
                 connection.execute(update(tools).where(found).values(accepted))
         return names

@@ -26,6 +26,7 @@ tools = Table(
     Column("accepted", String(64)),
     Column("accepted_at", Whole),
     Column("accepted_by", Text),
+    Column("accepted_definition", Text),
     Column("offered", String(64), nullable=False),
     Column("offered_at", Whole, nullable=False),
     Column("definition", Text, nullable=False),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from sage.errors import AuthenticationFailed
+from sage.errors import AuthenticationFailed, Conflict
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.principal import Principal
@@ -70,6 +70,14 @@ class BrowserSessions:
         login = partial(accounts.sessions.login_for_pages, lifetime=LONGEST, token_lifetime=IDLE)
         with await accounts.throttle.attempt(name, address):
             token = await accounts.passwords.run(login, name, password, Permission.ADMIN)
+        return self._seal.close(token, int(self._clock()) + LONGEST)
+
+    def open_for(self, principal: Principal) -> str:
+        """The value of the cookie for a browser that has logged in already: of the same login session, whose end is its
+        end too. Raises :class:`Conflict` for who has none, such as a key."""
+        if principal.session is None:
+            raise Conflict("log in with a name and a password: a key opens no session", code="no_session")
+        token = self._accounts.tokens.make(principal.user, principal.session, IDLE)
         return self._seal.close(token, int(self._clock()) + LONGEST)
 
     async def find(self, scope: Scope) -> BrowserSession | None:

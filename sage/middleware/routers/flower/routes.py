@@ -11,7 +11,6 @@ from urllib.parse import parse_qs, quote, urlencode
 from starlette.routing import Route
 
 from sage.errors import AuthenticationFailed, InvalidRequest, PermissionDenied, RateLimited, SageError
-from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.addresses import network_of
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.principal import LOCAL, Principal
@@ -32,12 +31,9 @@ _METHODS = ("GET", "POST")
 
 
 def flower_routes(
-    transport: Transport, settings: Settings, accounts: Accounts | None, authenticator: Authenticator | None
+    transport: Transport, settings: Settings, sessions: BrowserSessions | None, authenticator: Authenticator | None
 ) -> list[Route]:
-    """The routes of ``/flower``. Without accounts there is no login: everyone on this machine sees Flower."""
-    sessions = None
-    if accounts is not None and authenticator is not None:
-        sessions = BrowserSessions(accounts, authenticator)
+    """The routes of ``/flower``. Without ``sessions`` there is no login: everyone on this machine sees Flower."""
     proxy = FlowerProxy(transport, settings.queue.flower, settings.data_dir)
     pages = FlowerPages(proxy, sessions, authenticator)
     return [

@@ -47,6 +47,9 @@ class McpToolShown(BaseModel):
     accepted_at: int | None
     accepted_by: str | None
     definition: dict[str, Any]
+    accepted_definition: dict[str, Any] | None = Field(
+        description="As it was accepted; null for one that never was, or was before this was kept."
+    )
 
 
 class McpToolsShown(BaseModel):

@@ -162,6 +162,25 @@ def test_a_browser_logs_in_and_out(running: Running, up: Upstream) -> None:
     assert get(running, "/flower/tasks", with_cookie(cookie)).headers["location"].startswith("/flower/login?")
 
 
+def test_who_has_logged_in_to_the_console_needs_no_second_login(running: Running, up: Upstream) -> None:
+    up.reply(body=b"workers")
+    form = {"username": "root", "password": PASSWORD}
+    token = requests.post(f"{running.url}/auth/token", form, timeout=30).json()["access_token"]
+    bearer = {"Authorization": f"Bearer {token}"}
+    opened = requests.post(f"{running.url}/auth/flower", headers=bearer, timeout=30)
+    assert opened.status_code == 204
+    cookie = cookie_of(opened)
+    assert get(running, "/flower/", with_cookie(cookie)).content == b"workers"
+    assert requests.post(f"{running.url}/auth/logout", headers=bearer, timeout=30).status_code in (200, 204)
+    assert get(running, "/flower/", with_cookie(cookie)).status_code == 303
+
+    by_key = requests.post(f"{running.url}/auth/flower", headers=running.headers(), timeout=30)
+    assert (by_key.status_code, by_key.json()["error"]["code"]) == (409, "no_session")
+    elsewhere = {**bearer, "Origin": "https://evil.example"}
+    assert requests.post(f"{running.url}/auth/flower", headers=elsewhere, timeout=30).status_code in (401, 403)
+    assert requests.post(f"{running.url}/auth/flower", timeout=30).status_code == 401
+
+
 def test_a_stolen_cookie_opens_nothing_else(running: Running, up: Upstream) -> None:
     cookie = cookie_of(log_in(running))
     for headers in (with_cookie(cookie), {"Authorization": f"Bearer {cookie}"}):

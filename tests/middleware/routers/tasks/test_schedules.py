@@ -7,9 +7,10 @@ from itertools import pairwise
 
 import pytest
 import requests
-from running_gateway import run_gateway
+from running_gateway import PASSWORD, run_gateway
 from upstream import Upstream
 
+from sage.middleware.auth.grants import KeyRequest
 from sage.middleware.database.database import Database
 from sage.middleware.queue.database import open_jobs_database
 from sage.middleware.queue.schedule_runs import ScheduleRuns
@@ -48,6 +49,7 @@ def running(tmp_path_factory, upstream):
         "daily": {"cron": "0 3 * * *", **ASK},
         "quick": {"every": "1s", **ASK},
         "beats": {"every": "1s", **ASK},
+        "shown": {"every": "1s", **ASK},
         "nobodys": {"every": "1s", **ASK, "user": "nobody"},
         "wrong": {"every": "1s", **ASK, "params": {"model": "bench"}},
         "elsewhere": {"every": "1s", **ASK, "tenant": "another"},
@@ -106,6 +108,33 @@ def test_what_is_no_moment_or_no_schedule_is_refused(running):
     assert fire(running, "quick", now + 60, 400)["error"]["param"] == "due"
     assert fire(running, "unknown", now, 404)["error"]["code"] == "schedule_not_found"
     assert requests.post(f"{running.url}/worker/schedules/quick/{now}", json={}).status_code == 401
+
+
+def test_schedules_are_listed_and_started_by_hand(running):
+    listed = {each["name"]: each for each in running.get("/schedules").json()["schedules"]}
+    assert set(listed) == {"daily", "quick", "beats", "shown", "nobodys", "wrong", "elsewhere"}
+    daily = listed["daily"]
+    assert (daily["cron"], daily["every"], daily["task"], daily["user"]) == ("0 3 * * *", None, "generate", "root")
+    assert daily["params"] == ASK["params"]
+    assert 0 < daily["next"] - time.time() <= 86400
+    assert (daily["last"], daily["last_job"]) == (None, None)
+    started = running.post("/schedules/daily/run")
+    assert (started.status_code, started.json()["kind"]) == (202, "generate")
+    hello(running)
+    due = int(time.time()) + 2
+    job = fire(running, "shown", due)["job"]
+    assert job is not None
+    shown = next(each for each in running.get("/schedules").json()["schedules"] if each["name"] == "shown")
+    assert (shown["last"], shown["last_job"]) == (due, job)
+    assert running.post("/schedules/unknown/run").json()["error"]["code"] == "schedule_not_found"
+    assert running.post("/schedules/nobodys/run").status_code == 403
+
+
+def test_others_see_the_schedules_in_their_name(running):
+    running.accounts.users.add("mei", PASSWORD, role="user")
+    key = running.accounts.keys.create_for("mei", KeyRequest("tests")).secret
+    assert running.get("/schedules", key=key).json() == {"schedules": []}
+    assert running.post("/schedules/daily/run", key=key).status_code == 404
 
 
 def test_a_new_schedule_begins_with_its_next_moment(running):
