@@ -114,6 +114,10 @@ class _UnindexedFilters(FilterIndex):
     def mask(self, condition: Filter) -> Mask:
         return self._mask(condition.condition)
 
+    def passing(self, condition: Filter, live: Mask | None) -> Mask:
+        mask = self.mask(condition)  # the next search finds more documents, so nothing is kept
+        return mask if live is None else mask & live
+
     def numbers(self, path: str) -> NDArray[np.float64]:
         return self._growing.column(path, self._size).numbers[: self._size].copy()
 

@@ -28,11 +28,15 @@ from sage.middleware.retrieval.filters.language import (
 )
 from sage.middleware.retrieval.filters.terms import Range, TermDocuments, Terms
 from sage.middleware.retrieval.keywords.postings import Arrays, Mask
+from sage.middleware.retrieval.recently_used import RecentlyUsed
 
 _RARE = 8
 """One document of so many: where a condition lets fewer through, the others are looked up for these alone."""
 _FEW_TERMS = 4
 """A look-up among the documents of one term costs little; those of many terms are marked in a mask."""
+
+_KEPT_MASKS, _KEPT_BYTES = 16, 4 * 2**20
+_LONGEST_KEPT = 2000  # characters of a filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class FilterIndex:
         self._documents = documents
         self._text_columns: dict[str, TextColumn] = {}
         self._number_columns: dict[str, NDArray[np.float64]] = {}
+        self._passing: RecentlyUsed[str, tuple[Mask | None, Mask]] = RecentlyUsed(_most_kept(size))
 
     @classmethod
     def build(cls, metadatas: Sequence[bytes]) -> FilterIndex:
@@ -103,6 +108,21 @@ class FilterIndex:
     def mask(self, condition: Filter) -> Mask:
         """``(size,)``: which documents pass; exactly as :meth:`Filter.matches` says of each."""
         return self._mask(condition.condition)
+
+    def passing(self, condition: Filter, live: Mask | None) -> Mask:
+        """Which documents of ``live`` (``None``: of all) pass. It is kept for the next search with the same filter, so
+        it is not to be changed."""
+        written = repr(condition.condition)  # not the condition itself: 1 is True to Python, and not to a filter
+        kept = self._passing.get(written)
+        if kept is not None and kept[0] is live:
+            return kept[1]
+        mask = self.mask(condition)
+        if live is not None:
+            mask &= live
+        mask.flags.writeable = False
+        if len(written) <= _LONGEST_KEPT:
+            self._passing.keep(written, (live, mask))
+        return mask
 
     def numbers(self, path: str) -> NDArray[np.float64]:
         """``(size,)``: the number of each document under a path, one of several; NaN where there is none."""
@@ -224,6 +244,11 @@ class FilterIndex:
             if start < end:
                 mask[ordinals[int(starts[start]) : int(starts[end])]] = True
         return mask
+
+
+def _most_kept(size: int) -> int:
+    """How many masks of so many documents are kept."""
+    return max(1, min(_KEPT_MASKS, _KEPT_BYTES // max(1, size)))
 
 
 def _flat(conditions: Sequence[Condition]) -> list[Condition]:

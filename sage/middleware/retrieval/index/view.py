@@ -31,8 +31,10 @@ class Segment:
         return len(self.numbers)
 
     def passing(self, condition: Filter | None) -> Mask:
-        """``(size,)``: which live documents pass; ``None`` means all live ones."""
-        return self.live_among(np.ones(self.size, np.bool_) if condition is None else self.filters.mask(condition))
+        """``(size,)``: which live documents pass; ``None`` means all live ones. Not to be changed."""
+        if condition is None:
+            return self.live_among(np.ones(self.size, np.bool_))
+        return self.filters.passing(condition, self.live)
 
     def live_among(self, mask: Mask) -> Mask:
         """``(size,)``: which documents of ``mask`` are live."""

@@ -47,8 +47,9 @@ class DenseLeg:
     def top(
         self, vector: Matrix, k: int, allowed: Sequence[Mask | None], exact: bool = False, *, paged: bool = True
     ) -> tuple[Ordinals, Scores, int]:
-        """``(rows, scores, total)``: the ``k`` nearest of the live documents that ``allowed`` lets through (a mask a
-        segment; ``None``: all), best first, ties in the order of rows; and how many of them have a vector in all.
+        """``(rows, scores, total)``: the ``k`` nearest of the documents that ``allowed`` lets through (a mask a
+        segment, of live ones only; ``None``: all live ones), best first, ties in the order of rows; and how many of
+        them have a vector in all.
 
         ``exact``: every vector is compared; those that no segment keeps in memory are read in slices from the document
         store. The first results of a larger ``k`` are those of a smaller one, so that pages have neither gaps nor
@@ -71,7 +72,7 @@ class DenseLeg:
     ) -> tuple[Ordinals, Scores, int, Scores]:
         """:meth:`top`, and then the :meth:`scores` of ``others``. Vectors that are not in memory are read from the
         document store together."""
-        masks = [_masked(segment.live, mask) for segment, mask in zip(self._segments, allowed, strict=True)]
+        masks = [segment.live if mask is None else mask for segment, mask in zip(self._segments, allowed, strict=True)]
         if (few := few_rows(masks)) is not None and vector.any():
             return self._top_of(few, others, vector, k)
         indexes: list[_SegmentIndex] = []
@@ -108,7 +109,7 @@ class DenseLeg:
         for number, (segment, mask) in enumerate(zip(self._segments, allowed, strict=True)):
             if segment.vectors is None or not segment.vectors.has_errors:
                 return None
-            indexes.append((number, segment.vectors, _masked(segment.live, mask)))
+            indexes.append((number, segment.vectors, segment.live if mask is None else mask))
         near = self._candidates(vector, k, indexes)
         rows = np.union1d(near, others)
         scores, errors = np.full(len(rows), np.nan), np.zeros(len(rows))
@@ -230,9 +231,3 @@ def _best(scored: Scored, k: int) -> Scored:
     """The ``k`` best, best first, ties in the order of rows."""
     order = np.lexsort((scored[0], -scored[1]))[:k]
     return scored[0][order], scored[1][order]
-
-
-def _masked(live: Mask | None, allowed: Mask | None) -> Mask | None:
-    if live is None or allowed is None:
-        return allowed if live is None else live
-    return live & allowed

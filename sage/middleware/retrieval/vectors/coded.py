@@ -53,6 +53,7 @@ class Coded:
         self.blob, self.metric, self.kind, self.residuals = blob, metric, kind, residuals
         self.index = open_index(blob)
         self.count = int(self.index.ntotal)
+        self._last: tuple[Matrix, Matrix] | None = None
 
     def nearest(self, query: Matrix, k: int, allowed: Mask | None) -> Found:
         count = self.count if allowed is None else int(np.count_nonzero(allowed))
@@ -133,7 +134,13 @@ class Coded:
         return np.asarray(codes, np.uint8).reshape(self.count, width)
 
     def prepared(self, query: Matrix) -> Matrix:
-        return unit(query) if self.metric is Metric.COSINE else query
+        """As it is compared with the codes. A search asks for it several times, so the last one is kept."""
+        if self.metric is not Metric.COSINE:
+            return query
+        last = self._last
+        if last is None or last[0] is not query:
+            last = self._last = query, unit(query)
+        return last[1]
 
     def raw_vectors(self, ordinals: Ordinals) -> Matrix | None:
         return None

@@ -11,8 +11,9 @@ from __future__ import annotations
 import functools
 import math
 import threading
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 
 from sage.middleware.retrieval.keywords.postings import Mask
 from sage.middleware.retrieval.machine_code.compilation import Compilation, is_compiler_installed
-from sage.middleware.retrieval.vectors.code_kernels import PLANES, compile_kernels, kept_kernels
+from sage.middleware.retrieval.recently_used import RecentlyUsed
+from sage.middleware.retrieval.vectors.bit_kernels import LARGEST, PLANES, SMALLEST_STEP
+from sage.middleware.retrieval.vectors.code_kernels import compile_kernels, kept_kernels
 from sage.middleware.retrieval.vectors.exact import Matrix, Ordinals
 from sage.middleware.retrieval.vectors.scan import Found
 from sage.middleware.settings.retrieval import Metric
@@ -28,12 +31,15 @@ from sage.middleware.settings.retrieval import Metric
 Floats = NDArray[np.float32]
 Words = NDArray[np.uint64]
 _ALL: Mask = np.empty(0, np.bool_)
+_WORTH_COPYING = 4
+"""Where a filter keeps fewer than one vector of so many, the bits of those are copied, which costs less than one search
+with them saves."""
+_KEPT_MASKS, _KEPT_VECTORS = 8, 2_000_000
+"""Masks for which bits are copied, and the vectors of the indexes that they are of, all counted: 32 MB at most."""
 _EVERY: Ordinals = np.empty(0, np.int64)
 _WORTH_COMPILING = 10_000
 """Vectors of an index from which on compiled code is wanted."""
 _FACTOR_BYTES = 8  # after the bits of each vector: two numbers of float32
-_LARGEST_CODE = 2**PLANES - 1
-_SMALLEST_STEP = 1e-30  # of a query whose numbers are all the same
 _PLANE_BITS = (1 << np.arange(PLANES, dtype=np.uint8))[:, np.newaxis]
 _ROUNDS_OF_A_CENTRE = 3  # each says six more bits of its numbers
 
@@ -46,15 +52,17 @@ class CodeKernels:
         self.score: Callable[..., Any]
         self.best: Callable[..., Any]
         self.scan: Callable[..., Any]
-        self.score, self.best, self.scan = compile_kernels()
+        self.find: Callable[..., Any]
+        self.score, self.best, self.scan, self.find = compile_kernels()
         self._buffers = threading.local()
 
-    def buffers(self, size: int) -> tuple[Ordinals, Floats]:
-        """For ``size`` ordinals and their scores; they are this thread's until it calls again."""
+    def buffers(self, size: int) -> tuple[Ordinals, Floats, Floats]:
+        """For ``size`` ordinals and their scores twice; they are this thread's until it calls again."""
         buffers = self._buffers
         if not hasattr(buffers, "found") or len(buffers.found) < size:
             buffers.found, buffers.scores = np.empty(2 * size, np.int64), np.empty(2 * size, np.float32)
-        return buffers.found, buffers.scores
+            buffers.spare = np.empty(2 * size, np.float32)
+        return buffers.found, buffers.scores, buffers.spare
 
     def counts(self, size: int) -> Words:
         """Room for so many numbers, this thread's until it calls again."""
@@ -143,6 +151,12 @@ class BitLists:
     factors: Floats
     ones: Floats
     """How many bits of each vector are set."""
+    largest: NDArray[np.int64]
+    """How many vectors the largest lists have together: none, one, two…"""
+    of_masks: RecentlyUsed[int, tuple[weakref.ref[Mask], BitLists | None]] = field(
+        default_factory=lambda: RecentlyUsed(1)
+    )
+    """By the ``id`` of a mask; ``None`` means that it was seen once."""
 
     @classmethod
     def of(
@@ -182,7 +196,9 @@ class BitLists:
             centre_scores -= lengths / 2
         else:
             bases -= np.repeat(lengths, sizes) / 2
-        result = cls(kernels, words, centres, centre_scores, starts, ids, bases, factors, ones)
+        masks: RecentlyUsed[int, tuple[weakref.ref[Mask], BitLists | None]]
+        masks = RecentlyUsed(max(1, min(_KEPT_MASKS, _KEPT_VECTORS // max(1, len(ids)))))
+        result = cls(kernels, words, centres, centre_scores, starts, ids, bases, factors, ones, _largest(sizes), masks)
         bases -= result._signed_centres()
         return result
 
@@ -202,18 +218,58 @@ class BitLists:
         return signed
 
     def candidates(self, query: Matrix, count: int, probes: int, allowed: Mask | None) -> Ordinals:
-        """About the ``count`` nearest allowed vectors in the lists of the ``probes`` nearest centres, in no order."""
-        scores_of_lists = np.vecdot(self.centres, query) + self.centre_scores
-        if probes < len(scores_of_lists):
-            lists = np.argpartition(scores_of_lists, -probes)[-probes:]
-        else:
-            lists = np.arange(len(scores_of_lists))
-        found, scores = self.kernels.buffers(int((self.starts[lists + 1] - self.starts[lists]).sum()))
-        mask = _ALL if allowed is None else allowed
-        size = self._scan(lists, scores_of_lists[lists], _CodedQuery.of(query), mask, self.bases, found, scores)
-        if size <= count:
-            return found[:size].copy()
-        return found[np.argpartition(scores[:size], size - count)[size - count :]]
+        """The ``count`` nearest allowed vectors by their bits in the lists of the ``probes`` nearest centres, in no
+        order. They are this thread's until it calls again."""
+        if allowed is not None and (among := self._among(allowed)) is not None:
+            return among.candidates(query, count, probes, None)
+        size = max(int(self.largest[min(probes, len(self.centres))]), len(self.centres))
+        found, scores, spare = self.kernels.buffers(size)
+        number = self.kernels.find(
+            self.words,
+            self.starts,
+            self.ids,
+            self.bases,
+            self.factors,
+            self.ones,
+            self.centres,
+            self.centre_scores,
+            query,
+            probes,
+            count,
+            _ALL if allowed is None else allowed,
+            self.kernels.counts(int(self.largest[1])),
+            found,
+            scores,
+            spare,
+        )
+        return found[:number]
+
+    def _among(self, allowed: Mask) -> BitLists | None:
+        """Those of the allowed vectors alone, which is kept when a mask that nobody can change comes again. ``None``
+        for other masks, and for those that let many through."""
+        if allowed.flags.writeable:
+            return None
+        kept = self.of_masks.get(id(allowed))
+        if kept is None or kept[0]() is not allowed:
+            self.of_masks.keep(id(allowed), (weakref.ref(allowed), None))
+            return None
+        if kept[1] is None and np.count_nonzero(allowed) * _WORTH_COPYING <= len(allowed):
+            kept = weakref.ref(allowed), self._only(np.flatnonzero(allowed[self.ids]))
+            self.of_masks.keep(id(allowed), kept)
+        return kept[1]
+
+    def _only(self, places: NDArray[np.int64]) -> BitLists:
+        """The vectors that stand at these places, ascending."""
+        starts, width = np.searchsorted(places, self.starts), len(self.words) // max(1, len(self.ids))
+        sizes, sizes_before = np.diff(starts), np.diff(self.starts)
+        owners = np.repeat(np.arange(len(sizes)), sizes)
+        words = np.empty(len(places) * width, np.uint64)
+        to = starts[owners] * (width - 1) + np.arange(len(places))
+        source = self.starts[owners] * (width - 1) + places
+        for word in range(width):
+            words[to + word * sizes[owners]] = self.words[source + word * sizes_before[owners]]
+        columns = self.ids[places], self.bases[places], self.factors[places], self.ones[places]
+        return BitLists(self.kernels, words, self.centres, self.centre_scores, starts, *columns, _largest(sizes))
 
     def _scan(
         self,
@@ -262,7 +318,7 @@ class _CodedQuery:
     @classmethod
     def of(cls, query: Matrix) -> _CodedQuery:
         lowest = float(query.min())
-        step = max((float(query.max()) - lowest) / _LARGEST_CODE, _SMALLEST_STEP)
+        step = max((float(query.max()) - lowest) / LARGEST, SMALLEST_STEP)
         codes = np.rint((query - lowest) / step).astype(np.uint8)
         width = -(-len(query) // 64)
         bits = np.zeros((PLANES, 64 * width), np.uint8)
@@ -276,3 +332,8 @@ class _CodedQuery:
         """What the codes say."""
         numbers: Matrix = (self.lowest + self.step * self.codes).astype(np.float32)
         return numbers
+
+
+def _largest(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """See :attr:`BitLists.largest`."""
+    return np.concatenate(([0], np.cumsum(np.sort(sizes)[::-1])))

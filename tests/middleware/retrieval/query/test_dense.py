@@ -83,7 +83,7 @@ def test_top_and_scores_are_those_of_a_brute_force_however_parts_are_cut(data: s
     leg = DenseLeg(segments, cast(DocumentStore, Kept(vectors, has_vector)), metric)
     query, k = chance.standard_normal(6).astype(np.float32), data.draw(st.integers(1, 30))
     bounds = np.cumsum([0, *sizes])
-    masks = [passing[a:b] if number % 2 else None for number, (a, b) in enumerate(pairwise(bounds))]
+    masks = [passing[a:b] & live[a:b] if number % 2 else None for number, (a, b) in enumerate(pairwise(bounds))]
     allowed = has_vector & live
     for number, (a, b) in enumerate(pairwise(bounds)):
         if number % 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.middleware.retrieval.machine_code.compilation import Compilation
-from sage.middleware.retrieval.vectors import code_kernels, compiled_codes
+from sage.middleware.retrieval.vectors import bit_kernels, code_kernels, compiled_codes
 from sage.middleware.retrieval.vectors.coded import Coded
 from sage.middleware.retrieval.vectors.compiled_codes import BitLists, CodeKernels
 from sage.middleware.retrieval.vectors.exact import Matrix, best, exact_scores
@@ -44,7 +45,8 @@ class PlainKernels(CodeKernels):
     """The plain Python that is compiled."""
 
     def __init__(self) -> None:
-        self.score, self.best, self.scan = code_kernels._score_codes, code_kernels._best_codes, code_kernels._scan_bits
+        self.score, self.best = code_kernels._score_codes, code_kernels._best_codes
+        self.scan, self.find = bit_kernels.scan_bits, bit_kernels.find_candidates
         self._buffers = threading.local()
 
 
@@ -60,7 +62,7 @@ def test_estimates_are_those_of_the_formula(dimension: int) -> None:
     blob = np.concatenate([bits, pairs.view(np.uint8)], axis=1).ravel()
     address, ids = blob.ctypes.data, chance.permutation(14).astype(np.int64)
     ends = np.cumsum(sizes)
-    lists = [
+    lists: list[tuple[int, Any, int]] = [
         (address + (end - size) * (width + 8), ids[end - size : end], size)
         for end, size in zip(ends.tolist(), sizes, strict=True)
     ]
@@ -73,13 +75,54 @@ def test_estimates_are_those_of_the_formula(dimension: int) -> None:
     signed = np.vecdot(np.where(signs, 1, -1), query - centre_of)
     true = np.vecdot(centre_of, query) - np.vecdot(centre_of, centre_of) / 2
     true += pairs[:, 0] / -2 + pairs[:, 1] / np.sqrt(dimension) * signed
-    allowed = np.arange(14) != ids[2]
-    for mask, kept in ((None, np.arange(14)), (allowed, np.delete(np.arange(14), 2))):
+    masks: list[tuple[Any, Any]] = [
+        (None, np.arange(14))
+    ]  # and one that lets most through, one for so few that they are looked at one by one
+    for kept in (np.delete(np.arange(14), 2), np.array([1, 6, 13])):
+        masks.append((np.isin(np.arange(14), ids[kept]), kept))
+    for mask, kept in masks:
         assert sorted(made.candidates(query, 14, 3, mask).tolist()) == sorted(ids[kept].tolist())
-        found, scores = plain.buffers(14)
+        found, scores, _ = plain.buffers(14)
         by_id = dict(zip(found[: len(kept)].tolist(), scores[: len(kept)].tolist(), strict=True))
         error = np.abs(pairs[kept, 1]) * np.ptp(query) / 63 * np.sqrt(dimension)  # half a step each, and no luck
         assert np.all(np.abs([by_id[id] for id in ids[kept].tolist()] - true[kept]) <= error + 1e-4)
+        highest = sorted(by_id, key=lambda id: -by_id[id])
+        for count in range(len(kept)):
+            assert sorted(made.candidates(query, count, 3, mask).tolist()) == sorted(highest[:count])
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.data())
+def test_the_highest_are_selected(numbers: list[int], data: st.DataObject) -> None:
+    scores, wanted = np.array(numbers, np.float32), data.draw(st.integers(0, len(numbers) + 2))
+    places = bit_kernels._highest_places(scores, wanted)
+    assert sorted(scores[places].tolist()) == sorted(numbers)[len(numbers) - min(wanted, len(numbers)) :]
+    assert places.tolist() == sorted(set(places.tolist()))
+    found = np.arange(len(numbers))
+    count = bit_kernels._keep_highest(found, scores, np.int64(len(numbers)), wanted, np.empty_like(scores))
+    assert found[:count].tolist() == places.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rabitq", "ivf"])
+def test_bits_are_copied_for_a_mask_that_comes_again(kind: str, by_kernels: None) -> None:
+    scan = built(kind, Metric.COSINE)
+    assert isinstance(scan, Staged)
+    bits = scan._bit_lists()
+    assert bits is not None
+    mask, query = np.arange(len(vectors())) % 7 == 0, scan.codes.prepared(vectors()[11] * np.float32(0.9))
+    found = [sorted(bits.candidates(query, 60, 3, mask).tolist())]
+    assert bits._among(mask) is None  # it may be changed
+    mask.flags.writeable = False
+    for _ in range(3):
+        found.append(sorted(bits.candidates(query, 60, 3, mask).tolist()))
+    assert found == found[:1] * 4
+    among = bits._among(mask)
+    assert among is not None
+    assert sorted(among.ids.tolist()) == np.flatnonzero(mask).tolist()
+    assert bits._among(mask) is among
+    most = ~mask
+    most.flags.writeable = False
+    assert [bits._among(most), bits._among(most)] == [None, None]
 
 
 @pytest.fixture(scope="module")
