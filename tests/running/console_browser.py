@@ -17,30 +17,33 @@ from running_gateway import PASSWORD, Running
 _AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 
 
-def visit(gateway: Running, profile: Path, act: Callable[[Page], Coroutine[Any, Any, None]]) -> None:
-    """Does ``act`` in a page that has logged in; it must have talked to ``gateway`` alone, without an error."""
+def visit(
+    gateway: Running, profile: Path, act: Callable[[Page], Coroutine[Any, Any, None]], user: str = "root"
+) -> None:
+    """Does ``act`` in a page in which ``user`` has logged in; it must have talked to ``gateway`` alone, without an
+    error."""
 
     async def visiting() -> None:
-        async with console(gateway, profile) as page:
+        async with console(gateway, profile, user) as page:
             await act(page)
 
     asyncio.run(visiting())
 
 
 @asynccontextmanager
-async def console(gateway: Running, profile: Path) -> AsyncIterator[Page]:
-    """A page of ``gateway``'s console in which its admin has logged in."""
+async def console(gateway: Running, profile: Path, user: str = "root") -> AsyncIterator[Page]:
+    """A page of ``gateway``'s console in which ``user``, with the password of its admin, has logged in."""
     async with open_page(profile) as page:
         await page.go(gateway.url)
-        await log_in(page)
+        await log_in(page, user)
         yield page
         own = urlsplit(gateway.url).netloc
         assert {urlsplit(url).netloc for url in page.requested if not url.startswith(("data:", "blob:"))} == {own}
         assert page.errors == []
 
 
-async def log_in(page: Page) -> None:
-    await page.type("input[name=username]", "root")
+async def log_in(page: Page, user: str = "root") -> None:
+    await page.type("input[name=username]", user)
     await page.type("input[name=password]", PASSWORD)
     await page.click("button.primary")
     await page.wait_for("document.querySelector('nav a')")

@@ -20,7 +20,7 @@ export function TextFilter({label, value, onChange, placeholder}) {
     <label><span>${label}</span>
       <input value=${typed} placeholder=${placeholder} spellcheck="false" autocomplete="off"
         onInput=${event => { setTyped(event.target.value); hand(event.target.value, PAUSE) }}
-        onChange=${event => hand(event.target.value)} /></label>`
+        onChange=${event => event.target.value === value || hand(event.target.value)} /></label>`
 }
 
 /**

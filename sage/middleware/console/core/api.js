@@ -53,6 +53,15 @@ async function send(method, path, body, stop, headers, token) {
   }
 }
 
+/** Saves what a path answers as a file. */
+export async function saveFile(path, name) {
+  const link = document.createElement("a")
+  link.href = URL.createObjectURL(await (await request("GET", path)).blob())
+  link.download = name
+  link.click()
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000)
+}
+
 /** The error that an answer carries. */
 export async function failure(answer) {
   const told = await answer.json().catch(() => ({}))

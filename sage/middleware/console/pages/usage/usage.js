@@ -4,7 +4,7 @@ import {Meter} from "../../components/meter.js"
 import {Empty, Failure, Waiting} from "../../components/notice.js"
 import {Table} from "../../components/table.js"
 import {When} from "../../components/when.js"
-import {get, request} from "../../core/api.js"
+import {get, saveFile} from "../../core/api.js"
 import {money, number} from "../../core/format.js"
 import {html, useLoaded, useMemo, useState} from "../../core/html.js"
 import {t} from "../../core/language.js"
@@ -25,7 +25,7 @@ export function Usage() {
         ${GROUPS.map(each => html`<option key=${each} value=${each}>${t(`usage.${each}`)}</option>`)}</select></label>
       <label>${t("usage.period")} <select value=${String(days)} onChange=${event => setDays(Number(event.target.value))}>
         ${PERIODS.map(each => html`<option key=${each} value=${String(each)}>${t("usage.days", {count: each})}</option>`)}</select></label>
-      <button class="quiet" onClick=${() => save(`${path}&format=csv`, `usage-by-${by}.csv`)}>${t("usage.csv")}</button>
+      <button class="quiet" onClick=${() => saveFile(`${path}&format=csv`, `usage-by-${by}.csv`)}>${t("usage.csv")}</button>
     </div>
     <${Failure} error=${error} retry=${reload} />
     ${!data ? !error && html`<${Waiting} />` : data.rows.length === 0
@@ -68,14 +68,4 @@ function Budgets() {
           ${budget.opens_at && html`<span class="dim">${t("usage.opens")} <${When} at=${budget.opens_at} /></span>`}
         </li>`)}</ul>
     </section>`
-}
-
-/** Saves what a path answers as a file. */
-async function save(path, name) {
-  const answer = await request("GET", path)
-  const link = document.createElement("a")
-  link.href = URL.createObjectURL(await answer.blob())
-  link.download = name
-  link.click()
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000)
 }
