@@ -43,12 +43,14 @@ class AccessLog:
 
     def write(self, line: dict[str, Any]) -> None:
         """Queues the line of one request; never blocks."""
-        if len(self._waiting) >= _MAX_WAITING:
-            self._dropped += 1
-            return
-        self._waiting.append(line)
-        if not self._wake.is_set():
+        waiting = self._waiting
+        if not waiting:  # else the thread is awake, or about to be
+            waiting.append(line)
             self._wake.set()
+        elif len(waiting) < _MAX_WAITING:
+            waiting.append(line)
+        else:
+            self._dropped += 1
 
     def stop(self) -> None:
         """Writes the lines that wait, and ends the thread."""

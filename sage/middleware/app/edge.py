@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -124,7 +124,13 @@ class EdgeMiddleware:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         facts: dict[str, Any] = state.setdefault("log", {})
-        answer, send = self._answer(scope, send, [(b"x-request-id", request_id), *_SECURITY_HEADERS])
+        added = state[ADDED_HEADERS] = [(b"x-request-id", request_id), *_SECURITY_HEADERS]
+        answer = scope.get("sage.exchange")
+        if answer is not None and self._origins is None:
+            answer.added = added  # our own server adds them
+        else:
+            answer = _AddingSender(send, added, self._origins, scope["headers"], takes_whole=answer is not None)
+            send = answer.send
         failure = 0
         try:
             if admitted is not None:
@@ -155,17 +161,6 @@ class EdgeMiddleware:
                 status = failure or answer.status
                 if UNLOGGED not in facts or status >= 400:
                     self._write(self._log, scope, request_id, status, started, facts)
-
-    def _answer(self, scope: Scope, send: Send, added: Headers) -> tuple[HasStatus, Send]:
-        """What knows the status of the answer, and how the answer is sent, with ``added`` and what else the edge adds
-        to its headers."""
-        scope["state"][ADDED_HEADERS] = added
-        exchange = scope.get("sage.exchange")
-        if exchange is not None and self._origins is None:
-            exchange.added = added
-            return exchange, send
-        sender = _AddingSender(send, added, self._origins, scope["headers"], takes_whole=exchange is not None)
-        return sender, sender.send
 
     async def _run(self, scope: Scope, fields: Fields, receive: Receive, send: Send) -> None:
         """Answers what is no hot route."""
@@ -294,13 +289,6 @@ class EdgeMiddleware:
         log.write(line)
 
 
-class HasStatus(Protocol):
-    """Knows how a request is answered."""
-
-    status: int
-    """0 until an answer has begun."""
-
-
 class AdmittedHead:
     """What was found in the head of a request that was let in and answered by a hot route."""
 
@@ -320,6 +308,7 @@ class _AddingSender:
     ) -> None:
         """``headers`` are the request's. ``takes_whole``: the server takes a whole answer in one message."""
         self.status = 0
+        """That of the answer; 0 until it has begun."""
         self._send = send
         self._added = added
         self._origins = origins

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from sage.errors import InvalidRequest, RateLimited, SageError, Unsupported
 from sage.middleware.dispatch.balancing import choose
@@ -18,7 +19,7 @@ from sage.middleware.providers.call_steps import CallStep, OpenedConnection, Ste
 _WITHOUT_SLOT = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
 _TOLERANCE = 0.005
 """Seconds of a deployment's time that may be gone before a request counts as having less than all of it."""
-_NO_NAMES: frozenset[str] = frozenset()
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _AT_ONCE = 0.002
 """Seconds; a wait that is no longer is none."""
 _ADDED = "stream_options"
@@ -51,22 +52,23 @@ class AttemptPlan:
     Times are those of ``time.monotonic``.
     """
 
-    __slots__ = (
-        "_again",
-        "_call",
-        "_excluded_keys",
-        "_preferred",
-        "_prefixes",
-        "_refused_by",
-        "_ruled_out",
-        "failure",
-        "has_less_time",
-        "models",
-        "sent",
-        "started_at",
-        "tenant",
-        "user",
-    )
+    # What most plans never change, and few read: no plan is made of it.
+    sent = False
+    """Whether the current attempt has sent a request."""
+    has_less_time = False
+    """Whether the current attempt has less than the whole time of its deployment."""
+    failure: SageError | None = None
+    """The last failure."""
+    _ruled_out: Mapping[str, Unavailability] = _NOTHING
+    """By deployment."""
+    _again: frozenset[str] = frozenset()
+    """Deployments that failed in a way that may pass; they are asked once more when no other is left."""
+    _refused_by: Deployment | None = None
+    """The deployment that has refused a field which the gateway has added."""
+    _excluded_keys: Mapping[str, frozenset[int]] = _NOTHING
+    """By provider."""
+    _preferred: Mapping[str, str | None] = _NOTHING
+    """By model."""
 
     _new_lease: ClassVar[type[DeploymentLease]] = DeploymentLease
 
@@ -74,22 +76,17 @@ class AttemptPlan:
         """``started_at``: when the time of the call began to run."""
         self.models = models
         self.started_at = started_at
-        self.tenant, self.user = call.caller
-        self.sent = False
-        """Whether the current attempt has sent one."""
-        self.has_less_time = False
-        """Whether the current attempt has less than the whole time of its deployment."""
-        self.failure: SageError | None = None
-        """The last failure."""
         self._call = call
         self._prefixes = prefixes
-        self._ruled_out: dict[str, Unavailability] = {}  # by deployment
-        self._again: frozenset[str] = _NO_NAMES
-        """Deployments that failed in a way that may pass; they are asked once more when no other is left."""
-        self._refused_by: Deployment | None = None
-        """The deployment that has refused a field which the gateway has added."""
-        self._excluded_keys: dict[str, set[int]] = {}  # by provider
-        self._preferred: dict[str, str | None] | None = None  # by model
+
+    @property
+    def tenant(self) -> str:
+        """Whose turn it takes."""
+        return self._call.caller[0]
+
+    @property
+    def user(self) -> str:
+        return self._call.caller[1]
 
     @property
     def takes_slot(self) -> bool:
@@ -127,9 +124,8 @@ class AttemptPlan:
     def readmit(self, now: float) -> bool:
         """Lets those that failed be asked once more where that may help soon; returns whether there are any."""
         names = self._askable_again(now)
-        for name in names:
-            self._ruled_out.pop(name, None)
-        self._again = _NO_NAMES
+        self._ruled_out = {name: reason for name, reason in self._ruled_out.items() if name not in names}
+        self._again = frozenset()
         return bool(names)
 
     def _askable_again(self, at: float) -> list[str]:
@@ -240,16 +236,18 @@ class AttemptPlan:
         """The deployment of ``model`` that answered this conversation's previous turn."""
         if self._call.operation is not Operation.CHAT:
             return None
-        if self._preferred is None:
-            self._preferred = {}
         if model.name not in self._preferred:
-            self._preferred[model.name] = self._prefixes.find(model.name, self._call.body.get("messages"))
+            found = self._prefixes.find(model.name, self._call.body.get("messages"))
+            self._preferred = {**self._preferred, model.name: found}
         return self._preferred[model.name]
 
     def _key_available_at(self, deployment: Deployment, now: float) -> float:
         return deployment.keys.available_at(now, self._excluded_keys.get(deployment.provider.name, ()))
 
     # What came of it
+
+    def _rule_out(self, deployment: Deployment, why: Unavailability) -> None:
+        self._ruled_out = {**self._ruled_out, deployment.name: why}
 
     def record_answer(self, lease: DeploymentLease) -> None:
         """``lease`` gave the answer: the conversation's next turn goes there too."""
@@ -289,7 +287,7 @@ class AttemptPlan:
 
     def record_unsupported(self, deployment: Deployment, error: Unsupported) -> None:
         """The vendor cannot do what is asked; nothing was sent."""
-        self._ruled_out[deployment.name] = Unavailability.UNSUPPORTED
+        self._rule_out(deployment, Unavailability.UNSUPPORTED)
         if self.failure is None:
             self.failure = error
 
@@ -315,9 +313,10 @@ class AttemptPlan:
         """
         deployment, name = lease.deployment, lease.deployment.provider.name
         if of_key and (len(deployment.keys) > 1 or not isinstance(failure, RateLimited)):
-            self._excluded_keys.setdefault(name, set()).add(lease.key)
+            excluded = self._excluded_keys.get(name, frozenset())
+            self._excluded_keys = {**self._excluded_keys, name: excluded | {lease.key}}
         else:
-            self._ruled_out[deployment.name] = Unavailability.TRIED
+            self._rule_out(deployment, Unavailability.TRIED)
             if may_pass(failure):
                 self._again |= {deployment.name}
         self.failure = failure

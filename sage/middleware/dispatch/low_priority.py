@@ -91,6 +91,10 @@ class LowPriorityPlan(AttemptPlan):
         self._calls = calls
         self._spent = 0.0
 
+    @property
+    def tenant(self) -> str:
+        return _AGED if self.is_aged else super().tenant
+
     def stop_clock(self) -> None:
         """The time of the call stands still from now on, until :meth:`resume`."""
         self._spent = time.monotonic() - self.started_at
@@ -100,7 +104,7 @@ class LowPriorityPlan(AttemptPlan):
 
     def age(self) -> None:
         """From now on it goes as a live call goes, in nobody's turn."""
-        self.is_aged, self.tenant = True, _AGED
+        self.is_aged = True
 
     def waits_for(self, now: float) -> list[Deployment]:
         """What it could ask were there no live calls: of the first model that is not out of order."""

@@ -170,6 +170,16 @@ class Gateway:
         """As :meth:`check`, for ``fields`` of a form that come when its beginning was sent already."""
         admission.check_late_fields(fields, self.limits)
 
+    def admit_known(self, principal: Principal, call: ModelCall) -> list[PublicModel] | None:
+        """As :meth:`admit`, at once, where only the requested model may answer, and is known. ``None`` means that
+        :meth:`admit` has to be asked; nothing was checked then."""
+        model = self.registry.get(call.model)
+        if model is None or call.fallbacks or model.fallbacks:
+            return None
+        principal.require_model(call.model)
+        admission.check(call, self.limits)
+        return [model]
+
     async def admit(self, principal: Principal, call: ModelCall) -> list[PublicModel]:
         """The models that may answer, in order: the requested one, the caller's fallbacks, its own, then theirs.
 
@@ -251,27 +261,29 @@ class GatewayCall:
     async def __aenter__(self) -> GatewayCall:
         self._started = time.perf_counter()
         call, gateway = self._call, self._gateway
-        self._models = models = await gateway.admit(self._principal, call)
+        principal = self._principal
+        self._models = models = gateway.admit_known(principal, call) or await gateway.admit(principal, call)
         # What could fail comes before anything is taken from limits and budgets.
         captures = gateway.captures
         if captures is not None and captures.settings:
-            self._capture = captured(captures, self._principal, call)
+            self._capture = captured(captures, principal, call)
         if call.stream:
             # of the body, which is forgotten once the stream has begun
             self._prompt_tokens = estimate_prompt(call.body, call.text_size)
-        if self._principal.limits or models[0].limits or len(models) > 1:
-            rated = gateway.rates.admit(self._principal, call, models, self._prompt_tokens)
+        requested = models[0]
+        if principal.limits or requested.limits or len(models) > 1:
+            rated = gateway.rates.admit(principal, call, models, self._prompt_tokens)
             self._rated = rated if rated is None or isinstance(rated, Admitted) else await rated
         if gateway.budgets is not None:
             try:
-                reserved = gateway.budgets.reserve(self._principal, call, models)
+                reserved = gateway.budgets.reserve(principal, call, models)
                 if reserved is not None:
                     self._reservation = reserved if isinstance(reserved, Reservation) else await reserved
             except BaseException:
                 if self._rated is not None:
                     self._rated.cancel()
                 raise
-        self._metrics = gateway.metrics.begin(models[0].label)
+        self._metrics = gateway.metrics.begin(requested.label)
         try:
             self._answer = answer = await gateway.open(call, models)
         except BaseException as exc:

@@ -113,13 +113,15 @@ class Watch:
 
     def __enter__(self) -> Watch:
         client = self._client
-        task = asyncio.current_task() if client is None else client.task
-        assert task is not None
-        self._task = task
-        if client is not None:
+        if client is None:
+            task = asyncio.current_task()
+        else:
+            task = client.task
             if client.disconnected:
                 raise ClientLeft
             client.on_disconnect = self._leave
+        assert task is not None
+        self._task = task
         self._deadlines.add(self, task.get_loop())
         return self
 

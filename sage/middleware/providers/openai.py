@@ -29,7 +29,7 @@ from sage.middleware.providers.base import (
 from sage.middleware.providers.openai_fields import DOCUMENTED, MESSAGE
 from sage.middleware.providers.vendor import Vendor
 from sage.middleware.providers.wire.errors import error_of_choices, reported_error
-from sage.middleware.providers.wire.normal import NormalRelay, normalise_choices, normalise_texts
+from sage.middleware.providers.wire.normal import NormalRelay, is_plain_chat, normalise_choices, normalise_texts
 from sage.middleware.providers.wire.passing import PassingRelay
 from sage.middleware.providers.wire.responses import PATH, WIRE, ResponsesRelay, read_response
 from sage.middleware.providers.wire.sse import EventRelay, read_usage
@@ -195,7 +195,10 @@ class OpenAIProvider(Vendor):
 
     def _normalise(self, call: ModelCall, answer: dict[str, Any]) -> bool | None:
         """Mends in place what SDKs of this wire cannot read; whether anything changed, ``None`` if it is no answer."""
-        shape = _SHAPE.get(call.operation)
+        operation = call.operation
+        if operation is _CHAT and is_plain_chat(answer.get("choices")):
+            return False
+        shape = _SHAPE.get(operation)
         if shape is None:
             return False
         items = answer.get(shape)
@@ -208,11 +211,11 @@ class OpenAIProvider(Vendor):
                 return None
             if (error := error_of_choices(items)) is not None:
                 raise self._stream_error(error)
-        if call.operation is _CHAT:
+        if operation is _CHAT:
             return normalise_choices(items, keep_reasoning=self._keeps_reasoning)
-        if call.operation is Operation.EMBEDDINGS:
+        if operation is Operation.EMBEDDINGS:
             return normalise_embeddings(call, items, answer.get("model"), self._requested_dimensions(call))
-        return normalise_texts(items) if call.operation is Operation.COMPLETIONS else False
+        return normalise_texts(items) if operation is Operation.COMPLETIONS else False
 
     def _requested_dimensions(self, call: ModelCall) -> Any:
         """The length of vectors that the upstream was asked for; ``None`` means none."""

@@ -64,6 +64,13 @@ class Exchange:
     :class:`sage.middleware.gateway.watch.WaitingClient`).
     """
 
+    _head: bytes
+    """Of an answer that comes in pieces: what is held back until the first piece of its body."""
+    _chunked: bool
+    """Whether such an answer is."""
+    _remaining: float
+    """Bytes of its body that are to come, as far as its Content-Length says."""
+
     __slots__ = (
         "_body",
         "_chunked",
@@ -106,7 +113,7 @@ class Exchange:
         self._is_current = is_current
         self.keep_alive = keep_alive
         self._expects_continue = expects_continue
-        self._parts: list[bytes] = []
+        self._parts: list[bytes] | None = None
         self._body = body
         """All of the request's body, if it has come at once and was not taken."""
         self.task: asyncio.Task[None] | None = None
@@ -115,9 +122,6 @@ class Exchange:
         """Called once when the client disconnects before it has the whole answer."""
         self._waiters: Waiters | None = None
         self._news = body is not None  # something for the next `receive`
-        self._head = b""  # what is held back until the first piece of the body comes
-        self._chunked = False
-        self._remaining = 0.0  # bytes of the answer's body that are to come, as far as its Content-Length says
         self.held = 0
         """Bytes of the request's body that the application has not taken."""
         self.more_body = body is None
@@ -157,6 +161,8 @@ class Exchange:
 
     def add_body(self, body: bytes) -> None:
         """Another piece of the request's body came."""
+        if self._parts is None:
+            self._parts = []
         self._parts.append(body)
         self.held += len(body)
         self._news = True
@@ -195,8 +201,8 @@ class Exchange:
         """What has come of the body and was not taken."""
         body, parts = self._body, self._parts
         if body is None:
-            body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._body, self._parts, self.held, self._news = None, [], 0, False
+            body = b"" if parts is None else parts[0] if len(parts) == 1 else b"".join(parts)
+        self._body, self._parts, self.held, self._news = None, None, 0, False
         return body
 
     async def receive(self) -> Message:
@@ -274,11 +280,12 @@ class Exchange:
         connection.written += len(whole)
         connection.transport.write(whole)
         self.status = status
-        self._end()
+        self._end(connection)
 
     def _start(self, status: int, headers: Headers) -> None:
         length = None
-        announced = False
+        announced = self._chunked = False
+        self._remaining = 0.0
         for name, value in headers:
             if name not in _FRAMING:
                 continue
@@ -323,14 +330,14 @@ class Exchange:
         if not more:
             if 0 < self._remaining < math.inf:
                 raise RuntimeError("the answer is shorter than its Content-Length")
-            self._end()
+            self._end(connection)
 
-    def _end(self) -> None:
+    def _end(self, connection: Connection) -> None:
         """The whole answer was written."""
         self.answered = self._news = True
         if self._waiters is not None:
             self._waiters.wake()
-        self._connection.answered(self.keep_alive)
+        connection.answered(self.keep_alive)
 
 
 def _head(status: int, headers: Headers) -> bytes:

@@ -162,6 +162,9 @@ class FrontGateway(Gateway):
     def run_tools_here(self) -> None:
         raise Elsewhere("tools")
 
+    def admit_known(self, principal: Principal, call: ModelCall) -> list[PublicModel] | None:
+        return None
+
     async def admit(self, principal: Principal, call: ModelCall) -> list[PublicModel]:
         registry = self.registry
         if principal.tenant in registry.captured:

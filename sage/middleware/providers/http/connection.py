@@ -9,6 +9,7 @@ from typing import Protocol, cast
 from sage.middleware.providers.base import Sink
 from sage.middleware.providers.http.answer import AnswerFault, HttpAnswer
 from sage.middleware.providers.http.deadline import CLOCK, Deadline
+from sage.middleware.providers.http.errors import MAX_HEAD_LINE
 from sage.middleware.providers.http.parser import AnswerParser
 from sage.middleware.providers.http.upload import UploadPump
 
@@ -81,13 +82,13 @@ class HttpConnection(asyncio.Protocol):
 
     # The request
 
-    def begin(self, answer: HttpAnswer, head: bytes, body: bytes, *, is_bodyless: bool) -> asyncio.Future[None]:
+    def begin(self, answer: HttpAnswer, head: bytes, body: bytes, is_bodyless: bool) -> asyncio.Future[None]:
         """Sends a request. The future is done once the head of ``answer`` has come, or the answer is over.
 
         ``is_bodyless``: whatever its head says, the answer has no body (``HEAD``).
         """
         self._answer = answer
-        self._parser.begin(answer, is_bodyless=is_bodyless)
+        self._parser.begin(answer, is_bodyless)
         if len(body) <= _JOINED:
             self._transport.write(head + body)
             return self.wait(answer)
@@ -114,7 +115,7 @@ class HttpConnection(asyncio.Protocol):
     def begin_upload(self, answer: HttpAnswer, head: bytes, upload: UploadPump) -> asyncio.Future[None]:
         """As :meth:`begin`, for a request whose body ``upload`` sends from now on."""
         self._answer = answer
-        self._parser.begin(answer, is_bodyless=False)
+        self._parser.begin(answer, False)
         waiter = answer.waiter = self._loop.create_future()
         self._deadline.set(answer.ends)
         self._unsent = memoryview(b"")
@@ -148,8 +149,10 @@ class HttpConnection(asyncio.Protocol):
 
     def wait(self, answer: HttpAnswer) -> asyncio.Future[None]:
         """Done when more of ``answer`` has come, or it is over."""
-        waiter = answer.waiter = self._loop.create_future()
-        self._set_deadline(answer)
+        loop = self._loop
+        waiter = answer.waiter = loop.create_future()
+        at = loop.time() + answer.silence  # as `_set_deadline`, without a call
+        self._deadline.set(at if at < answer.ends else answer.ends)
         return waiter
 
     def stop_waiting(self, answer: HttpAnswer) -> None:
@@ -167,7 +170,7 @@ class HttpConnection(asyncio.Protocol):
             self._close()  # nobody has asked
             return
         parser = self._parser
-        fault = parser.feed(data)
+        fault = parser.feed(data) if len(data) <= MAX_HEAD_LINE else parser.feed_large(data)
         if fault is not None:
             self._fail(fault)
         elif parser.is_complete:
@@ -231,7 +234,11 @@ class HttpConnection(asyncio.Protocol):
         answer.rest = self._parser.release()
         answer.fault = fault
         answer.is_over = True
-        answer.wake()
+        waiter = answer.waiter  # as `answer.wake`, without a call
+        if waiter is not None:
+            answer.waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
     # The end
 

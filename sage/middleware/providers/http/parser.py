@@ -58,13 +58,13 @@ class AnswerParser:
         self._is_bodyless = False
         self._is_chunked = False
         self._fault: AnswerFault | None = None
-        self._received: list[bytes] = []
+        self._received: list[bytes | memoryview] = []
         """All that has come of a head that is not complete."""
         self._overhead = 0
         """Bytes of the head, or since the last byte of the body."""
         self._llhttp = HttpResponseParser(self)
 
-    def begin(self, answer: HttpAnswer, *, is_bodyless: bool) -> None:
+    def begin(self, answer: HttpAnswer, is_bodyless: bool) -> None:
         """``answer`` is what comes next. ``is_bodyless``: whatever its head says, it has no body (``HEAD``)."""
         self._answer = answer
         self._is_bodyless = is_bodyless
@@ -75,25 +75,22 @@ class AnswerParser:
     def has_begun(self) -> bool:
         return bool(self._answer.status or self._received)
 
-    def feed(self, data: bytes) -> AnswerFault | None:
-        """Parses ``data``; the fault of an answer that cannot be taken."""
-        is_head = not self._answer.status
-        if is_head:
-            self._received.append(data)
-        if len(data) <= MAX_HEAD_LINE or not (is_head or self._is_chunked):
-            return self._feed(data)
-        return self._feed_in_slices(data)
-
-    def _feed_in_slices(self, data: bytes) -> AnswerFault | None:
+    def feed_large(self, data: bytes) -> AnswerFault | None:
+        """As :meth:`feed`, for more bytes than a line of a head may have: in slices, if not all may be of a body."""
+        if self._answer.status and not self._is_chunked:
+            return self.feed(data)
         view = memoryview(data)
         for start in range(0, len(view), _SLICE):
-            fault = self._feed(view[start : start + _SLICE])
+            fault = self.feed(view[start : start + _SLICE])
             if fault is not None or (self.is_complete and not self.can_stay):
                 return fault
         return None
 
-    def _feed(self, data: bytes | memoryview) -> AnswerFault | None:
+    def feed(self, data: bytes | memoryview) -> AnswerFault | None:
+        """Parses ``data``; the fault of an answer that cannot be taken."""
         count, status = len(self.parts), self._answer.status
+        if not status:
+            self._received.append(data)
         try:
             self._llhttp.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
@@ -130,8 +127,14 @@ class AnswerParser:
     def release(self) -> bytes:
         """The rest of an answer that is over; nothing of it is held from now on."""
         self._answer = _NOBODY
-        self._received.clear()
-        return self.take()
+        if self._received:
+            self._received.clear()
+        parts = self.parts
+        if not parts:
+            return b""
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        return data
 
     def end(self) -> AnswerFault | None:
         """The connection has ended properly: whether that completes the answer, or is its fault."""
@@ -154,10 +157,10 @@ class AnswerParser:
 
     def on_headers_complete(self) -> None:
         status = self._llhttp.get_status_code()
-        if 100 <= status < 200 and status != 101:
+        if status < 200 and status >= 100 and status != 101:
             return  # an interim answer: the real one follows
         answer, received = self._answer, self._received
-        answer.head = head = final_head(received[0] if len(received) == 1 else b"".join(received))
+        answer.head = head = final_head(bytes(received[0]) if len(received) == 1 else b"".join(received))
         received.clear()
         if status < 200 or is_unusual(head):
             self._look_at(head, status)

@@ -16,6 +16,8 @@ from sage.middleware.providers.http.response_head import parse_headers, values_o
 from sage.middleware.providers.http.upload import UploadPump
 from sage.middleware.providers.http.whole_answer import read_whole
 
+_ENDLESS = math.inf
+
 
 class HttpResponse(HttpAnswer):
     """An answer. What came with its head costs no further wait, and no headers are made unless they are asked for."""
@@ -25,7 +27,13 @@ class HttpResponse(HttpAnswer):
     def __init__(
         self, request: UpstreamRequest, connection: HttpConnection, loop: asyncio.AbstractEventLoop, ends: float
     ) -> None:
-        HttpAnswer.__init__(self, ends, math.inf if request.whole else request.timeouts.first_byte)
+        # As `HttpAnswer` does it, without a call.
+        self.status = 0
+        self.head = self.rest = b""
+        self.is_over = False
+        self.encoding = self.fault = self.waiter = self.sink = None
+        self.ends = ends
+        self.silence = _ENDLESS if request.whole else request.timeouts.first_byte
         self._request = request
         self._connection = connection
         self._loop = loop
@@ -43,7 +51,7 @@ class HttpResponse(HttpAnswer):
     def begin(self, head: RequestHead) -> asyncio.Future[None]:
         """Sends the request. The future is done once the head of the answer has come, or it has failed."""
         body = self._request.body
-        return self._connection.begin(self, head.to_send(body), body, is_bodyless=head.is_bodyless)
+        return self._connection.begin(self, head.to_send(body), body, head.is_bodyless)
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -68,7 +68,8 @@ class HttpTransport:
         else:
             response = HttpResponse(request, connection, loop, started + total)
             try:
-                await response.begin(head)
+                body = request.body  # as `response.begin`, without a call
+                await connection.begin(response, head.to_send(body), body, head.is_bodyless)
             except BaseException:
                 response.close()
                 raise

@@ -38,6 +38,20 @@ _MENDABLE_KEYS = (
 _MAY_NEED_MENDING = re.compile(rb'"(?:' + _MENDABLE_KEYS + rb")")
 
 
+def is_plain_chat(choices: Any) -> bool:
+    """Whether ``choices`` are those of a whole chat that OpenAI itself might have sent: texts, with nothing to mend and
+    no error. Most are, and are looked at no further."""
+    if type(choices) is not list or not choices:
+        return False
+    for choice in choices:
+        if type(choice) is not dict or "error" in choice or choice.get("finish_reason") == "error":
+            return False
+        message = choice.get("message")
+        if type(message) is not dict or not _MENDABLE.isdisjoint(message) or type(message.get("content")) is not str:
+            return False
+    return True
+
+
 def normalise_choices(choices: list[dict[str, Any]], *, keep_reasoning: bool = True) -> bool | None:
     """Mends the ``choices`` of a whole chat in place and tells whether any changed; ``None`` if one has no message.
 

@@ -61,6 +61,15 @@ def fields_of(headers: Headers) -> Fields:
     return fields if len(fields) == len(headers) else Fields(reversed(headers))
 
 
+def read_json_at_once(receive: Receive, scope: Scope) -> dict[str, Any] | None:
+    """As :func:`read_json`, where the whole body has come and is small; ``None`` means that it has to be waited for."""
+    exchange = scope.get("sage.exchange")
+    if exchange is None or receive != exchange.receive:
+        return None
+    body = exchange.take_body()
+    return _parse_mended(body, scope, vectors=False) if body is not None else None
+
+
 async def read_json(receive: Receive, scope: Scope, *, vectors: bool = False) -> dict[str, Any]:
     """The body as a JSON object; raises :class:`InvalidRequest` for anything else. ``vectors`` says that it may hold
     vectors of numbers. A large body is parsed on a thread. Halves of surrogate pairs are replaced by U+FFFD, which the

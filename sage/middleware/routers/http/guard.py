@@ -110,16 +110,16 @@ class Guard:
         principal = recognize(scope, self._authenticator)
         if principal is None:
             return self._verify(scope, receive, send)
-        return self._let_in(principal, scope, receive, send)
-
-    async def _verify(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._let_in(await identify(scope, self._authenticator), scope, receive, send)
-
-    def _let_in(self, principal: Principal, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         scope["state"]["principal"] = principal
         if self._required not in principal.scopes:
             principal.require(self._required)
         return self._app(scope, receive, send)
+
+    async def _verify(self, scope: Scope, receive: Receive, send: Send) -> None:
+        principal = await identify(scope, self._authenticator)
+        scope["state"]["principal"] = principal
+        principal.require(self._required)
+        await self._app(scope, receive, send)
 
 
 class GuardedRoute(LateRoute):

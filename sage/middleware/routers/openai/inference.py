@@ -5,6 +5,7 @@ They are plain ASGI on the gateway's hottest path: bytes in, the few fields that
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ from sage.middleware.routers.http.asgi import (
     caller_of_request,
     note,
     read_json,
+    read_json_at_once,
     take_flag,
     take_model,
 )
@@ -35,6 +37,7 @@ from sage.middleware.routers.http.memory_turn import in_context, read_memory
 from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import respond
 
+_CHAT = Operation.CHAT  # to look up a member of an enum costs a call on Python 3.11
 _OURS = frozenset({"search", "memory", "mcp"})
 """Fields of a chat that no provider sees."""
 
@@ -47,15 +50,20 @@ class Inference:
         self._operation = operation
         self._streams = operation in (Operation.CHAT, Operation.COMPLETIONS)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_json(receive, scope)
-        if not _OURS.isdisjoint(body) and self._operation is Operation.CHAT:
-            await self._in_context(body, scope, receive, send)
-            return
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        body = read_json_at_once(receive, scope)
+        return self._read(scope, receive, send) if body is None else self._answer(body, scope, receive, send)
+
+    async def _read(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Nothing here holds the body, which the call lets go of once its stream has begun.
+        await self._answer(await read_json(receive, scope), scope, receive, send)
+
+    def _answer(self, body: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if not _OURS.isdisjoint(body) and self._operation is _CHAT:
+            return self._in_context(body, scope, receive, send)
         call = self._parse(body)
-        del body  # which the call lets go of once its stream has begun
         scope["state"]["log"]["model"] = call.model
-        await respond(self._gateway, call, scope, receive, send)
+        return respond(self._gateway, call, scope, receive, send)
 
     async def _in_context(self, body: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> None:
         """A chat before whose model sources or memories are put, or in which the gateway runs tools."""
@@ -75,7 +83,7 @@ class Inference:
     def _parse(self, body: dict[str, Any]) -> ModelCall:
         model = take_model(body)
         fallbacks = admission.fallbacks(body)
-        if not self._streams or not take_flag(body, "stream"):
+        if "stream" not in body or not self._streams or not take_flag(body, "stream"):
             return ModelCall(self._operation, body, model, fallbacks=fallbacks)
         options = body.get("stream_options")
         if options is not None and not isinstance(options, dict):
