@@ -107,12 +107,12 @@ class Page:
         elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.errors.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
 
-    async def _call(self, method: str, **params: Any) -> dict[str, Any]:
+    async def _call(self, method: str, *, of_browser: bool = False, **params: Any) -> dict[str, Any]:
         self._number += 1
         number = self._number
         self._answers[number] = asyncio.get_running_loop().create_future()
         message = {"id": number, "method": method, "params": params}
-        if self._session:
+        if self._session and not of_browser:
             message["sessionId"] = self._session
         await self._socket.send_json(message)
         async with asyncio.timeout(_DEADLINE):
@@ -198,10 +198,24 @@ class Page:
         """Types ``text`` in place of what is selected."""
         await self._call("Input.insertText", text=text)
 
-    async def press(self, key: str, code: int) -> None:
+    async def press(self, key: str, code: int, *, shift: bool = False) -> None:
         """Presses a key, such as ``Enter``, whose virtual code is ``code``."""
-        for kind in ("keyDown", "keyUp"):
-            await self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+        held = {"modifiers": 8} if shift else {}
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind, more in (("keyDown", text), ("keyUp", {})):
+            keys = {"key": key, "code": key, "windowsVirtualKeyCode": code, **held, **more}
+            await self._call("Input.dispatchKeyEvent", type=kind, **keys)
+
+    async def metrics(self) -> dict[str, float]:
+        """What the page has cost so far, such as ``ScriptDuration`` in seconds (DevTools' ``Performance.getMetrics``)."""
+        await self._call("Performance.enable")
+        found = await self._call("Performance.getMetrics")
+        return {each["name"]: each["value"] for each in found["metrics"]}
+
+    async def renderer_seconds(self) -> float:
+        """The processor time of the processes that draw pages, in seconds."""
+        found = await self._call("SystemInfo.getProcessInfo", of_browser=True)
+        return sum(float(each["cpuTime"]) for each in found["processInfo"] if each["type"] == "renderer")
 
     async def text(self, selector: str) -> str:
         """What a reader sees in the first element of that CSS selector."""
