@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import sys
 import tempfile
@@ -22,15 +23,14 @@ sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("", "running", "scri
 from browser import Page, open_page  # noqa: E402
 from console_browser import log_in, open_tab  # noqa: E402
 from running_gateway import Running, run_gateway  # noqa: E402
-from upstream import Received, Script, Upstream, chat_chunk, stream, usage_chunk  # noqa: E402
+from upstream import Script, Upstream, chat_chunk, stream, usage_chunk  # noqa: E402
 
 from sage.middleware.settings.settings import Settings  # noqa: E402
 
-WORDS = "A whale is a mammal that **lives** in the sea, and it `breathes` air as we do; see the list below. ".split(" ")
-PARAGRAPH = " ".join(WORDS)
+PARAGRAPH = "A whale is a mammal that **lives** in the sea, and it `breathes` air as we do; see the list below. "
 ANSWERS = {
-    "paragraphs, lists and code": f"## Whales\n\n{PARAGRAPH}\n\n- one\n- two: {PARAGRAPH}\n\n```python\nprint('whale')\nfor n in range(3):\n"
-    f"    pass\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n",
+    "paragraphs, lists and code": f"## Whales\n\n{PARAGRAPH}\n\n- one\n- two: {PARAGRAPH}\n\n"
+    "```python\nprint('whale')\nfor n in range(3):\n    pass\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n",
     "one long paragraph": PARAGRAPH,
     "one long block of code": "    call(argument, other='text')  # what it does\n",
 }
@@ -38,12 +38,13 @@ SCROLL = """new Promise(done => {
     const box = document.querySelector('.table-box')
     const frames = []
     let before = performance.now(), empty = 0, count = 0
+    const isSeen = row => {
+        const at = row.getBoundingClientRect(), view = box.getBoundingClientRect()
+        return at.bottom > view.top + 60 && at.top < view.bottom
+    }
     const step = now => {
         frames.push(now - before); before = now
-        const rows = box.querySelectorAll('tbody tr:not(.gap)')
-        const view = box.getBoundingClientRect()
-        const seen = [...rows].some(row => { const at = row.getBoundingClientRect(); return at.bottom > view.top + 60 && at.top < view.bottom })
-        if (!seen) empty += 1
+        if (![...box.querySelectorAll('tbody tr:not(.gap)')].some(isSeen)) empty += 1
         if (++count > 240) return done(JSON.stringify({frames: frames.slice(1), empty}))
         box.scrollTop = count % 40 === 0 ? Math.random() * box.scrollHeight : box.scrollTop + 400
         requestAnimationFrame(step)
@@ -87,9 +88,9 @@ async def show_load(page: Page, what: str) -> None:
 
 async def streams(page: Page, upstream: Upstream, rate: int, seconds: int) -> None:
     for kind in ANSWERS:
-        upstream.handler = lambda _request, kind=kind: answer_of(kind, rate, seconds)
+        upstream.handler = functools.partial(lambda kind, _request: answer_of(kind, rate, seconds), kind)
         await open_tab(page, "playground")
-        await page.evaluate("document.querySelectorAll('.title-row button').forEach(each => each.innerText.match(/anew/) && each.click())")
+        await page.evaluate("[...document.querySelectorAll('.title-row button')].at(-1).click()")
         await page.type("#question", "Tell me about whales.")
         await page.press("Enter", 13)
         await page.wait_for("document.querySelector('.markdown')?.innerText.length > 40")
@@ -98,17 +99,20 @@ async def streams(page: Page, upstream: Upstream, rate: int, seconds: int) -> No
         passed = time.monotonic() - began
         after, cpu = await page.metrics(), await page.renderer_seconds() - cpu
         drawn = await page.evaluate("document.querySelector('.markdown').innerText.length")
-        parts = {name: after[name] - before[name] for name in ("TaskDuration", "ScriptDuration", "LayoutDuration", "RecalcStyleDuration")}
-        told = ", ".join(f"{name.removesuffix('Duration').lower()} {value / passed:.1%}" for name, value in parts.items())
-        print(f"{rate} tokens/s, {kind}: {cpu / passed:.1%} of a core in the renderer ({told}), {drawn} characters drawn")
+        told = ", ".join(
+            f"{name.lower()} {(after[f'{name}Duration'] - before[f'{name}Duration']) / passed:.1%}"
+            for name in ("Task", "Script", "Layout", "RecalcStyle")
+        )
+        print(f"{rate} tokens/s, {kind}: {cpu / passed:.1%} of a core in the renderer ({told}), {drawn} characters")
         await page.wait_for("document.querySelector('.took')")
 
 
 async def lists(gateway: Running, page: Page, rows: int) -> None:
-    for number in range(0, rows, 1000):
-        documents = [{"id": f"document-{each:05}", "text": f"whale {each}"} for each in range(number, number + 1000)]
-        gateway.post("/collections/many/documents", {"documents": documents}).raise_for_status()
-    for name in ("models", "requests", "audit"):
+    """Every kind of list that may be long, through the public API."""
+    values = [f"key-{number:05}" for number in range(rows)]
+    for key in values:
+        gateway.request("PUT", f"/kv/{key}", json={"value": 1}).raise_for_status()
+    for name in ("models", "audit", "requests"):
         await open_tab(page, name)
         await page.wait_for("document.querySelector('.table-box tbody tr')")
         await scroll(page, name)
@@ -119,11 +123,12 @@ async def scroll(page: Page, name: str) -> None:
     found = json.loads(await page.evaluate(SCROLL))
     after = await page.metrics()
     frames = sorted(found["frames"])
-    rows = await page.evaluate("Number(document.querySelector('.table-box table').ariaRowCount ?? document.querySelector('.table-box table').getAttribute('aria-rowcount')) - 1")
+    rows = await page.evaluate("document.querySelector('.table-box table').getAttribute('aria-rowcount') - 1")
     work = 1000 * (after["TaskDuration"] - before["TaskDuration"]) / len(frames)
     print(
-        f"{name}, {rows} rows, scrolled {len(frames)} frames: median {frames[len(frames) // 2]:.1f} ms, p99 "
-        f"{frames[int(len(frames) * 0.99)]:.1f} ms, longest {frames[-1]:.1f} ms, work {work:.1f} ms a frame, {found['empty']} frames without a row"
+        f"{name}, {rows} rows: {len(frames)} frames, median {frames[len(frames) // 2]:.1f} ms, p99 "
+        f"{frames[int(len(frames) * 0.99)]:.1f} ms, longest {frames[-1]:.1f} ms, work {work:.1f} ms a frame, "
+        f"{found['empty']} without a row"
     )
 
 

@@ -207,7 +207,7 @@ class Page:
             await self._call("Input.dispatchKeyEvent", type=kind, **keys)
 
     async def metrics(self) -> dict[str, float]:
-        """What the page has cost so far, such as ``ScriptDuration`` in seconds (DevTools' ``Performance.getMetrics``)."""
+        """What the page has cost so far, by DevTools' names, such as ``ScriptDuration`` in seconds."""
         await self._call("Performance.enable")
         found = await self._call("Performance.getMetrics")
         return {each["name"]: each["value"] for each in found["metrics"]}

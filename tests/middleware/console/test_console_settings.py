@@ -58,7 +58,7 @@ def test_settings_are_read_and_reloaded(tmp_path: Path) -> None:
         await page.evaluate("document.activeElement.dispatchEvent(new Event('change', {bubbles: true}))")
         await page.wait_for("document.querySelectorAll('tbody tr').length === 1")
         assert "32MiB" in await page.text("tbody")
-        await page.evaluate("document.querySelector('tbody tr').focus()")
+        await page.evaluate("document.querySelector('main table[tabindex]').focus()")
         await page.press("Enter", 13)
         await page.wait_for("document.querySelector('dialog')?.innerText.includes('SAGE_API__MAX_BODY_BYTES')")
         assert "重启后生效" in await page.text("dialog")

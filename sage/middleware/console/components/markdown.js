@@ -1,6 +1,10 @@
-/** What a model wrote, as Markdown. Nothing in it becomes markup that was not Markdown: HTML appears as text. */
+/**
+ * What a model wrote, as Markdown. Nothing in it becomes markup that was not Markdown: HTML appears as text.
+ *
+ * While a text grows, only its last block is drawn anew: what stands before it does not change any more.
+ */
 import {html, render, useEffect, useRef} from "../core/html.js"
-import {marked, Renderer} from "../vendor/marked.js"
+import {Lexer, marked, Renderer} from "../vendor/marked.js"
 import {script} from "../core/script.js"
 import {CopyButton} from "./copyable.js"
 
@@ -12,36 +16,102 @@ const ALLOWED = {
     "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td", "input"],
   ALLOWED_ATTR: ["href", "type", "checked", "disabled", "align", "start"],
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
+  RETURN_DOM_FRAGMENT: true,
 }
+const OPTIONS = {renderer, gfm: true, breaks: true}
+const PAUSE = 100 // milliseconds between two drawings at least
+const REST = 9 // and so many times as long as the last drawing took
 
 const escape = text => text.replace(/[&<>"']/g, sign => `&#${sign.charCodeAt(0)};`)
 
-/** Draws `text`; while it grows, at most once a frame. Blocks of code can be copied once it is `done`. */
+/** Draws `text`; while it grows, some times a second. Blocks of code can be copied once it is `done`. */
 export function Markdown({text, done = false}) {
   const box = useRef(null)
+  const drawing = useRef(/** @type {Drawing | null} */ (null))
   const waiting = useRef(0)
+  const free = useRef(0)
   const latest = useRef({text, done})
   latest.current = {text, done}
   useEffect(() => {
-    if (waiting.current) return
-    waiting.current = requestAnimationFrame(async () => {
+    if (waiting.current) {
+      if (!done) return
+      clearTimeout(waiting.current)
+    }
+    const draw = async () => {
       const {DOMPurify} = await script("purify")
       waiting.current = 0
-      if (box.current) draw(box.current, latest.current, DOMPurify)
-    })
+      if (!box.current) return
+      const began = performance.now()
+      drawing.current ??= new Drawing(box.current, DOMPurify)
+      drawing.current.show(latest.current.text, latest.current.done)
+      const ended = performance.now()
+      free.current = ended + Math.max(PAUSE, REST * (ended - began))
+    }
+    waiting.current = window.setTimeout(draw, done ? 0 : Math.max(0, free.current - performance.now()))
   }, [text, done])
-  useEffect(() => () => cancelAnimationFrame(waiting.current), [])
+  useEffect(() => () => clearTimeout(waiting.current), [])
   return html`<div class="markdown" ref=${box} />`
 }
 
-function draw(box, {text, done}, DOMPurify) {
-  const markup = marked.parse(text, {renderer, gfm: true, breaks: true})
-  box.innerHTML = DOMPurify.sanitize(markup, ALLOWED)
-  for (const link of box.querySelectorAll("a")) {
-    link.rel = "noopener noreferrer"
-    link.target = "_blank"
+/** The elements of a text that grows. */
+export class Drawing {
+  settled = "" // the beginning of the text, whose blocks stand
+  tail = /** @type {ChildNode[]} */ ([]) // the elements of the rest
+  code = /** @type {{raw: string, node: Text} | null} */ (null) // the rest, if it is one block of code
+
+  constructor(box, DOMPurify) {
+    this.box = box
+    this.purify = DOMPurify
   }
-  if (done) for (const block of box.querySelectorAll("pre")) addCopyButton(block)
+
+  /** Forgets all. */
+  begin() {
+    this.settled = ""
+    this.tail = []
+    this.code = null
+    this.box.replaceChildren()
+  }
+
+  show(text, done) {
+    if (done || !text.startsWith(this.settled)) this.begin() // what was said of links at the end also holds before
+    const rest = text.slice(this.settled.length)
+    if (this.growCode(rest, done)) return
+    const tokens = new Lexer(OPTIONS).lex(rest)
+    const last = done ? 0 : tokens.findLastIndex(token => token.type !== "space")
+    const settled = tokens.slice(0, Math.max(0, last)).map(token => token.raw).join("")
+    for (const node of this.tail) node.remove()
+    // The lexer writes line ends and tabs of its own: what it settled may not be what the text says.
+    if (settled && rest.startsWith(settled)) {
+      this.box.append(this.drawn(settled))
+      this.settled += settled
+    }
+    const left = text.slice(this.settled.length)
+    const fragment = this.drawn(left)
+    this.tail = [...fragment.childNodes]
+    const code = this.tail.length === 1 && /^(`{3,}|~{3,})[^\n`]*\n/.exec(left) && fragment.querySelector("pre > code")?.firstChild
+    this.code = !done && code instanceof Text && !/\n(```|~~~)/.test(left) ? {raw: left, node: code} : null
+    this.box.append(fragment)
+    if (done) for (const block of this.box.querySelectorAll("pre")) addCopyButton(block)
+  }
+
+  /** Adds to an open block of code, if that is all that happens. */
+  growCode(rest, done) {
+    if (!this.code || done || !rest.startsWith(this.code.raw)) return false
+    const added = rest.slice(this.code.raw.length)
+    if (/[`~\r\t]/.test(added)) return false // it may end here, or the lexer writes it otherwise
+    this.code.node.appendData(added)
+    this.code.raw = rest
+    return true
+  }
+
+  drawn(text) {
+    const fragment = this.purify.sanitize(marked.parse(text, OPTIONS), ALLOWED)
+    for (const link of fragment.querySelectorAll("a")) {
+      link.rel = "noopener noreferrer"
+      link.target = "_blank"
+    }
+    return fragment
+  }
 }
 
 function addCopyButton(block) {

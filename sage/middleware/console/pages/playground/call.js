@@ -4,12 +4,14 @@ import {may} from "../../core/session.js"
 
 const LATE = 1500 // milliseconds after which the ledger also knows the price of a model's first call
 
-/** Asks, and shows the answer as it comes, once a frame at most. What fails is shown in its place. */
+const PAUSE = 100 // milliseconds between two drawings of an answer that comes in
+
+/** Asks, and shows the answer as it comes, some times a second. What fails is shown in its place. */
 export async function ask({answer, body, stop, show}) {
   const began = performance.now()
   let first = 0
-  let frame = 0
-  const showSoon = () => { frame ||= requestAnimationFrame(() => { frame = 0; show() }) }
+  let soon = 0
+  const showSoon = () => { soon ||= window.setTimeout(() => { soon = 0; show() }, PAUSE) }
   let sent
   show()
   try {
@@ -24,7 +26,7 @@ export async function ask({answer, body, stop, show}) {
   } catch (error) {
     if (!stop.aborted) answer.error = error
   }
-  cancelAnimationFrame(frame)
+  clearTimeout(soon)
   const ended = performance.now()
   const written = answer.facts.usage?.completion_tokens
   answer.facts = {
