@@ -14,11 +14,15 @@ from running_gateway import Running
 pytestmark = pytest.mark.slow
 
 TEXTS = [
-    "# Whales\n\nThey *swim*.\nAnd **dive**\n\n- one\n- two\n\n  still two\n- three\n\nThe end\n===\n\n> said\nso\n\n---\n\nlast",
-    "before\n```python\nprint('a')\n\n\n# no heading\n```\nafter `code` and more\n\n~~~\n```\ninside\n~~~\n\n```\nnever closed\n- a\n",
-    "| a | b |\n|---|--:|\n| 1 | `2` |\n| <b>3</b> | 4 |\n\n1. x\n   1. y\n\n   z\n2. w\n\n- [ ] open\n- [x] closed\n\ntext",
-    "<div>\n\n<script>document.title = 'caught'</script>\n\n&amp; &lt;b&gt; \\*no\\*\r\n\r\nnext\tline\n\n    four spaces\n\n    again\n",
-    "长文本。**粗体**，`代码`。\n\n1. 第一\n2. 第二\n\n\u202eright\u202c 🐋 https://example.com/a_b_c?x=1 www.example.com\n",
+    "# Whales\n\nThey *swim*.\nAnd **dive**\n\n- one\n- two\n\n  still two\n- three\n\n"
+    "The end\n===\n\n> said\nso\n\n---\n\nlast",
+    "before\n```python\nprint('a')\n\n\n# no heading\n```\nafter `code` and more\n\n"
+    "~~~\n```\ninside\n~~~\n\n```\nnever closed\n- a\n",
+    "| a | b |\n|---|--:|\n| 1 | `2` |\n| <b>3</b> | 4 |\n\n1. x\n   1. y\n\n   z\n2. w\n\n"
+    "- [ ] open\n- [x] closed\n\ntext",
+    "<div>\n\n<script>document.title = 'caught'</script>\n\n&amp; &lt;b&gt; \\*no\\*\r\n\r\n"
+    "next\tline\n\n    four spaces\n\n    again\n",
+    "长文本。**粗体**, `代码`。\n\n1. 第一\n2. 第二\n\n\\u202eright 🐋 https://example.com/a_b_c?x=1 www.example.com\n",
 ]
 STEPS = """(async () => {
     const {Drawing} = await import('/console/components/markdown.js')
