@@ -147,6 +147,7 @@ class Deployment:
             "weight": self.weight,
             "priority": self.priority,
             "state": self.state,
+            "loadable": self.managed is not None or self.provider.host is not None,
             "memory": self.memory,
             "in_flight": self.in_flight,
             "max_concurrency": self.max_concurrency,

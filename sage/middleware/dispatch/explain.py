@@ -75,9 +75,17 @@ def _candidate(plan: AttemptPlan, model: PublicModel, deployment: Deployment, no
         "state": str(managed.state) if managed is not None else "ready",
         **deployment.health(now),
         "usable": reason is None,
+        "code": _code(reason, deployment),
         "reason": str(reason) if reason is not None else _why_usable(deployment),
         "free_in": _seconds(plan.available_at(deployment, now) - now) if frees_with_time else None,
     }
+
+
+def _code(reason: Unavailability | None, deployment: Deployment) -> str:
+    """The reason in a word."""
+    if reason is not None:
+        return reason.name.lower()
+    return "probe" if deployment.breaker.is_open else "ready"
 
 
 def _why_usable(deployment: Deployment) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sage.errors import Conflict, SageError
 from sage.middleware.engines.health import RestartPolicy
@@ -162,6 +163,23 @@ class Fleet:
             await model.unload()
         else:
             model.make_room()
+
+    def describe_memory(self) -> dict[str, Any]:
+        """Who takes how much of the memory budget; sizes are in bytes."""
+        memory = self._memory
+        engines = [
+            {
+                "provider": provider,
+                "model": model,
+                "memory": size,
+                "state": str(member.model.state),
+                "pin": member.model.pinned,
+                "in_flight": member.model.in_flight,
+            }
+            for (provider, model, _), member in self._members.items()
+            if (size := memory.reserved_for(member.model))
+        ]
+        return {"budget": memory.budget, "used": memory.reserved, "waiting": memory.waiting, "engines": engines}
 
     def models(self) -> Iterable[ManagedModel]:
         return [member.model for member in self._members.values()]

@@ -103,6 +103,8 @@ class ManagedModel:
         where tenants take turns, rather than in the engine."""
         self.slots_in_use = 0
         self.leases = LeaseCount()
+        self.load_began: float | None = None
+        """Unix seconds; ``None`` while it does not load."""
         self.last_death: tuple[RunningEngine, SageError] | None = None
         """The last engine that ended under leases, and why."""
         self.dependents: set[ManagedModel] = set()
@@ -192,6 +194,16 @@ class ManagedModel:
         self.keep_alive, self.pinned = keep_alive, pinned
         self._idle_timer.cancel()
         self._usage_changed()
+
+    async def load_progress(self) -> dict[str, Any] | None:
+        """How far its load is: ``since`` (Unix seconds), whether it waits for room, and the bytes that its engine takes
+        so far of those that it is expected to take. ``None`` while it does not load."""
+        if self.state is not ModelLifeState.LOADING:
+            return None
+        engine = self._engine
+        taken = None if engine is None else await asyncio.to_thread(lambda: proportional_memory(engine.pids))
+        expected = self.size or None
+        return {"since": self.load_began, "waits_for_room": engine is None, "memory": taken, "expected": expected}
 
     # Memory
 
@@ -327,6 +339,7 @@ class ManagedModel:
     def _begin_load(self) -> None:
         self._restart_timer.cancel()
         self.state = ModelLifeState.LOADING
+        self.load_began = time.time()
         self._loading = asyncio.create_task(self._load(), name=f"load {self.name}")
 
     async def _load(self) -> SageError | None:

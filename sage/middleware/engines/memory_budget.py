@@ -126,6 +126,15 @@ class MemoryBudget:
         """Bytes that are reserved."""
         return sum(self._reserved.values())
 
+    @property
+    def waiting(self) -> int:
+        """Models that wait for room."""
+        return len(self._queue)
+
+    def reserved_for(self, model: Occupant) -> int:
+        """Bytes."""
+        return self._reserved.get(model, 0)
+
     async def reserve(self, model: Occupant, size: int, patience: float) -> None:
         """Returns once ``model`` may take ``size`` bytes: in the order of asking, but tenants take turns.
 

@@ -467,6 +467,16 @@ class Registry:
                 await self._hosted_models.unload(deployment, deployment.provider.host)
         return model
 
+    def describe_memory(self) -> dict[str, Any]:
+        """As :meth:`Fleet.describe_memory`."""
+        return self._fleet.describe_memory()
+
+    async def load_progress(self, model: PublicModel) -> dict[str, Any] | None:
+        """Of the engine of ``model`` that loads now; ``None`` means that none does."""
+        loading = (each.managed for each in model.deployments if each.state == "loading" and each.managed is not None)
+        managed = next(loading, None)
+        return None if managed is None else await managed.load_progress()
+
     def preload(self) -> None:
         """Starts to load all models with ``preload``; a failure is logged, and shown as the model's state."""
         for model in self.models():

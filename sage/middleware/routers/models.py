@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -12,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest, NotFound, PermissionDenied
 from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.engines.machine_memory import machine_memory
 from sage.middleware.gateway import admission
+from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.hub.sources import is_source
 from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation
 from sage.middleware.registry.runtime_models import registration
@@ -49,7 +52,8 @@ class BreakerState(BaseModel):
 
 
 class DeploymentState(BaseModel):
-    """One model at one provider. ``cooling_for``: the seconds that it still cools down (``Retry-After``)."""
+    """One model at one provider. ``loadable``: it can be loaded and unloaded here. ``cooling_for``: the seconds that it
+    still cools down (``Retry-After``)."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -59,6 +63,7 @@ class DeploymentState(BaseModel):
     weight: float
     priority: int
     state: str
+    loadable: bool
     memory: int | None
     in_flight: int
     waiting: int
@@ -66,6 +71,16 @@ class DeploymentState(BaseModel):
     breaker: BreakerState
     cooling_for: float
     keys: list[dict[str, Any]]
+
+
+class LoadProgress(BaseModel):
+    """How far a load is. ``since`` is in Unix seconds, ``memory`` the bytes that the engine takes so far, ``expected``
+    those that it will take, both null if unknown."""
+
+    since: float
+    waits_for_room: bool
+    memory: int | None
+    expected: int | None
 
 
 class ModelState(BaseModel):
@@ -90,12 +105,46 @@ class ModelState(BaseModel):
     last_used: float | None
     in_flight: int
     error: dict[str, Any] | None
+    load: LoadProgress | None = Field(None, description="Of a model that is shown alone, while it loads.")
+
+
+class EngineMemory(BaseModel):
+    """An engine that has memory, in bytes."""
+
+    provider: str
+    model: str
+    memory: int
+    state: str
+    pin: bool
+    in_flight: int
+
+
+class MemoryUse(BaseModel):
+    """What engines of this gateway take of ``llm.memory_budget`` (null: no bound), in bytes; of the engines those that
+    the caller may use. ``machine`` is what this machine lets programs take, ``waiting`` the models that wait for room.
+    """
+
+    budget: int | None
+    used: int
+    waiting: int
+    machine: int | None
+    engines: list[EngineMemory]
+
+
+class ProviderName(BaseModel):
+    """A configured provider."""
+
+    name: str
+    kind: str
 
 
 class ModelStates(BaseModel):
-    """All models that the caller may use."""
+    """All models that the caller may use. ``providers`` are those of which models can be registered, for callers with
+    the scope ``models:write``."""
 
     models: list[ModelState]
+    memory: MemoryUse
+    providers: list[ProviderName]
 
 
 class PullOptions(BaseModel):
@@ -125,7 +174,16 @@ async def list_models(principal: Caller, gateway: TheGateway) -> ModelStates:
     """The registered models that this credential may use, with their states."""
     models = [model for model in gateway.registry.models() if principal.allows_model(model.name)]
     await gateway.registry.refresh(models)
-    return ModelStates(models=[ModelState.model_validate(model.describe()) for model in models])
+    memory = gateway.registry.describe_memory()
+    memory["engines"] = [
+        each for each in memory["engines"] if principal.allows_model(f"{each['provider']}/{each['model']}")
+    ]
+    may_register = Scope.MODELS_WRITE in principal.scopes or Scope.ADMIN in principal.scopes
+    return ModelStates(
+        models=[ModelState.model_validate(model.describe()) for model in models],
+        memory=MemoryUse(machine=await asyncio.to_thread(machine_memory), **memory),
+        providers=_providers(gateway) if may_register else [],
+    )
 
 
 @router.post(
@@ -211,7 +269,8 @@ async def show_model(name: str, principal: Caller, gateway: TheGateway) -> Model
     require_model_access(principal, name)
     model = await gateway.registry.resolve(name)
     await gateway.registry.refresh([model])
-    return ModelState.model_validate(model.describe())
+    load = await gateway.registry.load_progress(model)
+    return ModelState.model_validate({**model.describe(), "load": load})
 
 
 @router.post(
@@ -241,6 +300,10 @@ async def remove_model(name: str, principal: Caller, gateway: TheGateway, note_a
     before = await gateway.registry.remove(name)
     details = {} if before is None else {"before": registration(before)}
     await note_audit("model.remove", f"model:{name}", details, tenant="")
+
+
+def _providers(gateway: Gateway) -> list[ProviderName]:
+    return [ProviderName(name=name, kind=each.kind) for name, each in gateway.registry.providers.items()]
 
 
 def require_model_access(principal: Principal, name: str) -> None:

@@ -66,7 +66,7 @@ function Log({turns, busy}) {
   useEffect(() => { follows.current = true }, [turns.length])
   useEffect(() => {
     if (follows.current) box.current.scrollTop = box.current.scrollHeight
-  }, [turns])
+  }, [turns, busy])
   return html`
     <div class="talk" ref=${box} onScroll=${look} role="log" aria-label=${t("playground.log")} tabindex="0">
       ${turns.length === 0 && html`<div class="start"><${Icon} name="playground" /><p>${t("playground.hint")}</p></div>`}

@@ -1,6 +1,6 @@
 /** A question, which can be asked anew, and the answers to it. */
 import {html, useMemo, useState} from "../../core/html.js"
-import {t} from "../../core/language.js"
+import {language, t} from "../../core/language.js"
 import {Answer} from "./answer.js"
 import {Composer, Pictures} from "./composer.js"
 import {goOn, send} from "./conversation.js"
@@ -30,5 +30,5 @@ export function Turn({turn, busy, isLast, earlier}) {
             <${Answer} key=${step} answer=${answer} onResults=${isLast && !busy && step === answers.length - 1
               ? results => goOn(turn, side, results) : undefined} />`)}</div>`)}
       </div>
-    </div>`, [turn, busy, isLast, editing])
+    </div>`, [turn, busy, isLast, editing, language.peek()])
 }
