@@ -202,6 +202,8 @@ class ManagedModel:
             return None
         engine = self._engine
         taken = None if engine is None else await asyncio.to_thread(lambda: proportional_memory(engine.pids))
+        if self.state is not ModelLifeState.LOADING:  # any more
+            return None
         expected = self.size or None
         return {"since": self.load_began, "waits_for_room": engine is None, "memory": taken, "expected": expected}
 

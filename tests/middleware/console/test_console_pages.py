@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from browser import Page, open_page
-from console_browser import console, grave_faults, open_tab, visit
-from fresh_gateway import run_fresh_gateway
-from running_gateway import PASSWORD, Running
+from browser import Page
+from console_browser import grave_faults, open_tab, visit
+from running_gateway import Running
 from upstream import Upstream
 
 pytestmark = pytest.mark.slow
@@ -124,55 +123,3 @@ def test_the_overview_is_live(watched: Watched, tmp_path: Path) -> None:
 
     watched.upstream.reset()
     visit(watched.gateway, tmp_path / "profile", act)
-
-
-def test_a_model_opens_with_its_deployments(watched: Watched, tmp_path: Path) -> None:
-    async def act(page: Page) -> None:
-        await open_tab(page, "models")
-        await page.click("tbody a[href='#/models/a%2Fb%20c']")
-        await page.wait_for("document.querySelector('main h1')?.innerText === 'a/b c'")
-        await page.wait_for("document.querySelector('tbody')?.innerText.includes('up/m')")
-        assert await grave_faults(page) == []
-
-    visit(watched.gateway, tmp_path / "profile", act)
-
-
-def test_many_models_are_drawn_as_they_are_seen(gateway: Callable[..., Running], tmp_path: Path) -> None:
-    providers = {"up": {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key": "sk"}}
-    models = {f"model-{number:04}": {"deployments": [{"provider": "up", "model": "m"}]} for number in range(3000)}
-    running = gateway(llm={"providers": providers, "models": models})
-
-    async def visiting() -> None:
-        async with console(running, tmp_path / "profile") as page:
-            await open_tab(page, "models")
-            assert await page.evaluate("document.querySelectorAll('tbody tr').length") < 120
-            await page.evaluate("document.querySelector('.table-box').scrollTo(0, 1e9)")
-            await page.wait_for("document.querySelector('tbody').innerText.includes('model-2999')")
-            assert await page.evaluate("document.querySelectorAll('tbody tr').length") < 120
-
-    asyncio.run(visiting())
-
-
-def test_the_first_admin_asks_a_model(tmp_path: Path) -> None:
-    async def visiting(url: str, token: str) -> None:
-        async with open_page(tmp_path / "profile") as page:
-            await page.go(url)
-            await page.type("input[name=given]", token)
-            await page.type("input[name=username]", "ada")
-            await page.type("input[name=password]", "password")
-            await page.click("button.primary")
-            await page.wait_for("document.querySelector('.notice.bad')?.innerText.includes('password')")
-            await page.evaluate("document.querySelector('input[name=password]').select()")
-            await page.insert(PASSWORD)
-            await page.click("button.primary")
-            await page.wait_for("document.querySelector('#question')")
-            await page.type("#question", "What is the capital of France?")
-            await page.press("Enter", 13)
-            await page.wait_for("document.querySelector('.took')")
-            await page.wait_for("document.querySelector('.markdown').innerText.includes('France?')")
-
-    with Upstream() as upstream:
-        providers = {"up": {"kind": "openai", "base_url": upstream.url, "api_key": "sk-upstream"}}
-        llm = {"providers": providers, "models": {"bench": {"deployments": [{"provider": "up", "model": "m"}]}}}
-        with run_fresh_gateway(tmp_path / "data", llm=llm) as url:
-            asyncio.run(visiting(url, (tmp_path / "data/setup-token").read_text().strip()))

@@ -6,6 +6,8 @@ import {KINDS, readPictures} from "./pictures.js"
 
 /**
  * @param {object} properties
+ * @param {string} properties.id
+ * @param {string} properties.label
  * @param {string} [properties.question] what stands there at first
  * @param {import("./conversation.js").Picture[]} [properties.pictures]
  * @param {import("./conversation.js").Picture[]} properties.earlier pictures of the conversation

@@ -23,6 +23,7 @@ import {ask} from "./call.js"
  * @property {boolean} done
  * @property {boolean} stopped
  * @property {any} facts
+ *
  * @typedef {{id: number, question: string, pictures: Picture[], sides: Answer[][]}} Turn a side is a model; it has
  *   further answers after the results of tools
  */

@@ -69,7 +69,7 @@ function Log({turns, busy}) {
   }, [turns, busy])
   return html`
     <div class="talk" ref=${box} onScroll=${look} role="log" aria-label=${t("playground.log")} tabindex="0">
-      ${turns.length === 0 && html`<div class="start"><${Icon} name="playground" /><p>${t("playground.hint")}</p></div>`}
+      ${turns.length === 0 && html`<div class="talk-start"><${Icon} name="playground" /><p>${t("playground.hint")}</p></div>`}
       ${turns.map((turn, index) => html`
         <${Turn} key=${turn.id} turn=${turn} busy=${busy} isLast=${index === turns.length - 1}
           earlier=${turns.slice(0, index).flatMap(each => each.pictures)} />`)}

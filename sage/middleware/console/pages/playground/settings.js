@@ -111,7 +111,7 @@ const Tools = ({options}) => html`
 function Servers({chosen}) {
   const {data, error} = useLoaded(stop => get("/mcp/servers", stop))
   const toggle = name => setOption("mcp", chosen.includes(name) ? chosen.filter(each => each !== name) : [...chosen, name])
-  if (error?.status === 404 || data?.servers.length === 0) return null
+  if (/** @type {any} */ (error)?.status === 404 || data?.servers.length === 0) return null
   return html`
     <${Failure} error=${error} />
     ${data && html`<fieldset><legend>${t("playground.servers")}</legend>
