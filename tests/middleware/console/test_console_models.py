@@ -85,7 +85,7 @@ def test_a_model_is_pulled_loaded_unloaded_and_removed(watched: Watched, tmp_pat
         await page.wait_for("document.querySelector('.title-row .badge').innerText === 'ready'")
         assert watched.gateway.get("/models/parrot").json()["state"] == "ready"
         await page.click("main a[href='#/models']")
-        await page.wait_for("document.querySelector('.memory-bar .legend')?.innerText.includes('parrot')")
+        await page.wait_for("document.querySelector('.memory-legend')?.innerText.includes('parrot')")
         assert "of the budget of 1 GiB" in await page.text(".memory-head")
         assert await grave_faults(page) == []
         await page.click("tbody a[href='#/models/parrot']")

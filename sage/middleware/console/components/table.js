@@ -35,7 +35,10 @@ export function Table({columns, rows, id, label, onOpen}) {
     if (event.target !== event.currentTarget) return // a button or link in a row
     const page = Math.max(1, Math.floor(box.current.clientHeight / ROW) - 2)
     const moves = {ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -rows.length, End: rows.length}
-    if (event.key === "Enter") return onOpen?.(rows[at])
+    if (event.key === "Enter" && onOpen) {
+      event.preventDefault() // else the button that has the focus then is pressed, too
+      return onOpen(rows[at])
+    }
     if (!(event.key in moves)) return
     event.preventDefault()
     const next = Math.max(0, Math.min(rows.length - 1, at + moves[event.key]))

@@ -23,7 +23,7 @@ export function MemoryBar({memory}) {
         ${waiting > 0 && html`<span class="badge busy">${t("models.wait_for_room", {count: waiting})}</span>`}</div>
       <div class="memory-parts" role="img" aria-label=${t("models.free", {size: bytes(free)})}>
         ${parts.map(({name, size}, index) => html`<span key=${name} class=${`tone-${index % TONES}`} style=${{width: share(size)}} title=${`${name} · ${bytes(size)}`} />`)}</div>
-      <ul class="legend">
+      <ul class="memory-legend">
         ${parts.map(({name, size, pin, state}, index) => html`
           <li key=${name}><i class=${`tone-${index % TONES}`} aria-hidden="true" />${name} <span class="dim">${bytes(size)}${pin ? ` · ${t("models.pinned")}` : ""}${state && state !== "ready" ? ` · ${t(`state.${state}`)}` : ""}</span></li>`)}
         <li><i class="tone-free" aria-hidden="true" />${t("models.free", {size: bytes(free)})}</li>

@@ -15,8 +15,6 @@ import {KINDS, readPictures} from "./pictures.js"
  * @param {(controls: {ready: boolean}) => any} properties.actions the buttons
  * @param {boolean} [properties.blocked] whether nothing can be sent now
  * @param {(question: string, pictures: any[]) => void} [properties.onDraft]
- * @param {string} properties.label
- * @param {string} properties.id
  */
 export function Composer({question = "", pictures: first = [], earlier, onSend, actions, blocked, onDraft, label, id}) {
   const [text, setText] = useState(question)
