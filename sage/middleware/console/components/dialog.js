@@ -1,5 +1,5 @@
 /** A modal dialog of the browser's own: focus stays in it, Escape closes it. */
-import {html, useEffect, useMemo, useRef, useState} from "../core/html.js"
+import {html, useLayoutEffect, useMemo, useRef, useState} from "../core/html.js"
 import {t} from "../core/language.js"
 import {Failure} from "./notice.js"
 
@@ -12,7 +12,7 @@ let made = 0
 export function useModal(onClose) {
   const dialog = useRef(null)
   const titled = useMemo(() => `dialog-${(made += 1)}`, [])
-  useEffect(() => {
+  useLayoutEffect(() => {
     const element = dialog.current
     element.showModal()
     return () => { dialog.current = null; element.close() } // the browser gives the focus back to what had it before

@@ -13,6 +13,7 @@ export function Shell({pages, children}) {
   const shown = useRef("")
   const [open, setOpen] = useState(false)
   const main = useRef(null)
+  const button = useRef(null)
   useEffect(() => {
     setOpen(false)
     document.title = `${rest ? `${rest} · ` : ""}${t(`page.${page}`)} · SAGE`
@@ -23,17 +24,27 @@ export function Shell({pages, children}) {
     main.current?.scrollTo(0, 0)
     return focusHeading()
   }, [page, rest])
+  useEffect(() => {
+    if (!open) return
+    const leave = event => {
+      if (event.key !== "Escape") return
+      setOpen(false)
+      button.current.focus()
+    }
+    addEventListener("keydown", leave)
+    return () => removeEventListener("keydown", leave)
+  }, [open])
   return html`
     <a class="skip" href="#main" onClick=${event => { event.preventDefault(); main.current.focus() }}>${t("shell.skip")}</a>
     <header class="bar">
-      <button class="quiet menu" aria-expanded=${open} aria-controls="menu" aria-label=${t("shell.menu")}
+      <button ref=${button} class="quiet menu" aria-expanded=${open} aria-controls="menu" aria-label=${t("shell.menu")}
               onClick=${() => setOpen(!open)}><${Icon} name=${open ? "close" : "menu"} /></button>
       <a class="brand" href="#/"><img src="/console/icon.svg" alt="" width="24" height="24" /> SAGE</a>
       <span class="spring" />
       <${Choices} />
       <${User} />
     </header>
-    <nav id="menu" class=${open ? "open" : ""} aria-label=${t("shell.pages")} onKeyDown=${event => event.key === "Escape" && setOpen(false)}>
+    <nav id="menu" class=${open ? "open" : ""} aria-label=${t("shell.pages")}>
       ${GROUPS.map(group => html`<${Group} key=${group} name=${group} now=${page} pages=${pages.filter(each => (each.group ?? "run") === group)} />`)}
     </nav>
     <main id="main" ref=${main} tabindex="-1">${children}</main>
