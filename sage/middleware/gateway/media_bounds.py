@@ -13,6 +13,7 @@ import re
 from typing import NamedTuple
 
 from sage.middleware.providers.base import ModelCall, Operation
+from sage.middleware.providers.wire.media_usage import image_units
 from sage.middleware.usage.estimates import upper_bound_prompt
 
 _OF_AN_IMAGE = 7100
@@ -50,7 +51,7 @@ def media_bound(call: ModelCall, most_bytes: int) -> MediaBound:
     images, partial = _count(body.get("n"), 1), _count(body.get("partial_images"), 0)
     looked_at = 0 if call.operation is Operation.IMAGES else _OF_AN_IMAGE
     answer = images * (_of_size(body.get("size")) + partial * _OF_A_PARTIAL_IMAGE)
-    return MediaBound(tokens + looked_at, answer, {"images": images})
+    return MediaBound(tokens + looked_at, answer, image_units(body, images))
 
 
 def _of_size(size: object) -> int:

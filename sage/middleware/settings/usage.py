@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sage.middleware.settings.providers import SettingsSection
 from sage.middleware.settings.quantities import Duration
@@ -15,6 +16,27 @@ Usd = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=18, decimal_places
 
 UNMEASURED = "unmeasured"
 """Among what a call has used: nobody has counted its tokens, so that a price by tokens gives no cost."""
+IMAGE_SIZE = re.compile(r"[1-9][0-9]{1,4}x[1-9][0-9]{1,4}|[1-9](?:\.[0-9])?k")
+IMAGE_QUALITY = re.compile(r"[a-z]{1,12}")
+
+
+def image_unit(label: str) -> str:
+    """What images are called in what a call has used: all of them, or those of a size (``1024x1792``), of a quality
+    (``hd``), or of both (``hd/1024x1792``)."""
+    return f"images/{label}" if label else "images"
+
+
+def _image_label(label: str) -> str:
+    quality, _, size = label.rpartition("/")
+    is_one = IMAGE_SIZE.fullmatch(label) or IMAGE_QUALITY.fullmatch(label)
+    if not is_one and not (IMAGE_QUALITY.fullmatch(quality) and IMAGE_SIZE.fullmatch(size)):
+        raise ValueError(
+            f"'{label}' is no size of images (1024x1792, 2k), no quality (hd), and not both (hd/1024x1792)"
+        )
+    return label
+
+
+ImageLabel = Annotated[str, AfterValidator(_image_label)]
 
 
 class PriceSettings(SettingsSection):
@@ -44,7 +66,10 @@ class PriceSettings(SettingsSection):
     per_audio_minute: Usd | None = None
     """A minute of a recording that is transcribed."""
     per_image: Usd | None = None
-    """An image that is made."""
+    """An image that is made, of a size or quality that ``image_sizes`` does not have."""
+    image_sizes: dict[ImageLabel, Usd] = Field(default_factory=dict)
+    """An image that is made, by what the request says of it: the size, the quality, or both (``hd/1024x1792``). The
+    price for both goes before that of the size, and this before that of the quality."""
     per_request: Usd | None = None
     per_second: Usd | None = None
     """A second of a call, from its beginning to its end."""

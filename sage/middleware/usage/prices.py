@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from sage.middleware.settings.usage import UNMEASURED, PriceSettings
+from sage.middleware.settings.usage import IMAGE_SIZE, UNMEASURED, PriceSettings, image_unit
 from sage.middleware.usage.records import NANO, priced_counts
 
 _ALWAYS_COUNTED = frozenset({"requests", "milliseconds"})
@@ -259,10 +259,19 @@ def configured_price(settings: PriceSettings) -> Price:
     add("output_tokens", settings.output, _MILLION, *within)
     add("input_characters", settings.characters, _MILLION)
     add("input_audio_seconds", settings.per_audio_minute, 60)
-    add("images", settings.per_image, 1)
+    labels = sorted(settings.image_sizes, key=_imprecision)
+    sizes = [image_unit(label) for label in labels]
+    for number, label in enumerate(labels):
+        add(sizes[number], settings.image_sizes[label], 1, *sizes[:number])
+    add("images", settings.per_image, 1, *sizes)
     add("requests", settings.per_request, 1)
     add("milliseconds", settings.per_second, 1000)
     return Price.of(*parts)
+
+
+def _imprecision(label: str) -> int:
+    """Prices of images go before one another: for a quality and a size, for a size, for a quality."""
+    return 0 if "/" in label else 1 if IMAGE_SIZE.fullmatch(label) else 2
 
 
 def published_price(described: Sequence[Mapping[str, Any]]) -> Price:

@@ -47,7 +47,7 @@ class PassingRelay:
         """The ``Content-Type`` of the answer."""
         self._model = call.model
         self._operation = call.operation
-        self._request = {name: call.body.get(name) for name in ("input", "n", "size", "quality")}
+        self._request = {name: call.body.get(name) for name in ("input", "n", "size", "resolution", "quality")}
         """What the measures of the answer may depend on; the body is forgotten."""
         self._on_error = on_error
         self._facts: dict[str, Any] = {}

@@ -25,12 +25,13 @@ from waiting import wait_until
 from sage.middleware.settings.settings import Settings
 
 RECORDING = bytes((i * 7 + i // 251) % 256 for i in range(3 * 2**20))
-NAMES = ("whisper", "gpt-4o-transcribe", "tts", "image", "moderator")
+NAMES = ("whisper", "gpt-4o-transcribe", "tts", "image", "sized", "moderator")
 PRICES = {
     "up/whisper": {"per_audio_minute": 0.006},
     "up/gpt-4o-transcribe": {"input": 2.5, "output": 10, "audio": 6},
     "up/tts": {"characters": 15},
     "up/image": {"input": 5, "image": 10, "output": 40},
+    "up/sized": {"per_image": 1, "image_sizes": {"hd": 2, "1024x1792": 3, "hd/1024x1792": 5, "2k": 7}},
 }
 
 
@@ -193,6 +194,27 @@ def test_what_calls_have_used_and_cost(client: openai.OpenAI, running: Running) 
     # The text alone does not say how long the recording was: the cost is not known, rather than nothing.
     client.audio.transcriptions.create(model="whisper", file=("a.wav", b"RIFF"), response_format="text")
     assert wait_until(lambda: cost() == (None, 0, 0))
+
+
+def test_images_are_priced_by_what_is_asked_for(client: openai.OpenAI, running: Running, up: MediaUpstream) -> None:
+    """By an upstream that counts no tokens."""
+    up.handler = lambda _: whole("application/json", b'{"created": 1, "data": [{"url": "a"}, {"url": "b"}]}')
+    asked: list[dict[str, Any]] = [
+        {},
+        {"size": "512x512", "quality": "standard"},
+        {"quality": "hd"},
+        {"size": "1024x1792"},
+        {"size": "1024x1792", "quality": "hd"},
+        {"extra_body": {"resolution": "2k"}},
+        {"size": "x" * 500, "quality": "HD!"},
+    ]
+    for fields, usd in zip(asked, (1, 1, 2, 3, 5, 7, 1), strict=True):
+        client.images.generate(model="sized", prompt="a", n=2, **fields)
+
+        def cost() -> Any:
+            return running.get("/usage/requests?limit=1&model=sized").json()["requests"][0]["cost"]
+
+        assert wait_until(lambda usd=usd: cost() == 2 * usd), (fields, cost())
 
 
 class SlowForm:
