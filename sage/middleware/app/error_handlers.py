@@ -17,6 +17,7 @@ from sage.middleware.app.edge import answer_error
 from sage.middleware.routers.http.asgi import Message, error_headers
 from sage.middleware.routers.http.faults import body_fault
 from sage.middleware.routers.http.oauth2 import TOKEN_PATH, oauth2_error
+from sage.middleware.settings.first_fault import clearest
 
 _PREFIXES = re.compile("^(?:/(?:v1|v2|api|openai)(?=/))+")
 """What stands before the names of routes, here or elsewhere."""
@@ -38,9 +39,10 @@ async def _on_sage_error(request: Request, exc: Exception) -> Response:
 
 async def _on_invalid(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
-    error = exc.errors()[0]
+    errors = exc.errors()
+    error = clearest(errors, {"body": exc.body}) if isinstance(exc.body, dict) else errors[0]
     loc = [str(part) for part in error["loc"]]
-    field = ".".join(loc[1:] if loc[0] in ("body", "query", "path", "header") else loc)
+    field = ".".join(loc[1:] if loc and loc[0] in ("body", "query", "path", "header") else loc)
     if error["type"] == "json_invalid":
         return await _respond(request, InvalidRequest("the body is not JSON", code="invalid_json"))
     message = str(error["msg"]).removeprefix("Value error, ")

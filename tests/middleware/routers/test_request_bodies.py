@@ -68,3 +68,21 @@ def test_numbers_of_64_bits_and_their_texts_are_kept(running: Running) -> None:
         answer = running.request("PUT", "/kv/k", json={"value": {**value, "padding": padding}})
         assert answer.status_code == 200, answer.text
         assert running.get("/kv/k").json()["value"] == {**value, "padding": padding}
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "told"),
+    [
+        ({"query": []}, "query", "at least 1 item"),
+        ({"query": ""}, "query", "at least 1 character"),
+        ({"query": ["a", 5]}, "query.1", "valid string"),
+        ({"query": 5}, "query", "valid string"),
+        ({}, "query", "required"),
+        ({"query": "a", "ranking_options": {"score_threshold": 2}}, "ranking_options.score_threshold", "less than"),
+    ],
+)
+def test_a_fault_is_told_of_a_field_that_is_there(running: Running, body: object, field: str, told: str) -> None:
+    """Where a value may be of several types, the types' names are no part of the field's."""
+    answer = running.post("/v1/vector_stores/vs_none/search", body)
+    assert told in message(answer), answer.text
+    assert answer.json()["error"]["param"] == field
