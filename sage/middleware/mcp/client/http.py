@@ -58,8 +58,13 @@ class PinnedTransport(httpx2.AsyncBaseTransport):
         await self._inner.aclose()
 
 
+class AnswerTooLong(httpx2.StreamError):
+    """An answer has more bytes than are taken. Of this sort of error the SDK makes an error of the one call; others end
+    the connection, and with it the calls of everybody else."""
+
+
 class BoundedStream(httpx2.AsyncByteStream):
-    """The bytes of an answer; raises once there are more than ``most``."""
+    """The bytes of an answer; raises :class:`AnswerTooLong` once there are more than ``most``."""
 
     def __init__(self, inner: Any, most: int) -> None:
         self._inner = inner
@@ -70,7 +75,7 @@ class BoundedStream(httpx2.AsyncByteStream):
         async for data in self._inner:
             total += len(data)
             if total > self._most:
-                raise httpx2.ReadError(f"the answer has more than {self._most} bytes")
+                raise AnswerTooLong(f"the answer has more than {self._most} bytes")
             yield data
 
     async def aclose(self) -> None:

@@ -115,9 +115,13 @@ class McpServers:
         return self.settings.servers[server].max_result
 
     async def run(self, principal: Principal, tool: OfferedTool, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The result as the server gives it; counted, and noted in the audit."""
+        """The result as the server gives it; counted, and noted in the audit.
+
+        Raises :class:`NotFound` for a tool that has changed since it was offered, and what the server is at fault for.
+        """
         started, outcome, status = time.perf_counter(), "error", 500
         try:
+            await self._require_same(tool)
             result = await self.connections[tool.server].call(tool.definition.name, arguments)
             outcome, status = ("tool_error" if result.get("isError") is True else "ok"), 200
             return result
@@ -138,6 +142,18 @@ class McpServers:
                 )
             )
             self._note(principal, tool, arguments, outcome, status, seconds)
+
+    async def _require_same(self, tool: OfferedTool) -> None:
+        """Of a server that can be asked: an answer that goes on for long has been offered what is held back by now."""
+        if self.connections[tool.server].fault is None:
+            await self._look()
+            now = next((each for each in self._usable() if each.name == tool.name), None)
+            if now is None or now.definition.digest != tool.definition.digest:
+                raise NotFound(
+                    f"the tool '{tool.name}' is held back: its server has changed it, or has it no more, since this "
+                    "answer began",
+                    code="tool_held_back",
+                )
 
     async def tools_of(self, principal: Principal, requests: Sequence[McpRequest]) -> list[ServerTool]:
         """The tools that a request names, for an answer in which the gateway runs them.
