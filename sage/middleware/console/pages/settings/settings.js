@@ -1,5 +1,7 @@
 /** The settings that apply, each with where it comes from, and reading the configuration again. */
-import {Failure, Waiting} from "../../components/notice.js"
+import {ChoiceFilter, TextFilter} from "../../components/filter_bar.js"
+import {Empty, Failure, Waiting} from "../../components/notice.js"
+import {PageHead} from "../../components/page_head.js"
 import {Table} from "../../components/table.js"
 import {get} from "../../core/api.js"
 import {html, useLoaded, useState} from "../../core/html.js"
@@ -23,7 +25,7 @@ export function Settings() {
   const [reloading, setReloading] = useState(false)
   if (!data) return html`<h1>${t("page.settings")}</h1><${Failure} error=${error} retry=${reload} />${!error && html`<${Waiting} />`}`
   const rows = wanted(data.settings, filters)
-  const set = name => event => setFilters({...filters, [name]: event.target.value})
+  const set = name => value => setFilters(before => ({...before, [name]: value}))
   const sections = [...new Set(data.settings.map(each => each.path[0]))]
   const sources = [...new Set(data.settings.map(each => each.source.kind))]
   const columns = [
@@ -33,21 +35,18 @@ export function Settings() {
     {key: "applies", title: t("settings.applies"), cell: each => html`<span class="dim">${t(each.restart ? "settings.restart" : "settings.reload_does")}</span>`},
   ]
   return html`
-    <div class="title-row"><h1>${t("page.settings")}</h1>
-      <span class="dim name">${data.file ?? t("settings.no_file")}</span>
-      <button class="primary" disabled=${!data.reloadable} title=${data.not_reloadable ?? ""} onClick=${() => setReloading(true)}>${t("settings.reload")}</button></div>
+    <${PageHead} title=${t("page.settings")} hint=${html`${t("settings.hint")} <code>${data.file ?? t("settings.no_file")}</code>`}>
+      <button class="primary" disabled=${!data.reloadable} title=${data.not_reloadable ?? ""} onClick=${() => setReloading(true)}>${t("settings.reload")}</button><//>
     <div class="filters">
-      <label>${t("settings.find")} <input type="search" value=${filters.text} spellcheck="false" onInput=${set("text")} /></label>
-      <label>${t("settings.source")} <select value=${filters.source} onChange=${set("source")}>
-        <option value="set">${t("settings.all_set")}</option><option value="">${t("requests.any")}</option>
-        ${sources.map(each => html`<option key=${each} value=${each}>${t(`origin.${each}`)}</option>`)}</select></label>
-      <label>${t("settings.section")} <select value=${filters.section} onChange=${set("section")}>
-        <option value="">${t("requests.any")}</option>
-        ${sections.map(each => html`<option key=${each} value=${each}>${each}</option>`)}</select></label>
+      <${TextFilter} label=${t("settings.find")} value=${filters.text} onChange=${set("text")} />
+      <${ChoiceFilter} label=${t("settings.source")} value=${filters.source} onChange=${set("source")}
+        options=${[["set", t("settings.all_set")], ["", t("requests.any")], ...sources.map(each => [each, t(`origin.${each}`)])]} />
+      <${ChoiceFilter} label=${t("settings.section")} value=${filters.section} onChange=${set("section")}
+        options=${[["", t("requests.any")], ...sections.map(each => [each, each])]} />
       <span class="dim" role="status">${t("settings.count", {count: rows.length})}</span>
     </div>
     ${rows.length === 0
-      ? html`<div class="empty"><h2>${t("settings.none")}</h2><p>${t(filters.source === "set" && filters.text === "" ? "settings.none_set" : "settings.none_hint")}</p></div>`
+      ? html`<${Empty} title=${t("settings.none")}><p>${t(filters.source === "set" && filters.text === "" ? "settings.none_set" : "settings.none_hint")}</p><//>`
       : html`<${Table} label=${t("page.settings")} columns=${columns} rows=${rows} id=${each => JSON.stringify(each.path)} onOpen=${setOpen} />`}
     ${open && html`<${OneSetting} setting=${open} onClose=${() => setOpen(null)} />`}
     ${reloading && html`<${Reload} onClose=${() => setReloading(false)} onDone=${reload} />`}`

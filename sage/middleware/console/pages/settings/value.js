@@ -14,7 +14,11 @@ function quantity(value, unit) {
   return unit === "seconds" ? `${value}s` : `${value}B`
 }
 
-/** The text of a value, as YAML would have it on one line. */
+/**
+ * The text of a value, as YAML would have it on one line.
+ * @param {any} value
+ * @param {"seconds" | "bytes" | null} [unit]
+ */
 export function valueText(value, unit = null) {
   if (value === null) return "null"
   if (unit && typeof value === "number") return quantity(value, unit)
