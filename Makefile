@@ -118,6 +118,8 @@ $(CLIENTS)/clients.stamp: tests/clients/requirements.txt tests/clients/package.j
 	@mkdir -p $(CLIENTS)/node && cp tests/clients/package.json $(CLIENTS)/node
 	@$(BIN)/uv venv -q --clear --python $(BIN)/python $(CLIENTS)/python
 	@$(BIN)/uv pip install -q --python $(CLIENTS)/python/bin/python -r tests/clients/requirements.txt
+	@$(BIN)/uv venv -q --clear --python $(BIN)/python $(CLIENTS)/langchain
+	@$(BIN)/uv pip install -q --python $(CLIENTS)/langchain/bin/python langchain-openai==1.7.4
 	@cd $(CLIENTS)/node && npm install --no-audit --no-fund --silent
 	@touch $@
 

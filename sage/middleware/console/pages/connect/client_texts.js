@@ -1,35 +1,24 @@
-/** What to paste where, for each client, true for this host. */
+/** What to paste where, for each client, true for this host. `tests/clients/test_connect_texts.py` runs programs by them. */
+import {inCurl, inNode, inPython, quoted} from "../playground/request_code.js"
+
+const QUESTION = "What is the capital of France?"
 
 /** @param {{origin: string, key: string, model: string}} gateway */
-export const clients = ({origin, key, model}) => [
-  {name: "curl", parts: [{file: "curl", text: `curl ${origin}/v1/chat/completions \\
-  -H "Authorization: Bearer ${key}" -H 'Content-Type: application/json' \\
-  -d '{"model": "${model}", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
-`}]},
-  {name: "Python", parts: [{file: "pip install openai", text: `from openai import OpenAI
-
-client = OpenAI(base_url="${origin}/v1", api_key="${key}")
-answer = client.chat.completions.create(
-    model="${model}",
-    messages=[{"role": "user", "content": "What is the capital of France?"}],
-)
-print(answer.choices[0].message.content)
-`}]},
-  {name: "Node", parts: [{file: "npm install openai", text: `import OpenAI from "openai"
-
-const client = new OpenAI({baseURL: "${origin}/v1", apiKey: "${key}"})
-const answer = await client.chat.completions.create({
-  model: "${model}",
-  messages: [{role: "user", content: "What is the capital of France?"}],
-})
-console.log(answer.choices[0].message.content)
-`}]},
-  {name: "Claude Code", parts: [{file: "sh", text: `export ANTHROPIC_BASE_URL=${origin}
-export ANTHROPIC_AUTH_TOKEN=${key}
-export ANTHROPIC_MODEL=${model}
-claude
-`}]},
-  {name: "Codex", parts: [{file: "~/.codex/config.toml", text: `model = "${model}"
+export function clients({origin, key, model}) {
+  const body = {model, messages: [{role: "user", content: QUESTION}]}
+  const text = JSON.stringify // of JavaScript, Python and TOML alike
+  const variables = values => Object.entries(values).map(([name, value]) => `export ${name}=${shell(value)}\n`).join("")
+  return [
+    {name: "curl", parts: [{file: "sh", text: inCurl(body, [], key)}]},
+    {name: "Python", parts: [{file: "sh", text: "pip install openai\n"}, {file: "Python", text: inPython(body, [], key)}]},
+    {name: "Node", parts: [{file: "sh", text: "npm install openai\n"}, {file: "ask.mjs", text: inNode(body, [], key)}]},
+    {name: "Claude Code", parts: [{file: "sh", text: `${variables({
+      ANTHROPIC_BASE_URL: origin,
+      ANTHROPIC_AUTH_TOKEN: key,
+      ANTHROPIC_MODEL: model,
+      ANTHROPIC_DEFAULT_HAIKU_MODEL: model,
+    })}claude\n`}]},
+    {name: "Codex", parts: [{file: "~/.codex/config.toml", text: `model = ${text(model)}
 model_provider = "sage"
 web_search = "disabled"
 
@@ -38,17 +27,20 @@ name = "SAGE"
 base_url = "${origin}/v1"
 env_key = "SAGE_KEY"
 wire_api = "responses"
-`}, {file: "sh", text: `export SAGE_KEY=${key}
-codex
-`}]},
-  {name: "LangChain", parts: [{file: "pip install langchain-openai", text: `from langchain_openai import ChatOpenAI
+`}, {file: "sh", text: `${variables({SAGE_KEY: key})}codex\n`}]},
+    {name: "LangChain", parts: [{file: "sh", text: "pip install langchain-openai\n"}, {file: "Python", text: `from langchain_openai import ChatOpenAI
 
-model = ChatOpenAI(base_url="${origin}/v1", api_key="${key}", model="${model}")
-print(model.invoke("What is the capital of France?").content)
+model = ChatOpenAI(base_url="${origin}/v1", api_key=${text(key)}, model=${text(model)})
+print(model.invoke(${text(QUESTION)}).content)
 `}]},
-  {name: "Open WebUI", parts: [{file: "sh", text: `export OPENAI_API_BASE_URL=${origin}/v1
-export OPENAI_API_KEY=${key}
-export ENABLE_OLLAMA_API=false
-open-webui serve
-`}]},
-]
+    {name: "Open WebUI", parts: [{file: "sh", text: `pip install open-webui
+${variables({
+      OPENAI_API_BASE_URL: `${origin}/v1`,
+      OPENAI_API_KEY: key,
+      ENABLE_OLLAMA_API: "false",
+    })}open-webui serve --port 3000\n`}]},
+  ]
+}
+
+/** A word of a shell. */
+const shell = word => /^[\w./:@-]+$/.test(word) ? word : quoted(word)

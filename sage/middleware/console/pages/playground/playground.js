@@ -4,6 +4,7 @@ import {Icon} from "../../components/icon.js"
 import {get} from "../../core/api.js"
 import {html, useEffect, useLoaded, useRef, useSignal, useState} from "../../core/html.js"
 import {t} from "../../core/language.js"
+import {chatModels} from "./chat_models.js"
 import {Composer} from "./composer.js"
 import {choose, clear, running, send, talk, waitsForTools} from "./conversation.js"
 import {isComplete} from "./json_fields.js"
@@ -11,12 +12,10 @@ import {RequestCode} from "./request_dialog.js"
 import {Settings} from "./settings.js"
 import {Turn} from "./turn.js"
 
-const NOT_FOR_CHAT = /embed|rerank|minilm|-e5-|whisper|tts|moderation/i
-
 export function Playground() {
   const {data, error, reload} = useLoaded(stop => get("/models", stop))
   if (!data) return html`<h1>${t("page.playground")}</h1><${Failure} error=${error} retry=${reload} />${!error && html`<${Waiting} />`}`
-  const names = data.models.filter(model => model.deployments.length > 0).map(model => model.name)
+  const names = chatModels(data.models)
   return names.length === 0
     ? html`<h1>${t("page.playground")}</h1><${Empty} title=${t("models.none")}><p>${t("models.none_hint")}</p><a class="button" href="#/models">${t("page.models")}</a><//>`
     : html`<${Talk} names=${names} />`
@@ -29,7 +28,7 @@ function Talk({names}) {
   const [showing, setShowing] = useState(false)
   const [open, setOpen] = useState(false)
   const chosen = wanted.length > 0 && wanted.every(name => names.includes(name))
-    ? wanted : [names.find(name => !NOT_FOR_CHAT.test(name)) ?? names[0]]
+    ? wanted : [names[0]]
   useEffect(() => { if (chosen !== wanted) choose(chosen) })
   const waits = !stop && waitsForTools(turns)
   const earlier = turns.flatMap(turn => turn.pictures)
@@ -69,7 +68,9 @@ function Log({turns, busy}) {
   }, [turns, busy])
   return html`
     <div class="talk" ref=${box} onScroll=${look} role="log" aria-label=${t("playground.log")} tabindex="0">
-      ${turns.length === 0 && html`<div class="talk-start"><${Icon} name="playground" /><p>${t("playground.hint")}</p></div>`}
+      ${turns.length === 0 && html`<div class="talk-start"><${Icon} name="playground" /><p>${t("playground.hint")}</p>
+        <p><button type="button" disabled=${busy} onClick=${() => send(t("playground.example_question"), [])}>${t("playground.example_question")}</button></p>
+        <p><a href="#/connect">${t("playground.connect")}</a></p></div>`}
       ${turns.map((turn, index) => html`
         <${Turn} key=${turn.id} turn=${turn} busy=${busy} isLast=${index === turns.length - 1}
           earlier=${turns.slice(0, index).flatMap(each => each.pictures)} />`)}

@@ -1,19 +1,20 @@
 /**
- * A chat request as a program of the user's own. The key comes from the variable `SAGE_KEY`, and pictures from files of
- * their names in the working directory.
+ * A chat request as a program of the user's own. The key comes from the variable `SAGE_KEY` unless one is given, and
+ * pictures from files of their names in the working directory.
  */
 
 /** Fields that are the gateway's own: OpenAI's Python client takes them apart. */
 const OWN = ["search", "memory", "mcp"]
-const quoted = text => `'${text.replaceAll("'", `'\\''`)}'`
+export const quoted = text => `'${text.replaceAll("'", `'\\''`)}'`
 
 /**
  * @param {Record<string, any>} body
- * @param {{name: string, type: string, url: string}[]} files the pictures in `body`
+ * @param {{name: string, type: string, url: string}[]} [files] the pictures in `body`
+ * @param {string} [key]
  */
-export function inCurl(body, files) {
+export function inCurl(body, files = [], key = "") {
   const head = `curl ${location.origin}/v1/chat/completions \\
-  -H "Authorization: Bearer $SAGE_KEY" -H 'Content-Type: application/json' \\
+  -H "Authorization: Bearer ${key || "$SAGE_KEY"}" -H 'Content-Type: application/json' \\
 `
   const json = JSON.stringify(body, null, 2)
   if (files.length === 0) return `${head}  -d ${quoted(json)}\n`
@@ -22,12 +23,11 @@ export function inCurl(body, files) {
     text.replaceAll(url, () => `data:${type};base64,$(base64 < ${quoted(`./${name}`)} | tr -d '\\n')`), escaped)}\nEND\n`
 }
 
-export function inPython(body, files) {
+export function inPython(body, files = [], key = "") {
   const own = OWN.filter(name => name in body)
   const fields = Object.entries(body).filter(([name]) => !own.includes(name))
   if (own.length > 0) fields.push(["extra_body", Object.fromEntries(own.map(name => [name, body[name]]))])
-  return `${files.length > 0 ? "import base64\n" : ""}import os
-from openai import OpenAI
+  return `${files.length > 0 ? "import base64\n" : ""}${key ? "" : "import os\n"}from openai import OpenAI
 ${files.length > 0 ? `
 
 def picture(name, kind):
@@ -35,7 +35,7 @@ def picture(name, kind):
         return f"data:{kind};base64,{base64.b64encode(file.read()).decode()}"
 
 ` : ""}
-client = OpenAI(base_url="${location.origin}/v1", api_key=os.environ["SAGE_KEY"])
+client = OpenAI(base_url="${location.origin}/v1", api_key=${key ? JSON.stringify(key) : 'os.environ["SAGE_KEY"]'})
 answer = client.chat.completions.create(
 ${fields.map(([name, value]) => `    ${name}=${python(value, files)},`).join("\n")}
 )
@@ -45,7 +45,7 @@ ${body.search ? `for source in answer.sources:
 ` : ""}`
 }
 
-export function inNode(body, files) {
+export function inNode(body, files = [], key = "") {
   const json = files.reduce((text, {name, type, url}) =>
     text.replaceAll(`"${url}"`, () => `picture(${JSON.stringify(name)}, ${JSON.stringify(type)})`), JSON.stringify(body, null, 2))
   return `${files.length > 0 ? `import {readFileSync} from "node:fs"
@@ -53,7 +53,7 @@ export function inNode(body, files) {
 ${files.length > 0 ? `
 const picture = (name, type) => \`data:\${type};base64,\${readFileSync(name, "base64")}\`
 ` : ""}
-const client = new OpenAI({baseURL: "${location.origin}/v1", apiKey: process.env.SAGE_KEY})
+const client = new OpenAI({baseURL: "${location.origin}/v1", apiKey: ${key ? JSON.stringify(key) : "process.env.SAGE_KEY"}})
 const answer = await client.chat.completions.create(${json})
 console.log(answer.choices[0].message${body.tools ? "" : ".content"})
 ${body.search ? `for (const source of answer.sources) console.log(source.number, source.id, source.text)
