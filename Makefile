@@ -57,7 +57,7 @@ check-full: lint  ## Run every test with full counts: kill loops, soaks, 1,000 e
 test-vllm: $(VENV)/dev.stamp $(if $(filter $(VLLM)/bin/python,$(VLLM_PYTHON)),$(VLLM)/vllm.stamp)  ## Test a real vLLM with a tiny random model.
 	VLLM_PYTHON=$(VLLM_PYTHON) $(BIN)/python -m pytest tests/vllm -v
 
-test-clients: $(VENV)/dev.stamp $(CLIENTS)/clients.stamp $(if $(OPEN_WEBUI),$(CLIENTS)/webui.stamp)  ## Run whole programs (aider, Codex, Claude Code, opencode, llm) against a gateway; OPEN_WEBUI=1 adds Open WebUI (7 GB).
+test-clients: $(VENV)/dev.stamp $(CLIENTS)/clients.stamp $(if $(OPEN_WEBUI),$(CLIENTS)/webui.stamp)  ## Run whole programs (aider, Codex, Claude Code, opencode, llm, LangChain) against a gateway; OPEN_WEBUI=1 adds Open WebUI (7 GB).
 	CLIENTS_DIR=$(CLIENTS) tests/clients/only_loopback.sh $(BIN)/python -m pytest tests/clients -v -rs
 
 screenshots: $(VENV)/dev.stamp  ## Take pictures of every page of the console (needs Chromium and a Chinese font).

@@ -39,7 +39,7 @@ export function Connect() {
     <h1>${t("page.connect")}</h1>
     <p>${t("connect.intro")}</p>
     <p><span class="dim">${t("connect.address")}</span> <code>${location.origin}/v1</code> <${CopyButton} text=${`${location.origin}/v1`} /></p>
-    <div class="actions start">
+    <div class="options spaced">
       <${Field} label=${t("playground.model")}>${field => html`
         <select ...${field} value=${model || names[0]} onChange=${event => setModel(event.target.value)}>
           ${names.map(name => html`<option key=${name} value=${name}>${name}</option>`)}</select>`}<//>

@@ -14,7 +14,8 @@ export const quoted = text => `'${text.replaceAll("'", `'\\''`)}'`
  */
 export function inCurl(body, files = [], key = "") {
   const head = `curl ${location.origin}/v1/chat/completions \\
-  -H "Authorization: Bearer ${key || "$SAGE_KEY"}" -H 'Content-Type: application/json' \\
+  -H "Authorization: Bearer ${key || "$SAGE_KEY"}" \\
+  -H 'Content-Type: application/json' \\
 `
   const json = JSON.stringify(body, null, 2)
   if (files.length === 0) return `${head}  -d ${quoted(json)}\n`
