@@ -111,6 +111,8 @@ LATE = {
     "sage.middleware.gateway.services.plans": "a gateway that uses no service starts without the runtime and numpy",
     "sage.middleware.limits.limiter": "a gateway without Redis starts without its client",
     "sage.middleware.llm.service": _NUMPY,
+    "sage.middleware.routers.health": "a gateway starts without prometheus_client, which only /metrics needs",
+    "sage.middleware.settings.reading": "a gateway without a configuration file starts without a reader of YAML",
     "sage.middleware.providers.clients": _AIOHTTP,
     "sage.middleware.providers.http.transport": _AIOHTTP,
     "sage.middleware.retrieval": _NUMPY,

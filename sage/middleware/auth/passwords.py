@@ -9,9 +9,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
-
-from passlib.hash import argon2
+from functools import cached_property
+from typing import Any, ParamSpec, TypeVar
 
 from sage.errors import InvalidRequest, RateLimited
 from sage.middleware.auth.common_passwords import require_uncommon
@@ -47,13 +46,20 @@ class Passwords:
     """
 
     def __init__(self, cost: HashCost | None = None, *, running: int = 2, waiting: int = 16) -> None:
-        cost = cost or HashCost()
-        self._scheme = argon2.using(type="ID", memory_cost=cost.memory_kib, rounds=cost.passes, parallelism=cost.lanes)
+        self._cost = cost = cost or HashCost()
         # For users that do not exist: a hash of the same cost, of no known password.
         self._nobody = f"$argon2id$v=19$m={cost.memory_kib},t={cost.passes},p={cost.lanes}${'A' * 22}${'A' * 43}"
         self._threads = ThreadPool(running, "sage-passwords")
         self._limit = running + waiting
         self.taken = 0
+
+    @cached_property
+    def _scheme(self) -> Any:
+        # Here, since no password is hashed at the start: passlib is a hundredth of it.
+        from passlib.hash import argon2
+
+        cost = self._cost
+        return argon2.using(type="ID", memory_cost=cost.memory_kib, rounds=cost.passes, parallelism=cost.lanes)
 
     def close(self) -> None:
         """Ends the threads; calls that wait are cancelled."""

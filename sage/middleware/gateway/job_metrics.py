@@ -6,12 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from typing import TYPE_CHECKING
 
 from sage.middleware.gateway.metrics import Durations
 from sage.middleware.queue.records import QueueDepth, StoredJob
 from sage.middleware.queue.states import ENDED, RUNNING
+
+if TYPE_CHECKING:  # a fiftieth of the start, which only who asks for the metrics needs
+    from prometheus_client.core import Metric
 
 _REMEMBERED = 4096
 """Jobs whose end was counted, so that a further change of theirs is not."""
@@ -80,6 +82,8 @@ class JobMetrics:
 
     def collect(self, status: QueueStatus) -> Iterator[Metric]:
         """All of them."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
         depth = status.depth
         jobs = GaugeMetricFamily("sage_jobs", "Jobs that have not ended, by their state.", labels=("state",))
         for state in ("queued", "running", "cancelling"):
@@ -105,6 +109,8 @@ class JobMetrics:
 
 
 def _by_kind(name: str, text: str, counts: Counter[str]) -> Metric:
+    from prometheus_client.core import CounterMetricFamily
+
     family = CounterMetricFamily(name, text, labels=("kind",))
     for kind, count in sorted(counts.items()):
         family.add_metric((kind,), count)
@@ -112,6 +118,8 @@ def _by_kind(name: str, text: str, counts: Counter[str]) -> Metric:
 
 
 def _durations(name: str, text: str, found: dict[str, Durations]) -> Metric:
+    from prometheus_client.core import HistogramMetricFamily
+
     family = HistogramMetricFamily(name, text, labels=("kind",))
     for kind, durations in sorted(found.items()):
         family.add_metric((kind,), durations.cumulative(), durations.total)

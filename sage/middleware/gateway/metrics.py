@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from sage.middleware.providers.base import Usage
+
+if TYPE_CHECKING:  # a fiftieth of the start, which only who asks for the metrics needs
+    from prometheus_client.core import Metric
 
 CLIENT_LEFT = 499
 """The status under which a request is counted whose client went away (nginx's number for it)."""
@@ -128,19 +127,6 @@ class ServiceMetrics:
             durations = self.durations[service] = Durations()
         durations.observe(seconds)
 
-    def collect(self) -> Iterator[Metric]:
-        calls = CounterMetricFamily(
-            "sage_service_calls", "Calls of the gateway's services, by their status.", labels=("service", "status")
-        )
-        for (service, status), count in sorted(self.calls.items()):
-            calls.add_metric((service, str(status)), count)
-        duration = HistogramMetricFamily(
-            "sage_service_call_duration_seconds", "From a call of a service to its result.", labels=("service",)
-        )
-        for service, durations in self.durations.items():
-            duration.add_metric((service,), durations.cumulative(), durations.total)
-        yield from (calls, duration)
-
 
 class LowPriorityCounts(Protocol):
     """What is counted of the calls that live ones go before."""
@@ -169,42 +155,14 @@ class ToolMetrics(Protocol):
     def metrics(self) -> Iterable[Metric]: ...
 
 
-def _ledger_metrics(counts: LedgerCounts) -> Iterator[Metric]:
-    written = CounterMetricFamily("sage_usage_written", "Calls that were written into the usage ledger.")
-    written.add_metric((), counts.written)
-    dropped = CounterMetricFamily(
-        "sage_usage_dropped", "Calls that are lost to the ledger, as its database was away and memory full."
-    )
-    dropped.add_metric((), counts.dropped)
-    waiting = GaugeMetricFamily("sage_usage_waiting", "Calls that wait to be written into the usage ledger.")
-    waiting.add_metric((), counts.waiting)
-    yield from (written, dropped, waiting)
+class Metrics:
+    """All metrics of the gateway; :mod:`~sage.middleware.gateway.exposition` writes them for Prometheus. ``model`` is a
+    label from the configuration.
 
-
-def _low_priority_metrics(counts: LowPriorityCounts) -> Iterator[Metric]:
-    waiting = GaugeMetricFamily("sage_low_priority_waiting", "Calls of low priority that wait for live ones.")
-    waiting.add_metric((), counts.waiting)
-    running = GaugeMetricFamily("sage_low_priority_in_flight", "Calls of low priority that run.")
-    running.add_metric((), max(0, counts.in_progress - counts.waiting))
-    started = CounterMetricFamily("sage_low_priority_started", "Calls of low priority that were sent upstream.")
-    started.add_metric((), counts.started)
-    refused = CounterMetricFamily(
-        "sage_low_priority_refused", "Calls of low priority that were refused since live ones left no place in time."
-    )
-    refused.add_metric((), counts.refused)
-    yield from (waiting, running, started, refused)
-
-
-class Metrics(Collector):
-    """All metrics of the gateway, in a registry of their own. ``model`` is a label from the configuration.
-
-    They are collected from plain numbers on request: prometheus_client's own counters take a lock for each change,
-    which costs a request 6 µs more.
+    They are plain numbers: prometheus_client's own counters take a lock for each change, 6 µs a request.
     """
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
         self.by_model: dict[str, ModelMetrics] = {}
         """Of the calls of this process."""
         self.with_others: Callable[[Mapping[str, ModelMetrics]], Mapping[str, ModelMetrics]] = _alone
@@ -240,77 +198,6 @@ class Metrics(Collector):
         if metrics is None:
             metrics = self.by_model[model] = ModelMetrics()
         metrics.limited[subject, kind] += 1
-
-    def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
-
-    def collect(self) -> Iterator[Metric]:
-        requests = CounterMetricFamily(
-            "sage_requests", "Requests, by their answer's status (499: the client left).", labels=("model", "status")
-        )
-        tokens = CounterMetricFamily("sage_tokens", "Tokens, as the upstream counted them.", labels=("model", "type"))
-        running = GaugeMetricFamily("sage_requests_in_flight", "Requests in progress.", labels=("model",))
-        limited = CounterMetricFamily(
-            "sage_rate_limited",
-            "Requests that a rate limit has refused, by whose limit it was (subject) and of what.",
-            labels=("model", "subject", "limit"),
-        )
-        by_model = self.with_others(self.by_model)
-        for model, metrics in by_model.items():
-            for status, count in sorted(metrics.statuses.items()):
-                requests.add_metric((model, str(status)), count)
-            tokens.add_metric((model, "prompt"), metrics.prompt_tokens)
-            tokens.add_metric((model, "completion"), metrics.completion_tokens)
-            running.add_metric((model,), metrics.in_flight)
-            for (subject, kind), count in sorted(metrics.limited.items()):
-                limited.add_metric((model, subject, kind), count)
-        yield from (requests, tokens, running, limited)
-        yield _histogram(
-            "sage_request_duration_seconds",
-            "From the request to the last byte of its answer.",
-            by_model,
-            lambda m: m.duration,
-        )
-        yield _histogram(
-            "sage_time_to_first_token_seconds",
-            "From the request to the first event of its stream.",
-            by_model,
-            lambda m: m.time_to_first_token,
-        )
-        if self.low_priority is not None:
-            yield from _low_priority_metrics(self.low_priority)
-        if self.ledger is not None:
-            yield from _ledger_metrics(self.ledger)
-        if self.tools is not None:
-            yield from self.tools.metrics()
-        yield from self.jobs
-        yield from self._retrieval_metrics()
-        yield from self.services.collect()
-
-    def _retrieval_metrics(self) -> Iterator[Metric]:
-        retrieval = RetrievalMetrics()
-        for counted in (self.retrieval, *self.retrieval_of_others()):
-            retrieval.add(counted)
-        searches = CounterMetricFamily("sage_searches", "Searches, by their answer's status.", labels=("status",))
-        for status, count in sorted(retrieval.searches.items()):
-            searches.add_metric((str(status),), count)
-        documents = CounterMetricFamily("sage_documents", "Documents that requests changed.", labels=("operation",))
-        documents.add_metric(("write",), retrieval.written)
-        documents.add_metric(("delete",), retrieval.deleted)
-        duration = HistogramMetricFamily("sage_search_duration_seconds", "From a request for searches to its answer.")
-        duration.add_metric((), retrieval.duration.cumulative(), retrieval.duration.total)
-        yield from (searches, documents, duration)
-
-
-def _histogram(
-    name: str, text: str, by_model: Mapping[str, ModelMetrics], part: Callable[[ModelMetrics], Durations]
-) -> Metric:
-    family = HistogramMetricFamily(name, text, labels=("model",))
-    for model, metrics in by_model.items():
-        durations = part(metrics)
-        family.add_metric((model,), durations.cumulative(), durations.total)
-    return family
 
 
 def _alone(by_model: Mapping[str, ModelMetrics]) -> Mapping[str, ModelMetrics]:

@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from sage.errors import InvalidRequest, NotFound, PermissionDenied, SageError
 from sage.middleware.audit.event import AuditEvent
@@ -30,6 +29,9 @@ from sage.middleware.mcp.client.results import output_of
 from sage.middleware.mcp.pins.store import Pins
 from sage.middleware.settings.mcp import McpSettings
 from sage.middleware.usage.settled_calls import SettledCall
+
+if TYPE_CHECKING:  # a fiftieth of the start, which only who asks for the metrics needs
+    from prometheus_client.core import Metric
 
 _log = logging.getLogger("sage")
 _FRESH = 1.0
@@ -324,6 +326,8 @@ class ToolCounts:
 
     def collect(self, faults: Mapping[str, str], names: Sequence[str]) -> Iterator[Metric]:
         """The metrics; ``names`` are those of all servers, ``faults`` of those that are down."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
         calls = CounterMetricFamily(
             "sage_mcp_calls", "Calls of tools of MCP servers, by how they ended.", labels=("server", "tool", "outcome")
         )
