@@ -12,14 +12,16 @@ LOCK   := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11
 SERVE_SIZE := about 540 MB to download, 1.1 GB on disk; some minutes
 DEV_SIZE   := about 1.9 GB on disk, those before included; some minutes
 
-# Tests of one file stay together, since they share what takes long to start; the longest files come first. Tests often
-# wait, so they get one process more than there are processors. Each of those of the fast tests loads its own files alone.
-PROCS  := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4) + 1)')
+# Tests of one file stay together, since they share what takes long to start; the longest files come first. Slow tests
+# wait for half of their time, so there are twice as many processes as processors, and one (each takes up to 1 GB). Fast
+# ones wait little, and each of their processes loads its own files alone.
+MANY   := $(shell $(PYTHON) -c 'import os; print(min(2 * (os.cpu_count() or 1), 6) + 1)')
+FEW    := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4) + 1)')
 PYTEST := $(BIN)/python -m pytest
 # What fails is tried once more, alone (tests/second_try.py). A process that crashes ends the run: xdist waits for ever
 # for the one that takes its place (pytest-xdist issue 784).
-ALL    := -n $(PROCS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --second-try
-FAST   := -n $(PROCS) --dist each --max-worker-restart 0 -o console_output_style=classic -m "not slow"
+ALL    := -n $(MANY) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --second-try
+FAST   := -n $(FEW) --dist each --max-worker-restart 0 -o console_output_style=classic -m "not slow"
 
 # Python keeps its byte code, also where the environment says otherwise: the tests start hundreds of processes.
 export PYTHONDONTWRITEBYTECODE :=

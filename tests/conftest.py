@@ -85,7 +85,7 @@ def _prepare(config: pytest.Config, *, fast: bool) -> None:
 
     # `make check-full` sets SAGE_TEST_FULL, `make check` has the reduced ones.
     hypothesis.settings.register_profile("full", max_examples=1000, deadline=None)
-    hypothesis.settings.register_profile("reduced", max_examples=60, deadline=None)
+    hypothesis.settings.register_profile("reduced", max_examples=40, deadline=None)
     hypothesis.settings.register_profile("fast", max_examples=20, deadline=None)
     reduced = "fast" if fast else "reduced"
     hypothesis.settings.load_profile("full" if os.environ.get("SAGE_TEST_FULL") else reduced)

@@ -216,11 +216,18 @@ class Collector:
         config.addinivalue_line("markers", "proves: as tests/conftest.py says")
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        for item in session.items:
-            apart = item.path.is_relative_to(_APART)
-            if apart or _runs(item):
-                for mark in item.iter_markers("proves"):
-                    self.proven.add(mark, apart=apart)
+        self.proven = proven_by(session.items)
+
+
+def proven_by(items: Iterable[pytest.Item]) -> Proven:
+    """What the marks say of those tests that would run."""
+    proven = Proven()
+    for item in items:
+        apart = item.path.is_relative_to(_APART)
+        if apart or _runs(item):
+            for mark in item.iter_markers("proves"):
+                proven.add(mark, apart=apart)
+    return proven
 
 
 def _runs(item: pytest.Item) -> bool:
@@ -273,9 +280,8 @@ def replaced(page: str, *tables: str) -> str:
     return "".join([*parts, rest])
 
 
-def pages() -> dict[Path, str]:
+def pages(proven: Proven) -> dict[Path, str]:
     """The pages as they should be."""
-    proven = collect(marked())
     tables = {
         PAGE: (proven.table(), proven.preset_table()),
         CHINESE_PAGE: (proven.table(CHINESE), proven.preset_table(CHINESE)),
@@ -286,7 +292,7 @@ def pages() -> dict[Path, str]:
 
 
 def main(arguments: list[str]) -> None:
-    stale = {page: text for page, text in pages().items() if page.read_text("utf-8") != text}
+    stale = {page: text for page, text in pages(collect(marked())).items() if page.read_text("utf-8") != text}
     if arguments == ["--write"]:
         for page, text in stale.items():
             page.write_text(text, "utf-8")

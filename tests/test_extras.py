@@ -97,6 +97,8 @@ def raised_extras(nodes: list[ast.stmt]) -> Iterator[tuple[int, str | None]]:
 
 @functools.cache
 def guards_of(source: str, file: str) -> list[Guard]:
+    if "MissingExtra" not in source:
+        return []
     tree = ast.parse(source)
     found: dict[int, Guard] = {line: Guard(f"{file}:{line}", extra) for line, extra in raised_extras(tree.body)}
     for node in ast.walk(tree):
@@ -170,7 +172,7 @@ def test_every_optional_module_is_imported_under_a_guard() -> None:
     assert "xllamacpp" in optional
     found = 0
     for file, source in sources():
-        if file in BEHIND_A_GUARD:
+        if file in BEHIND_A_GUARD or not any(name in source for name in optional):
             continue
         wanted = {name for name in imported(ast.parse(source).body) if name in optional}
         guarded = {module for guard in guards_of(source, file) for module in guard.modules}

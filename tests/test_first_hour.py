@@ -183,6 +183,7 @@ def test_the_service_block_answers_the_request_block(newcomer: Newcomer) -> None
         env = {**newcomer.env, "OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": up.url}
         assert run_service_and_request([newcomer.python], env, newcomer.project) == "Hello, how are you?\n"
         assert up.requests[0].body["model"] == "gpt-3.5-turbo"
+        assert up.requests[0].body["max_tokens"] == 100
 
 
 def test_the_vector_store_block_finds_both(newcomer: Newcomer) -> None:

@@ -144,6 +144,13 @@ def tree_of(source: str) -> ast.Module:
     return ast.parse(source)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def trees_are_let_go() -> Iterator[None]:
+    """Millions of objects, through which every collection of garbage in the tests that follow would have to go."""
+    yield
+    tree_of.cache_clear()
+
+
 def statements_of(node: ast.AST) -> Iterator[ast.AST]:
     """The statements right below ``node``, and what holds further ones: not its expressions, which are most of it."""
     for name in ("body", "orelse", "finalbody", "handlers", "cases"):

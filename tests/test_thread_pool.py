@@ -45,6 +45,7 @@ def test_shutdown_cancels_what_waits() -> None:
     assert running.result(10) == (None, True)
 
 
+@pytest.mark.slow
 def test_a_pool_that_nobody_holds_ends_its_threads() -> None:
     pool = ThreadPool(1, "of this test")
     thread = pool.submit(threading.current_thread).result(10)
@@ -71,6 +72,7 @@ def test_it_takes_work_after_the_main_thread_has_ended() -> None:
     assert (done.stdout, done.stderr) == ("(3, 1)\n", "")
 
 
+@pytest.mark.slow
 def test_what_failed_work_held_is_free_with_its_error() -> None:
     class Large:
         """Stands for the body of a request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from sage.middleware.app.main import openapi_document
 
 pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has several threads
 
-_RUN = "from schemathesis.cli import schemathesis; schemathesis()"
+_COMMAND = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"]
+_MORE = ["--max-examples", "20"] if os.environ.get("SAGE_TEST_FULL") else []
 
 
 @pytest.mark.slow
@@ -37,11 +39,11 @@ def test_every_operation_does_as_its_description_says(gateway: Callable[..., Run
         config, document = str(ROOT / "tests/schemathesis.toml"), f"{running.url}/openapi.json"
         credential = f"Authorization: Bearer {running.key}"
         done = subprocess.run(
-            [sys.executable, "-c", _RUN, "--config-file", config, "run", document, "-H", credential, "--no-color"],
+            [*_COMMAND, "--config-file", config, "run", document, "-H", credential, "--no-color", *_MORE],
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=2400 if _MORE else 240,
         )
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
     generated = re.search(r"(\d+) generated", done.stdout)

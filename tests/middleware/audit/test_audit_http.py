@@ -19,6 +19,8 @@ from sage.middleware.audit.event import OPERATOR
 from sage.middleware.audit.log import AuditLog
 from sage.middleware.auth.grants import KeyRequest
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or asks one a hundred times
+
 
 def events(running: Running, key: str | None = None, **query: Any) -> list[dict[str, Any]]:
     """The oldest first."""
@@ -109,7 +111,6 @@ def wait_for(read: Callable[[], list[Any]], count: int) -> list[Any]:
     return found
 
 
-@pytest.mark.slow
 def test_failed_logins_are_told_and_bounded(gateway: Callable[..., Running]) -> None:
     running = gateway()
     for _ in range(8):
@@ -181,7 +182,6 @@ def test_pages_go_on_where_the_last_one_ended(gateway: Callable[..., Running]) -
     assert events(running, to="2001-01-01") == []
 
 
-@pytest.mark.slow
 def test_the_command_lists_and_verifies(tmp_path: Path) -> None:
     env = environment(tmp_path)
 

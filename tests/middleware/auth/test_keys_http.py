@@ -22,6 +22,8 @@ from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.limits import Limits
 from sage.middleware.settings.settings import Settings
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or asks one a hundred times
+
 
 def code_of(answer: requests.Response, status: int) -> str:
     assert answer.status_code == status, answer.text

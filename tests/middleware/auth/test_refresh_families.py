@@ -14,6 +14,8 @@ from sage.errors import AuthenticationFailed
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.changes import AccountChange
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or asks one a hundred times
+
 both_databases = pytest.mark.both_databases
 
 

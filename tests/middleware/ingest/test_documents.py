@@ -404,7 +404,9 @@ def test_what_is_no_archive(tmp_path: Path, ending: str, content: bytes, message
         (lambda path: word(path, b"<x>"), "is not XML"),
         (lambda path: word(path, b"<x/>"), "it has no text"),
         (encrypted_entry, "is encrypted"),
-        (lambda path: word(path, b"x" * (300 * 2**20)), "has a part of more than 256 MiB"),
+        pytest.param(
+            lambda path: word(path, b"x" * (300 * 2**20)), "has a part of more than 256 MiB", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_hostile_word_files(tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:

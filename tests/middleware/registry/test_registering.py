@@ -19,6 +19,8 @@ from sage.errors import ConfigError
 from sage.middleware.app.main import create_app
 from sage.middleware.settings.settings import Settings
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or asks one a hundred times
+
 
 @pytest.fixture
 def up() -> Iterator[Upstream]:

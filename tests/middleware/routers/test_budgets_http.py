@@ -18,6 +18,8 @@ from sage.middleware.auth.grants import KeyRequest
 from sage.middleware.auth.principal import ROLES
 from sage.middleware.cli.main import app
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or asks one a hundred times
+
 MONTH = {"window": "month"}
 
 

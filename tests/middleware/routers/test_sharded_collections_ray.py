@@ -117,15 +117,19 @@ def test_a_vector_service_in_an_actor_has_shards_that_are_actors(served: Serving
 
 
 def test_a_restarted_gateway_finds_them_with_or_without_ray(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    with serving(OPTIONS, environment(tmp_path / "data"), tmp_path, 60) as gateway:
-        post(gateway, "/collections", {"name": "many", "shards": 2})
-        post(gateway, "/collections/many/documents", {"documents": documents()})
-        expected = post(gateway, "/search", {**SEARCHES[0], "collection": "many"})["results"]
-    for services in (CONFIG["services"], {}):
+    """Made without Ray, found and added to with it, and found without it again."""
+    found: list[Any] = []
+    for number, services in enumerate(({}, CONFIG["services"], {})):
         (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "services": services}))
         with serving(OPTIONS, environment(tmp_path / "data"), tmp_path, 60) as gateway:
-            listed = get(gateway, "/collections")["collections"]
-            assert [(c["name"], c["shards"]) for c in listed] == [("many", 2)]
-            assert post(gateway, "/search", {**SEARCHES[0], "collection": "many"})["results"] == expected
+            if number == 0:
+                post(gateway, "/collections", {"name": "many", "shards": 2})
+            else:
+                listed = get(gateway, "/collections")["collections"]
+                assert [(c["name"], c["shards"]) for c in listed] == [("many", 2)]
+                assert post(gateway, "/search", {**SEARCHES[0], "collection": "many"})["results"] == found[-1]
+            more = [{**document, "id": f"{document['id']}-{number}"} for document in documents()]
+            assert post(gateway, "/collections/many/documents", {"documents": more})["inserted"] == 120
+            found.append(post(gateway, "/search", {**SEARCHES[0], "collection": "many"})["results"])
+    assert len({result["id"].rpartition("-")[2] for results in found for result in results}) == 3
     assert list((tmp_path / "data" / "collections").glob("*/.shards-*"))

@@ -1,4 +1,7 @@
-"""Services on Ray beside other processes that want every processor several times over: it takes longer, and works."""
+"""Services on Ray beside other processes that want every processor several times over: it takes longer, and works.
+
+With full counts only: it takes the processors from all other tests. What it looks at is looked at by
+``test_ray_services.py`` without such company, and the patience that contention gives by ``test_ray_patience.py``."""
 
 from __future__ import annotations
 
@@ -18,18 +21,23 @@ from test_ray_services import Store, wait_for
 from sage.api.ray_environment import RayEnvironment
 from sage.processors import contention
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*:ResourceWarning"),
+    pytest.mark.skipif(
+        not os.environ.get("SAGE_TEST_FULL"), reason="it takes every processor: SAGE_TEST_FULL=1 runs it"
+    ),
+]
 SECONDS = 120.0
-FULL = bool(os.environ.get("SAGE_TEST_FULL"))
-EACH = 2 if FULL else 1
-"""Busy processes for each processor. With reduced counts they leave the processors to other tests."""
+EACH = 2
+"""Busy processes for each processor."""
 
 
 @contextmanager
 def busy_machine() -> Iterator[None]:
     """Ends with the block; each process ends by itself too, if the test is killed."""
     loop = f"import time\nend = time.monotonic() + {3 * SECONDS}\nwhile time.monotonic() < end: pass"
-    command = [*([] if FULL else ["nice", "-n", "10"]), sys.executable, "-S", "-c", loop]
+    command = [sys.executable, "-S", "-c", loop]
     processes = [subprocess.Popen(command) for _ in range(EACH * (os.cpu_count() or 1))]
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -86,7 +87,8 @@ def test_every_greeting_is_answered_in_its_language(
     sdk: openai.OpenAI, greetings: tuple[str, ...], is_chinese: bool, system: str | None
 ) -> None:
     before = [] if system is None else [{"role": "system", "content": system}]
-    answers = {each: answer(sdk, [*before, *messages([each])]) for each in greetings}
+    every = 1 if os.environ.get("SAGE_TEST_FULL") else 3
+    answers = {each: answer(sdk, [*before, *messages([each])]) for each in greetings[bool(system) :: every]}
     silent = [each for each, text in answers.items() if not re.search(r"\w", text)]
     assert silent == []
     assert {each: text for each, text in answers.items() if bool(re.search("[一-鿿]", text)) != is_chinese} == {}

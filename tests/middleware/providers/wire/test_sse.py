@@ -71,6 +71,7 @@ tricky = st.text(max_size=20) | st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(
     texts=st.lists(tricky, max_size=6),
     borders=st.lists(st.integers(0, 10_000), max_size=12),

@@ -24,6 +24,8 @@ from waiting import wait_until
 
 from sage.middleware.settings.settings import Settings
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or asks one a hundred times
+
 RECORDING = bytes((i * 7 + i // 251) % 256 for i in range(3 * 2**20))
 NAMES = ("whisper", "gpt-4o-transcribe", "tts", "image", "sized", "moderator")
 PRICES = {

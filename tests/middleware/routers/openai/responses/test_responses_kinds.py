@@ -12,6 +12,8 @@ from running_gateway import Running
 from surface_losses import FEATURES, KEPT
 from upstream import Upstream
 
+pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or asks one a hundred times
+
 PIXEL = "iVBORw0KGgo="
 WEATHER = {
     "type": "function",
