@@ -9,7 +9,8 @@ import {t} from "../../core/language.js"
 const KEPT = 120 // seconds that are drawn
 const RECENT = 10 // seconds that the figures are of
 
-export function Now() {
+/** `onFailed` is called after a second in which a request failed. */
+export function Now({onFailed}) {
   const [seconds, setSeconds] = useState([])
   const [error, setError] = useState(undefined)
   useEffect(() => {
@@ -17,6 +18,7 @@ export function Now() {
     const run = async () => {
       for await (const second of follow("/metrics/live", stop.signal)) {
         setSeconds(before => [...before, second].slice(-KEPT))
+        if (second.failed > 0) onFailed()
       }
     }
     run().catch(failed => stop.signal.aborted || setError(failed))

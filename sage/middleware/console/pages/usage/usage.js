@@ -1,40 +1,76 @@
-/** What calls used and cost, by day, model, user, key, tenant, provider or tag; the budgets. */
+/** What calls used and cost, by day, model, user, key, team, provider or tag, in any period; the budgets. */
+import {Bars} from "../../components/bars.js"
 import {TimeChart} from "../../components/chart.js"
-import {Meter} from "../../components/meter.js"
+import {ChoiceFilter} from "../../components/filter_bar.js"
 import {Empty, Failure, Waiting} from "../../components/notice.js"
+import {PageHead} from "../../components/page_head.js"
+import {PERIODS, PeriodFilter, zone} from "../../components/period.js"
 import {Table} from "../../components/table.js"
-import {When} from "../../components/when.js"
 import {get, saveFile} from "../../core/api.js"
-import {money, number} from "../../core/format.js"
-import {html, useLoaded, useMemo, useState} from "../../core/html.js"
+import {fillDays} from "../../core/days.js"
+import {compact, money, number} from "../../core/format.js"
+import {html, useLoaded, useMemo} from "../../core/html.js"
 import {t} from "../../core/language.js"
-import {everyDay, lastDays} from "../../core/days.js"
+import {addressOf, queryOf, useQuery} from "../../core/query.js"
+import {hasAccounts, may} from "../../core/session.js"
+import {Budgets} from "./budgets.js"
 
-const GROUPS = ["day", "model", "user", "key", "tenant", "provider", "tag"]
-const PERIODS = [1, 7, 30, 90]
+const OWN = ["day", "model", "provider", "key", "tag"]
+const OF = {requests: [row => row.requests, compact], cost: [row => row.cost ?? 0, money],
+  tokens: [row => row.prompt_tokens + row.completion_tokens, compact], failed: [row => row.failed, compact]}
+const DRAWN = 12 // bars
+const DEFAULTS = {by: "day", of: "requests", period: "month", from: "", to: "", user: "", tenant: "", model: "", provider: "", key: "", tag: ""}
+const DAY = 86_400
+
+/** What calls may be summed by, for this user. */
+function groups() {
+  if (!hasAccounts.peek() || !may.peek()("tenant:admin")) return OWN
+  return ["day", "user", ...(may.peek()("admin") ? ["tenant"] : []), ...OWN.slice(1)]
+}
+
+/** The day that is so many seconds ago, as the user's calendar has it. */
+const dayBefore = seconds => new Intl.DateTimeFormat("en-CA").format(Date.now() - seconds * 1000)
 
 export function Usage() {
-  const [by, setBy] = useState("day")
-  const [days, setDays] = useState(30)
-  const path = lastDays(by, days)
+  const [filter, set] = useQuery(DEFAULTS)
+  const {by, of, period, from, to, ...wanted} = filter
+  const begin = PERIODS[period] ? dayBefore(PERIODS[period] - DAY) : from
+  const path = `/usage?${queryOf({by, from: begin, to: PERIODS[period] ? "" : to, tz: zone(), ...wanted})}`
   const {data, error, reload} = useLoaded(stop => get(path, stop), [path])
   return html`
-    <h1>${t("page.usage")}</h1>
-    <div class="filters">
-      <label>${t("usage.by")} <select value=${by} onChange=${event => setBy(event.target.value)}>
-        ${GROUPS.map(each => html`<option key=${each} value=${each}>${t(`usage.${each}`)}</option>`)}</select></label>
-      <label>${t("usage.period")} <select value=${String(days)} onChange=${event => setDays(Number(event.target.value))}>
-        ${PERIODS.map(each => html`<option key=${each} value=${String(each)}>${t("usage.days", {count: each})}</option>`)}</select></label>
+    <${PageHead} title=${t("page.usage")} hint=${t("usage.hint")}>
       <button class="quiet" onClick=${() => saveFile(`${path}&format=csv`, `usage-by-${by}.csv`)}>${t("usage.csv")}</button>
+      <button onClick=${reload}>${t("action.reload")}</button><//>
+    <div class="filters">
+      <${ChoiceFilter} label=${t("usage.by")} value=${by} onChange=${value => set({by: value})} options=${groups().map(each => [each, t(`usage.${each}`)])} />
+      <${PeriodFilter} value=${filter} onChange=${set} offered=${["day", "week", "month", "quarter"]} />
+      <${ChoiceFilter} label=${t("usage.drawn")} value=${of} onChange=${value => set({of: value})} options=${Object.keys(OF).map(each => [each, t(`usage.${each}`)])} />
+      ${Object.entries(wanted).filter(([, value]) => value).map(([name, value]) => html`
+        <button key=${name} class="quiet" onClick=${() => set({[name]: ""})} aria-label=${t("filter.without", {name: `${t(`usage.${name}`)} ${value}`})}>
+          ${t(`usage.${name}`)}: <b>${value}</b> ×</button>`)}
     </div>
     <${Failure} error=${error} retry=${reload} />
     ${!data ? !error && html`<${Waiting} />` : data.rows.length === 0
       ? html`<${Empty} title=${t("usage.none")}><p>${t("usage.none_hint")}</p><//>`
-      : html`<${Sums} by=${data.by} rows=${data.rows} days=${days} />`}
+      : html`<${Sums} data=${data} of=${of} onOpen=${row => open(row[data.by], data.by, filter, set)} />`}
     <${Budgets} />`
 }
 
-function Sums({by, rows, days}) {
+/** A row leads on: a day to its requests, anything else to its days. */
+function open(name, by, filter, set) {
+  if (by !== "day") return set({by: "day", [by]: name})
+  const {user, tenant, model, provider, key, tag} = filter
+  location.hash = addressOf("requests", "", {period: "chosen", from: name, to: name, user, tenant, model, provider, key, tag})
+}
+
+function Sums({data, of, onOpen}) {
+  const {by, rows} = data
+  const [value, show] = OF[of] ?? OF.requests
+  const total = name => rows.reduce((sum, row) => sum + (row[name] ?? 0), 0)
+  const days = useMemo(() => by === "day" ? fillDays(rows, data.from, data.to) : [], [data])
+  const [times, values] = useMemo(() => [days.map(row => row.at), days.map(value)], [days, of])
+  const tokens = total("prompt_tokens") + total("completion_tokens")
+  const unpriced = total("unpriced")
   const columns = [
     {key: by, title: t(`usage.${by}`), cell: row => row[by] || "–"},
     {key: "requests", title: t("usage.requests"), numeric: true, cell: row => number(row.requests)},
@@ -44,28 +80,17 @@ function Sums({by, rows, days}) {
     {key: "cost", title: t("usage.cost"), numeric: true,
       cell: row => row.priced ? money(row.cost) : html`<span title=${t("usage.unpriced", {count: row.unpriced})}>${money(row.cost)} *</span>`},
   ]
-  const [times, values] = useMemo(() => {
-    const all = by === "day" ? everyDay(rows, days) : []
-    return [all.map(row => row.at), all.map(row => row.requests)]
-  }, [rows])
+  const bars = by === "day" ? [] : rows.map(row => ({name: row[by] || "–", value: value(row), text: show(value(row))}))
+    .sort((one, other) => other.value - one.value).slice(0, DRAWN)
   return html`
-    ${times.length > 1 && html`<${TimeChart} times=${times} values=${values} label=${t("usage.chart_label")} />`}
-    <${Table} label=${t("page.usage")} columns=${columns} rows=${rows} id=${row => row[by]} />`
-}
-
-function Budgets() {
-  const {data, error, reload} = useLoaded(stop => get("/budgets", stop))
-  if (error) return html`<${Failure} error=${error} retry=${reload} />`
-  if (!data || data.budgets.length === 0) return null
-  const amount = (budget, value) => budget.usd === undefined ? t("usage.count_tokens", {count: number(value)}) : money(value)
-  return html`
-    <section aria-labelledby="budgets"><h2 id="budgets">${t("usage.budgets")}</h2>
-      <ul class="cards">${data.budgets.map(budget => html`
-        <li key=${budget.subject} class="card-link">
-          <span class="name">${budget.subject}</span>
-          <${Meter} value=${budget.spent} most=${budget.usd ?? budget.tokens} label=${budget.subject} />
-          <span>${amount(budget, budget.spent)} / ${amount(budget, budget.usd ?? budget.tokens)} · ${t(`window.${budget.window}`)}</span>
-          ${budget.opens_at && html`<span class="dim">${t("usage.opens")} <${When} at=${budget.opens_at} /></span>`}
-        </li>`)}</ul>
-    </section>`
+    <dl class="tiles">
+      <div><dt>${t("usage.requests")}</dt><dd>${number(total("requests"))}</dd></div>
+      <div><dt>${t("usage.failed")}</dt><dd>${number(total("failed"))}</dd></div>
+      <div><dt>${t("usage.tokens")}</dt><dd title=${number(tokens)}>${compact(tokens)}</dd></div>
+      <div><dt>${t("usage.cost")}</dt><dd>${money(total("cost"))}</dd></div>
+    </dl>
+    ${unpriced > 0 && html`<p class="dim">* ${t("usage.unpriced", {count: unpriced})}</p>`}
+    ${times.length > 1 && html`<${TimeChart} times=${times} values=${values} show=${show} label=${t("usage.chart_label")} />`}
+    ${bars.length > 1 && html`<${Bars} rows=${bars} label=${t(`usage.${of}`)} />`}
+    <${Table} label=${t("page.usage")} columns=${columns} rows=${by === "day" ? [...rows].reverse() : rows} id=${row => row[by]} onOpen=${onOpen} />`
 }
