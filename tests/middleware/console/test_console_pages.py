@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -108,18 +107,4 @@ def test_the_session_goes_on_after_a_reload_and_ends(watched: Watched, tmp_path:
         await page.evaluate("location.reload()")
         await page.wait_for("document.querySelector('input[name=password]')")
 
-    visit(watched.gateway, tmp_path / "profile", act)
-
-
-def test_the_overview_is_live(watched: Watched, tmp_path: Path) -> None:
-    async def act(page: Page) -> None:
-        await open_tab(page, "overview")
-        tile = "document.querySelectorAll('.tiles dd')[0].innerText"
-        await page.wait_for(f"{tile} === '0'")
-        for _ in range(5):
-            await asyncio.to_thread(watched.gateway.chat)
-        await page.wait_for(f"Number({tile}) > 0")
-        assert page.requested.count(f"{watched.gateway.url}/metrics/live") == 1
-
-    watched.upstream.reset()
     visit(watched.gateway, tmp_path / "profile", act)
