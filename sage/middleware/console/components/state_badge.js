@@ -8,5 +8,5 @@ const MOODS = {ready: "good", unloaded: "calm", loading: "busy", draining: "busy
   down: "bad", connecting: "busy", completed: "good", validating: "calm", in_progress: "busy", finalizing: "busy",
   expired: "bad"}
 
-export const StateBadge = ({state}) => html`
-  <span class=${`badge ${MOODS[state] ?? "calm"}`}>${t(`state.${state}`)}</span>`
+export const StateBadge = ({state, tone = undefined}) => html`
+  <span class=${`badge ${tone ?? MOODS[state] ?? "calm"}`}>${t(`state.${state}`)}</span>`

@@ -24,7 +24,7 @@ export const PAGES = [
   {name: "connect", group: "use", view: Connect, isFor: all("models:read")},
   {name: "models", group: "run", view: Models, isFor: all("models:read")},
   {name: "search", group: "run", view: Search, isFor: all("search")},
-  {name: "services", group: "run", view: Services, isFor: any("services:read", "memory", "kv")},
+  {name: "services", group: "run", view: Services, isFor: any("services:read", "memory", "kv", "vdb")},
   {name: "jobs", group: "run", view: Jobs, isFor: all("tasks")},
   {name: "mcp", group: "run", view: Mcp, isFor: all("admin")},
   {name: "requests", group: "watch", view: Requests, isFor: all("usage")},
