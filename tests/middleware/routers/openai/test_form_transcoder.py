@@ -57,6 +57,25 @@ def test_the_same_fields_and_files_arrive(files: list[tuple[str, bytes]], cuts: 
     ]
 
 
+@pytest.mark.parametrize(
+    ("disposition", "filename"),
+    [
+        ("; filename*=UTF-8''%E5%BD%95%20%C3%A9.png", "录 é.png"),
+        ("; filename=\"a.png\"; filename* = utf-8'zh'%E5%BD%95.png", "录.png"),
+        ("; filename*=iso-8859-1''%E9.png", "é.png"),
+        ("; filename=\"a; filename*=utf-8''b.png\"", "a; filename*=utf-8''b.png"),
+        ('; filename="录 音.png"', "录 音.png"),
+        ("; filename*=utf-8''%FF%22.png; filename=b.png", "\ufffd%22.png"),
+    ],
+)
+def test_a_filename_may_be_encoded(disposition: str, filename: str) -> None:
+    part = f'Content-Disposition: form-data; name="image[]"{disposition}\r\n\r\nPNG\r\n'.encode()
+    (sent,) = transcoded(
+        form_of([], model_last=False).replace(b"--\r\n", b"\r\n" + part + b"--" + BOUNDARY + b"--\r\n"), []
+    ).files
+    assert sent.filename == filename
+
+
 def test_a_file_cannot_hold_a_second_model() -> None:
     """Servers may take a bare line feed for a line end: the boundary in the file is not the one that they look for."""
     hidden = b"\n--" + BOUNDARY + b'\nContent-Disposition: form-data; name="model"\n\nanother\n--' + BOUNDARY + b"--\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -12,6 +14,11 @@ from sage.errors import InvalidRequest
 FORM = "multipart/form-data"
 _MAX_HEADERS = 8192
 """Bytes of a part's headers."""
+
+
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_ENCODED = re.compile(rb";[ \t]*filename\*[ \t]*=[ \t]*(utf-8|iso-8859-1)'[^';]*'([^;\s]*)", re.IGNORECASE)
+"""RFC 5987. RFC 7578 forbids it in forms, and some clients send names beyond ASCII so."""
 
 
 class FormParts(ABC):
@@ -76,12 +83,14 @@ class FormParts(ABC):
         self._header_value.clear()
 
     def _begin_content(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        disposition = self._headers.get(b"content-disposition", b"")
+        _, options = parse_options_header(disposition)
         if not options.get(b"name"):
             raise InvalidRequest("a part of the form has no name", code="invalid_form")
         name = options[b"name"].decode("utf-8", "replace")
-        if b"filename" in options:
-            self._begin_file_part(name, options[b"filename"].decode("utf-8", "replace"))
+        encoded = _encoded_filename(disposition) if b"*" in disposition else None
+        if encoded is not None or b"filename" in options:
+            self._begin_file_part(name, encoded or options.get(b"filename", b"").decode("utf-8", "replace"))
         else:
             self._begin_field(name)
 
@@ -111,3 +120,9 @@ class FormParts(ABC):
 
 def _not_a_form(exc: FormParserError) -> InvalidRequest:
     return InvalidRequest(f"the body is not a form of the type {FORM}: {exc}", code="invalid_form")
+
+
+def _encoded_filename(disposition: bytes) -> str | None:
+    """The file's name in ``filename*``; ``None`` without one."""
+    found = _ENCODED.search(_QUOTED.sub(b'""', disposition))
+    return None if found is None else unquote_to_bytes(found[2]).decode(found[1].decode(), "replace")
