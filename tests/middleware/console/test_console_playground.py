@@ -315,7 +315,7 @@ async def choose(page: Page, name: str, value: str) -> None:
 
 
 FIELDS = {"temperature": "0.5", "top_p": "0.9", "max_tokens": "50", "seed": "7"}
-HARD = 'What\'s on the "moon"? $HOME `date` \\n {x} END\n中'
+HARD = "What's on the \"moon\" for $5? $HOME `date` $(date) 'x' \\n {x} END\n中"
 
 
 def test_the_code_of_a_request_makes_the_same_request(watched: Watched, up: Upstream, tmp_path: Path) -> None:

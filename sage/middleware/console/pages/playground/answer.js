@@ -5,13 +5,15 @@ import {Failure} from "../../components/notice.js"
 import {duration, money, number} from "../../core/format.js"
 import {html} from "../../core/html.js"
 import {t} from "../../core/language.js"
+import {may} from "../../core/session.js"
 import {Memories, Sources} from "./sources.js"
 import {ToolCalls, ToolRuns} from "./tool_calls.js"
 
 /** @param {{answer: import("./conversation.js").Answer, onResults?: (results: string[]) => void}} properties */
 export const Answer = ({answer, onResults}) => html`
   <article class="answer" aria-label=${answer.model} aria-busy=${!answer.done}>
-    <header><strong>${answer.model}</strong>${answer.done && answer.text && html`<${CopyButton} text=${answer.text} />`}</header>
+    <header><span class="name"><strong>${answer.model}</strong>
+      ${answer.facts.deployment && html` <span class="dim">${answer.facts.deployment}</span>`}</span>${answer.done && answer.text && html`<${CopyButton} text=${answer.text} />`}</header>
     <${Memories} memories=${answer.memories} />
     ${answer.reasoning && html`<details open=${!answer.text && !answer.done}><summary>${t("playground.reasoning")}</summary><p class="reasoning">${answer.reasoning}</p></details>`}
     <${ToolRuns} runs=${answer.runs} />
@@ -35,4 +37,5 @@ const Facts = ({facts}) => html`
     ${facts.usage && html`<div><dt>${t("usage.tokens")}</dt><dd>${number(facts.usage.prompt_tokens)} → ${number(facts.usage.completion_tokens)}</dd></div>`}
     ${facts.cost !== undefined && html`<div class="cost"><dt>${t("usage.cost")}</dt>
       <dd>${facts.cost === null ? html`<span title=${t("playground.unpriced_hint")}>${t("playground.unpriced")}</span>` : money(facts.cost)}</dd></div>`}
+    ${facts.request && may.peek()("usage") && html`<div><dt class="sr-only">${t("page.requests")}</dt><dd><a href=${`#/requests?id=${encodeURIComponent(facts.request)}`}>${t("playground.request")}</a></dd></div>`}
   </dl>`

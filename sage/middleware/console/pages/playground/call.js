@@ -17,9 +17,11 @@ export async function ask({answer, body, stop, show}) {
   try {
     sent = await request("POST", "/v1/chat/completions",
       {body: {...body, stream: true, stream_options: {include_usage: true}}, stop})
+    answer.facts.request = sent.headers.get("x-request-id")
+    answer.facts.deployment = decodeURIComponent(sent.headers.get("x-sage-deployment") ?? "")
     for await (const event of events(sent)) {
       const delta = event.choices?.[0]?.delta ?? {}
-      if (!first && (delta.content || delta.reasoning_content || delta.tool_calls)) first = performance.now()
+      if (!first && (delta.content || thought(delta) || delta.tool_calls)) first = performance.now()
       take(answer, event, delta)
       showSoon()
     }
@@ -41,10 +43,13 @@ export async function ask({answer, body, stop, show}) {
   if (sent && !stop.aborted && may.peek()("usage")) findCost(answer, sent).then(show, () => {})
 }
 
+/** Reasoning has two names in the field. */
+const thought = delta => delta.reasoning_content ?? (typeof delta.reasoning === "string" ? delta.reasoning : "")
+
 /** Adds what an event brings. */
 function take(answer, event, delta) {
   answer.text += delta.content ?? ""
-  answer.reasoning += delta.reasoning_content ?? ""
+  answer.reasoning += thought(delta)
   for (const fragment of delta.tool_calls ?? []) {
     const {index = answer.calls.length, id, function: part = {}} = fragment
     const call = answer.calls[index] ??= {id: id ?? `call_${index}`, name: "", arguments: ""}
@@ -64,7 +69,7 @@ function take(answer, event, delta) {
 
 /** What the request cost, by the ledger: all calls that bear its id. */
 async function findCost(answer, sent) {
-  const id = encodeURIComponent(sent.headers.get("x-request-id"))
+  const id = encodeURIComponent(answer.facts.request)
   const from = Math.floor(Date.parse(sent.headers.get("date") ?? "") / 1000) - 60
   const path = `/usage/requests?id=${id}${from > 0 ? `&from=${from}` : ""}`
   for (const pause of [0, LATE]) {
