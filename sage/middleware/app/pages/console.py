@@ -25,6 +25,8 @@ _HEADERS = (
         b"form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
     ),
     (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-cache"),  # asked for again, and answered with 304 while it is the same
 )
 

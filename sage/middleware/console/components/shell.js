@@ -6,7 +6,7 @@ import {address, place} from "../core/router.js"
 import {hasAccounts, logOut, me} from "../core/session.js"
 import {theme, toggleTheme} from "../core/theme.js"
 import {Icon} from "./icon.js"
-import {Toasts} from "./toast.js"
+import {Toasts, told} from "./toast.js"
 
 export function Shell({pages, children}) {
   const {page, rest} = useSignal(place)
@@ -76,7 +76,8 @@ export function Choices() {
 function User() {
   const found = useSignal(me)
   if (!hasAccounts.peek() || !found) return html`<span class="dim">${t("shell.open")}</span>`
+  const leave = async () => { if (!await logOut()) told(t("shell.still_in")) }
   return html`
     <span class="user" title=${`${found.role} · ${found.tenant}`}>${found.user}</span>
-    <button class="quiet" onClick=${logOut} aria-label=${t("action.log_out")} title=${t("action.log_out")}><${Icon} name="leave" /></button>`
+    <button class="quiet" onClick=${leave} aria-label=${t("action.log_out")} title=${t("action.log_out")}><${Icon} name="leave" /></button>`
 }

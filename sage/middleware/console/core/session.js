@@ -75,9 +75,21 @@ export async function logIn(username, password) {
   return null
 }
 
+/**
+ * Ends the session at the gateway, also where the access token has run out meanwhile. Returns false where the gateway does not
+ * answer: then the browser still has its cookie, and the user is not logged out.
+ */
 export async function logOut() {
-  await fetch("/auth/logout", {method: "POST", headers: {authorization: `Bearer ${token}`}}).catch(() => {})
+  for (const renew of [false, true]) {
+    const held = await accessToken({renew})
+    if (!held) break // the cookie was good for nothing any more
+    const answer = await fetch("/auth/logout", {method: "POST", headers: {authorization: `Bearer ${held}`}}).catch(() => null)
+    if (answer === null) return false
+    if (answer.ok) break
+    if (answer.status !== 401) return false
+  }
   sessionEnded()
+  return true
 }
 
 /** Forgets the session: the gateway takes it for ended. */

@@ -11,13 +11,18 @@ import {logIn, options} from "../core/session.js"
 export function Welcome() {
   const {page, query} = useSignal(place)
   const setup = page === "setup" || (page === "" && options.peek().setup)
+  const [token] = useState(query.get("token") ?? "")
+  const [failed] = useState(query.get("failed"))
+  useEffect(() => { // neither the address nor the history keeps what was in it
+    if (token || failed) history.replaceState(null, "", `#/${page}`)
+  }, [])
   useEffect(() => { document.title = `${t(setup ? "setup.title" : "login.title")} · SAGE` }, [setup])
   return html`
     <div class="welcome">
       <div class="corner"><${Choices} /></div>
       <main class="card">
         <img src="/console/icon.svg" alt="" width="48" height="48" />
-        ${setup ? html`<${Setup} token=${query.get("token") ?? ""} />` : html`<${Login} />`}
+        ${setup ? html`<${Setup} token=${token} />` : html`<${Login} failed=${failed} />`}
       </main>
     </div>`
 }
@@ -43,9 +48,11 @@ function Form({act, button, children}) {
       <button class="primary wide" disabled=${busy}>${button}</button></form>`
 }
 
-function Login() {
+/** @param {{failed: string | null}} properties  why a login at the provider failed */
+function Login({failed}) {
   return html`
     <h1>${t("login.title")}</h1>
+    ${failed && html`<div class="notice bad" role="alert"><p>${t("login.failed", {code: failed})}</p></div>`}
     <${Form} act=${({username, password}) => logIn(username, password)} button=${t("login.action")}>
       <${Field} label=${t("login.user")}>${field => html`
         <input ...${field} name="username" autocomplete="username" required autofocus />`}<//>

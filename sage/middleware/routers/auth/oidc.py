@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from sage.errors import AuthenticationFailed, InvalidRequest, NotFound
+from sage.errors import AuthenticationFailed, InvalidRequest, NotFound, SageError
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.oidc.pending import PendingLogin
 from sage.middleware.routers.auth.bodies import AccountsDep
@@ -23,6 +23,7 @@ _WITHIN = 600
 """Seconds that a login at the provider may take."""
 _VALUE = re.compile(r"([A-Za-z0-9_-]{32})\.([A-Za-z0-9_-]{32})\.([A-Za-z0-9_-]{64})\.(/[A-Za-z0-9_.~/-]{0,200})")
 _HOME = "/docs"
+_CONSOLE = "/console"
 
 
 @router.get("/auth/oidc/login", name="auth_oidc_login", status_code=303, response_class=RedirectResponse)
@@ -53,23 +54,39 @@ async def oidc_callback(
     error: str = "",
 ) -> Response:
     """Where the provider sends the browser back. It gets its refresh token in a cookie, as `POST /auth/token` with
-    `session=cookie` gives it."""
+    `session=cookie` gives it. A browser that was going to the console is led there when it fails, too."""
     sign_on = accounts.single_sign_on
     if sign_on is None:
         raise _not_configured()
+    found = next((match for match in map(_VALUE.fullmatch, values(request, _COOKIE)) if match), None)
+    target = _own_path(found[4]) if found is not None else _HOME
+    try:
+        _require_granted(error)
+        if found is None:
+            raise AuthenticationFailed(
+                "this login did not begin in this browser, or took over ten minutes; begin again: GET /auth/oidc/login",
+                code="login_expired",
+            )
+        pending = PendingLogin(found[1], found[2], found[3])
+        login = await sign_on.complete(pending, state, code, _redirect_url(accounts, request))
+    except SageError as exc:
+        if target != _CONSOLE:
+            raise
+        return _led(f"{_CONSOLE}#/login?failed={exc.code}", request)
+    answer = _led(target, request)
+    give(answer, request, login)
+    return answer
+
+
+def _require_granted(error: str) -> None:
     if error:
         shown = error if re.fullmatch(r"[a-z_]{1,64}", error) else "an error"
         raise AuthenticationFailed(f"the provider did not log you in: {shown}", code="provider_refused")
-    found = next((match for match in map(_VALUE.fullmatch, values(request, _COOKIE)) if match), None)
-    if found is None:
-        raise AuthenticationFailed(
-            "this login did not begin in this browser, or took over ten minutes; begin again: GET /auth/oidc/login",
-            code="login_expired",
-        )
-    pending = PendingLogin(found[1], found[2], found[3])
-    login = await sign_on.complete(pending, state, code, _redirect_url(accounts, request))
-    answer = RedirectResponse(_own_path(found[4]), 303, {"cache-control": "no-store"})
-    give(answer, request, login)
+
+
+def _led(target: str, request: Request) -> Response:
+    """The end of a login: the browser goes to ``target``."""
+    answer = RedirectResponse(target, 303, {"cache-control": "no-store"})
     answer.headers.append("set-cookie", cookie(request, _COOKIE, "", 0, same_site="Lax"))
     return answer
 
