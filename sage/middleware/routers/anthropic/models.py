@@ -51,9 +51,12 @@ class ModelsRoute(GuardedRoute):
         handle = super().get_route_handler()
 
         async def with_api_key(request: Request) -> Response:
-            if wants_anthropic(request):
-                take_api_key(request.scope)
-            return await handle(request)
+            if not wants_anthropic(request):
+                return await handle(request)
+            take_api_key(request.scope)
+            response = await handle(request)
+            response.headers["request-id"] = request.scope["state"]["request_id"].decode()
+            return response
 
         return with_api_key
 

@@ -649,6 +649,8 @@ def test_models_are_paged(client: anthropic.Anthropic, running: Any, up: Upstrea
     assert [model.id for model in last.data] == names[-3:-1]
     model = client.models.retrieve("team/other")
     assert (model.id, model.type, model.display_name) == ("team/other", "model", "team/other")
+    listed = running.get("/v1/models", headers={"anthropic-version": "2023-06-01"})
+    assert listed.headers["request-id"] == listed.headers["x-request-id"]
     with pytest.raises(anthropic.BadRequestError, match="after_id"):
         client.models.list(after_id="nobody")
     with pytest.raises(anthropic.NotFoundError):
