@@ -26,7 +26,7 @@ export const PAGES = [
   {name: "search", group: "run", view: Search, isFor: all("search")},
   {name: "services", group: "run", view: Services, isFor: any("services:read", "memory", "kv", "vdb")},
   {name: "jobs", group: "run", view: Jobs, isFor: all("tasks")},
-  {name: "mcp", group: "run", view: Mcp, isFor: all("admin")},
+  {name: "mcp", group: "run", view: Mcp, isFor: all("tools")},
   {name: "requests", group: "watch", view: Requests, isFor: all("usage")},
   {name: "usage", group: "watch", view: Usage, isFor: all("usage")},
   {name: "keys", group: "govern", view: Keys, isFor: all("account")},
