@@ -132,6 +132,14 @@ def create_collection(
             help="The share of the nearest vectors that a search must find. Less than 1 is faster with many vectors.",
         ),
     ] = None,
+    vectors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHERE",
+            help="From where exact vectors are read: 'stored' is the database, 'mapped' a file of their own, which is "
+            "faster and takes their size on disk once more.",
+        ),
+    ] = None,
     variant: Annotated[Variant | None, typer.Option(help="The variant of BM25, which scores words.")] = None,
     k1: Annotated[
         float | None,
@@ -170,6 +178,7 @@ def create_collection(
         "dimension": dimension,
         "metric": metric,
         "target_recall": target_recall,
+        "vectors": vectors,
         "keywords": set_options({"variant": variant, "k1": k1, "b": b}),
         "analysis": set_options(analysis),
         "shards": shards,

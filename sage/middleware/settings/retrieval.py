@@ -68,6 +68,9 @@ class CollectionOptions(SettingsSection):
     metric: Metric = Metric.COSINE
     target_recall: float = Field(0.98, gt=0, le=1)
     """The share of the true nearest neighbours that a search among many must find."""
+    vectors: Literal["stored", "mapped"] = "stored"
+    """From where the exact vectors of candidates are read: ``stored``, from the database; ``mapped``, from a file of
+    the index that is mapped into memory. That is faster and takes the vectors' size on disk once more."""
     keywords: KeywordOptions = Field(default_factory=KeywordOptions)
     analysis: AnalysisOptions = Field(default_factory=AnalysisOptions)
 

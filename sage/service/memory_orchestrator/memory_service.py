@@ -119,7 +119,12 @@ class MemoryOrchestratorService(OldMemoryMethods, BaseServiceTask):
         if options.persist_directory is None and (registered := self._registered(VDB_SERVICE, _VDB_METHODS)):
             return registered
         return self._open(
-            VDBService(dimension=options.dimension, persist_directory=options.persist_directory, models=options.models)
+            VDBService(
+                dimension=options.dimension,
+                persist_directory=options.persist_directory,
+                models=options.models,
+                vectors="mapped",
+            )
         )
 
     def _kv(self) -> Any:

@@ -24,6 +24,8 @@ class CollectionDefaults:
     embedder: str
     """A name that ``models`` finds; ``none`` means that vectors come with the items."""
     models: Models
+    vectors: str = "stored"
+    """See :class:`sage.middleware.settings.retrieval.CollectionOptions`."""
 
 
 class VectorBackend(Protocol):

@@ -36,7 +36,9 @@ class RetrievalBackend:
         self._directory = directory
         self._dimension = defaults.dimension
         self._embeds = defaults.embedder != "none"
-        options = CollectionOptions(embedder=defaults.embedder, dimension=defaults.dimension, metric=defaults.metric)
+        options = CollectionOptions(
+            embedder=defaults.embedder, dimension=defaults.dimension, metric=defaults.metric, vectors=defaults.vectors
+        )
         self._collections: TenantCollections | InMemoryCollections
         if directory is None:
             self._collections = InMemoryCollections(options, defaults.models, LIMITS)

@@ -39,7 +39,9 @@ class VDBService(OldVectorMethods, BaseServiceTask):
     ``shards`` spreads each new collection over so many shards in ``persist_directory``, for more documents than one
     machine holds; they are Ray actors where the service is one, else threads.
 
-    ``score_threshold`` is the least relevance of results, 0 to 1, for searches that name none.
+    ``score_threshold`` is the least relevance of results, 0 to 1, for searches that name none. ``vectors`` says from
+    where our own engine reads the exact vectors of new collections: ``stored``, its database, or ``mapped``, a file
+    that is faster and takes their size once more.
 
     ``where`` is the filter of :mod:`sage.middleware.retrieval.filters.language`. Of scores, higher is
     nearer: the cosine, the inner product, or the Euclidean distance made negative; in a hybrid search 0 to 1.
@@ -60,8 +62,10 @@ class VDBService(OldVectorMethods, BaseServiceTask):
         shards: int = 0,
         embedder_name: str | None = None,
         score_threshold: float | None = None,
+        vectors: str = "stored",
     ) -> None:
         _check_choice("backend", backend, _BACKENDS)
+        _check_choice("vectors", vectors, ("stored", "mapped"))
         _check_choice("distance_metric", distance_metric, tuple(_METRICS))
         _check_dimension(dimension)
         _check_collection(collection_name)
@@ -85,6 +89,7 @@ class VDBService(OldVectorMethods, BaseServiceTask):
         self._models = models
         self._shards = shards
         self._threshold = _checked_threshold(score_threshold)
+        self._vectors = vectors
         self._backend: VectorBackend | None = None
 
     def _about(self) -> str:
@@ -113,14 +118,15 @@ class VDBService(OldVectorMethods, BaseServiceTask):
         spec = (self._embedder or "none") if named else FUNCTION
         embedder = models.embedder(spec)  # what is wrong is raised now
         if embedder is None:
-            return CollectionDefaults(self._dimension, Metric(self._metric), "none", models)
+            return CollectionDefaults(self._dimension, Metric(self._metric), "none", models, self._vectors)
         if embedder.dimension is not None and self._dimension not in (None, embedder.dimension):
             raise InvalidRequest(
                 f"'dimension' is {self._dimension}, but the embedder '{embedder.name}' makes vectors of "
                 f"{embedder.dimension}; leave it out, or take another embedder",
                 param="dimension",
             )
-        return CollectionDefaults(self._dimension or embedder.dimension, Metric(self._metric), spec, models)
+        dimension = self._dimension or embedder.dimension
+        return CollectionDefaults(dimension, Metric(self._metric), spec, models, self._vectors)
 
     def cleanup(self) -> None:
         backend, self._backend = self._backend, None

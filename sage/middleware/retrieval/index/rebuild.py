@@ -58,7 +58,7 @@ def vectors_of(
         checkpoint()
         _read_slice(store, numbers, generation, start, matrix, present)
     checkpoint()
-    return VectorIndex.build(matrix, present, options.metric, options.target_recall)
+    return VectorIndex.build(matrix, present, options.metric, options.target_recall, mapped=options.vectors == "mapped")
 
 
 def _read_slice(

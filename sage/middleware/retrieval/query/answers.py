@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from sage.errors import InvalidRequest, Unavailable
 from sage.middleware.retrieval.embedding.protocols import Models
@@ -134,11 +134,7 @@ class Answerer:
             view = self._index.current()
         budget.take(rows.values())
         highlighter = Highlighter(self._analyzer, search.query, search.syntax) if search.highlight else None
-        results = [
-            result_of(rows[number], index, ranked, extra, highlighter)
-            for index, number in enumerate(numbers)
-            if number in rows
-        ]
+        results = results_of(rows, ranked, extra, highlighter)
         return SearchAnswer(results, ranked.total, [*warnings, *ranked.warnings])
 
     def _fetch(self, numbers: list[int], room: int) -> dict[int, Row]:
@@ -178,29 +174,42 @@ def _size(rows: Iterable[Row]) -> int:
     return sum(len(row.text) + len(row.metadata) for row in rows)
 
 
-def result_of(
-    row: Row, index: int, ranked: Ranked, reranked: list[float | None] | None, highlighter: Highlighter | None
-) -> SearchResult:
-    """The result at ``index`` of a page."""
-    scores: dict[str, float | None] = {"dense": _score(ranked.dense, index), "bm25": _score(ranked.bm25, index)}
+def results_of(
+    rows: Mapping[int, Row], ranked: Ranked, reranked: Sequence[float | None] | None, highlighter: Highlighter | None
+) -> list[SearchResult]:
+    """The results of a page, without those that are not in ``rows`` (by number)."""
+    columns: dict[str, list[float | None] | Sequence[float | None]] = {
+        "dense": _column(ranked.dense, len(ranked.numbers)),
+        "bm25": _column(ranked.bm25, len(ranked.numbers)),
+    }
     if reranked is not None:
-        scores["rerank"] = reranked[index]
+        columns["rerank"] = reranked
     if ranked.relevance is not None:
-        scores["relevance"] = float(ranked.relevance[index])
+        columns["relevance"] = ranked.relevance.tolist()
     if ranked.group is not None:
-        scores["group"] = float(ranked.group[index])
-    return SearchResult(
-        id=row.id,
-        score=float(ranked.scores[index]),
-        text=row.text,
-        metadata=orjson.loads(row.metadata),
-        scores=scores,
-        explanation=None if ranked.explanations is None else ranked.explanations[index],
-        highlights=None if highlighter is None else highlighter.passages(row.text),
-    )
+        columns["group"] = ranked.group.tolist()
+    names, explanations = list(columns), ranked.explanations
+    results = []
+    for index, (number, score, *scores) in enumerate(
+        zip(ranked.numbers.tolist(), ranked.scores.tolist(), *columns.values(), strict=True)
+    ):
+        if (row := rows.get(number)) is not None:
+            results.append(
+                SearchResult(
+                    id=row.id,
+                    score=score,
+                    text=row.text,
+                    metadata=orjson.loads(row.metadata),
+                    scores=dict(zip(names, scores, strict=True)),
+                    explanation=None if explanations is None else explanations[index],
+                    highlights=None if highlighter is None else highlighter.passages(row.text),
+                )
+            )
+    return results
 
 
-def _score(scores: Any, index: int) -> float | None:
-    if scores is None or np.isnan(scores[index]):
-        return None
-    return float(scores[index])
+def _column(scores: NDArray[np.float64] | None, size: int) -> list[float | None]:
+    """Scores of one leg, ``None`` where there is none."""
+    if scores is None:
+        return [None] * size
+    return [None if score != score else score for score in scores.tolist()]  # NaN differs from itself

@@ -126,6 +126,15 @@ class DenseLeg:
         total = sum(index.count(mask) for _, index, mask in indexes)
         return Estimates(rows, scores, errors, is_near, total, partial(self.scores, vector))
 
+    def few(self, vector: Matrix, most: int, allowed: Sequence[Mask | None]) -> tuple[Ordinals, Scores] | None:
+        """``(rows, scores)`` of all documents that may be returned, NaN where there is no vector, if they are ``most``
+        or fewer; else, and for a query of zeros, ``None``."""
+        masks = [segment.live if mask is None else mask for segment, mask in zip(self._segments, allowed, strict=True)]
+        rows = few_rows(masks)
+        if rows is None or len(rows) > most or not vector.any():
+            return None
+        return rows, self.scores(vector, rows)
+
     def _candidates(self, vector: Matrix, k: int, indexes: Sequence[_SegmentIndex]) -> Ordinals:
         """The best of all indexes by their codes, so many that the ``k`` nearest by exact score are among them."""
         candidates = _NONE

@@ -43,6 +43,8 @@ class RankedPage:
     explanations: list[dict[str, Any]] | None = None
     relevance: Floats | None = None
     """Of a search with a threshold."""
+    coverage: Floats | None = None
+    """The share of the query that each document holds, where it was computed."""
 
 
 class KeywordSource(Protocol):
@@ -69,6 +71,8 @@ class DenseSource(Protocol):
     ) -> tuple[Rows, Floats, int, Floats]: ...
 
     def estimates(self, others: Rows, vector: Vector, k: int, allowed: Sequence[Mask | None]) -> Estimates | None: ...
+
+    def few(self, vector: Vector, most: int, allowed: Sequence[Mask | None]) -> tuple[Rows, Floats] | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ class _Tier:
     scores: Floats
     dense: Floats
     keywords: Floats
+    coverage: Floats
     dense_scaled: Floats
     keywords_scaled: Floats
 
@@ -137,8 +142,10 @@ def fused(legs: Legs, search: Search, dense_weight: float, unvectored: Unvectore
     """A page by both legs."""
     assert legs.vector is not None
     end = search.offset + search.top_k
-    hits = legs.keywords.top(legs.query, FIRST, legs.allowed)
-    found = _bounded(legs, search, hits, end, dense_weight) or _by_tiers(legs, search, hits, end, dense_weight)
+    found = _of_few(legs, search, dense_weight)
+    if found is None:
+        hits = legs.keywords.top(legs.query, FIRST, legs.allowed)
+        found = _bounded(legs, search, hits, end, dense_weight) or _by_tiers(legs, search, hits, end, dense_weight)
     page = found.page.take(slice(search.offset, end))
     total, scales = found.dense_total, found.scales
     keywords_total = found.keywords_total
@@ -151,6 +158,7 @@ def fused(legs: Legs, search: Search, dense_weight: float, unvectored: Unvectore
         page.keywords,
         total,
         _explanations(legs, scales, page) if search.explain else None,
+        coverage=page.coverage,
     )
 
 
@@ -162,6 +170,34 @@ class _Ranking:
     dense_total: int
     keywords_total: int
     scales: _Scales
+
+
+def _of_few(legs: Legs, search: Search, dense_weight: float) -> _Ranking | None:
+    """All results, where so few documents are allowed that they are in the first tier anyhow; else ``None``."""
+    assert legs.vector is not None
+    few = legs.dense.few(legs.vector, FIRST, legs.allowed)
+    if few is None:
+        return None
+    keywords, coverage = legs.keywords.scored(legs.query, few[0])
+    has_vector, is_hit = ~np.isnan(few[1]), ~np.isnan(keywords)
+    found = np.flatnonzero(has_vector | is_hit)
+    rows, dense, keywords, coverage = few[0][found], few[1][found], keywords[found], coverage[found]
+    scales = _scales(legs, search, dense_weight, dense, keywords, coverage[is_hit[found]])
+    tier = _scored(rows, dense, keywords, coverage, scales, ())
+    return _Ranking(tier, int(np.count_nonzero(has_vector)), int(np.count_nonzero(is_hit)), scales)
+
+
+def _scales(
+    legs: Legs, search: Search, dense_weight: float, dense: Floats, keywords: Floats, coverage_of_hits: Floats
+) -> _Scales:
+    """As the first tier decides, whose scores these are."""
+    best, known = float(coverage_of_hits.max(initial=0.0)), legs.keywords.known(legs.query)
+    return _Scales(
+        search.fusion,
+        fit(search.fusion, dense),
+        fit(search.fusion, keywords, floor=0.0),
+        *weights(search.alpha, dense_weight, best, known),
+    )
 
 
 def _bounded(legs: Legs, search: Search, hits: Hits, end: int, dense_weight: float) -> _Ranking | None:
@@ -183,7 +219,8 @@ def _bounded(legs: Legs, search: Search, hits: Hits, end: int, dense_weight: flo
     if best is None:
         return None
     scales = _Scales(search.fusion, best.dense, best.keywords, *both)
-    tier = _scored(rows[best.places], estimates.scores[best.places], keywords[best.places], scales, ())
+    places = best.places
+    tier = _scored(rows[places], estimates.scores[places], keywords[places], coverage[places], scales, ())
     return _Ranking(tier, estimates.total, hits.total, scales)
 
 
@@ -222,17 +259,14 @@ def _tier(
     dense = complete(rows, np.concatenate([dense_rows, hits.rows]), np.concatenate([dense_scores, others]))
     keywords, coverage = legs.keywords.scored(legs.query, rows)
     if scales is None:
-        best = float(coverage[np.isin(rows, hits.rows)].max(initial=0.0))
-        scales = _Scales(
-            search.fusion,
-            fit(search.fusion, dense),
-            fit(search.fusion, keywords, floor=0.0),
-            *weights(search.alpha, dense_weight, best, legs.keywords.known(legs.query)),
-        )
-    return _scored(rows, dense, keywords, scales, before), dense_total, scales
+        coverage_of_hits = coverage[np.isin(rows, hits.rows)]
+        scales = _scales(legs, search, dense_weight, dense, keywords, coverage_of_hits)
+    return _scored(rows, dense, keywords, coverage, scales, before), dense_total, scales
 
 
-def _scored(rows: Rows, dense: Floats, keywords: Floats, scales: _Scales, before: Sequence[_Tier]) -> _Tier:
+def _scored(
+    rows: Rows, dense: Floats, keywords: Floats, coverage: Floats, scales: _Scales, before: Sequence[_Tier]
+) -> _Tier:
     if scales.kind is Fusion.RRF:
         ranked_before = sum(len(tier.rows) for tier in before)
         dense_scaled, keywords_scaled = (reciprocal_ranks(scores, rows, ranked_before) for scores in (dense, keywords))
@@ -243,7 +277,7 @@ def _scored(rows: Rows, dense: Floats, keywords: Floats, scales: _Scales, before
         if len(tier.scores):
             scores = np.minimum(scores, tier.scores[-1])
     order = np.lexsort((rows, -scores))
-    return _Tier(rows, scores, dense, keywords, dense_scaled, keywords_scaled).take(order)
+    return _Tier(rows, scores, dense, keywords, coverage, dense_scaled, keywords_scaled).take(order)
 
 
 def complete(rows: Rows, scored: Rows, scores: Floats) -> Floats:

@@ -95,7 +95,9 @@ def _relevant_page(
         depth *= 2
     while True:
         page = page_of(replace(search, offset=0, top_k=depth))
-        coverage = None if mode is Mode.DENSE else legs.keywords.scored(legs.query, page.rows)[1]
+        coverage = page.coverage
+        if coverage is None and mode is not Mode.DENSE:
+            coverage = legs.keywords.scored(legs.query, page.rows)[1]
         relevance = scale.relevance(None if mode is Mode.BM25 else page.dense, coverage, weight)
         passing, is_all = _passing(relevance >= threshold)
         if is_all or len(passing) >= end or len(page.rows) < depth:

@@ -167,6 +167,9 @@ class _ShardDense:
     def estimates(self, others: Rows, vector: Vector, k: int, allowed: Sequence[Mask | None]) -> None:
         """There are none: shards answer with exact scores."""
 
+    def few(self, vector: Vector, most: int, allowed: Sequence[Mask | None]) -> None:
+        """Each shard knows how few it has."""
+
 
 def _joined(arrays: Sequence[Any], kind: Any) -> Any:
     return np.concatenate([np.empty(0, kind), *arrays])

@@ -25,10 +25,18 @@ class VectorIndex:
     codes are close to the exact ones (1e-3 of the range in SQ8); a search computes the exact ones later.
     """
 
-    def __init__(self, size: int, metric: Metric, scan: Scan | None, places: NDArray[np.int32] | None) -> None:
+    def __init__(
+        self,
+        size: int,
+        metric: Metric,
+        scan: Scan | None,
+        places: NDArray[np.int32] | None,
+        mapped: Matrix | None = None,
+    ) -> None:
         """``size`` counts documents. ``places`` are the ordinals of those that have a vector, ascending; ``None`` means
-        all of them. ``scan`` is ``None`` when there are no vectors."""
-        self._size, self.metric, self._scan, self._places = size, metric, scan, places
+        all of them. ``scan`` is ``None`` when there are no vectors. ``mapped`` are the vectors as they are, beside a
+        scan that keeps only codes of them; ``None`` means that the document store has them."""
+        self._size, self.metric, self._scan, self._places, self._mapped = size, metric, scan, places, mapped
 
     @classmethod
     def build(
@@ -39,14 +47,15 @@ class VectorIndex:
         target_recall: float,
         *,
         kind: str | None = None,
+        mapped: bool = False,
         checkpoint: Callable[[], None] = lambda: None,
     ) -> VectorIndex:
         """The index of ``(n, dim)`` vectors. ``present`` ``(n,)`` says which documents have one, ``None`` means all;
         the rows of the others are ignored. With cosine, vectors are normalised here, and rows of zeros score 0.
 
         ``kind`` is the first one that is tried; ``None`` means by the number of vectors. A kind that finds less than
-        ``target_recall`` of these vectors' true neighbours gives way to a more exact one. ``checkpoint`` is called now
-        and then and may raise.
+        ``target_recall`` of these vectors' true neighbours gives way to a more exact one. ``mapped``: also keep the
+        vectors as they are. ``checkpoint`` is called now and then and may raise.
         """
         size, places = len(vectors), None
         if present is not None and not present.all():
@@ -54,7 +63,9 @@ class VectorIndex:
             vectors = vectors[places]
         if not len(vectors):
             return cls(size, metric, None, places)
-        return cls(size, metric, build_scan(vectors, metric, target_recall, kind, checkpoint), places)
+        scan = build_scan(vectors, metric, target_recall, kind, checkpoint)
+        kept = np.ascontiguousarray(vectors, np.float32) if mapped and not scan.exact else None
+        return cls(size, metric, scan, places, kept)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> VectorIndex:
@@ -63,7 +74,7 @@ class VectorIndex:
         head = orjson.loads(arrays["head"].tobytes())
         metric, kind = Metric(head["metric"]), head["kind"]
         scan = None if kind == NO_VECTORS else restore_scan(kind, head, arrays, metric)
-        return cls(head["size"], metric, scan, arrays.get("places"))
+        return cls(head["size"], metric, scan, arrays.get("places"), arrays.get("mapped"))
 
     def arrays(self) -> Arrays:
         """What :meth:`from_arrays` needs."""
@@ -74,6 +85,8 @@ class VectorIndex:
             arrays |= self._scan.arrays()
         if self._places is not None:
             arrays["places"] = self._places
+        if self._mapped is not None:
+            arrays["mapped"] = self._mapped
         arrays["head"] = np.frombuffer(orjson.dumps(head), np.uint8)
         return arrays
 
@@ -149,7 +162,7 @@ class VectorIndex:
     @property
     def has_errors(self) -> bool:
         """Whether :meth:`errors` are known, or it has the vectors themselves."""
-        return self._scan is None or self._scan.exact or self._scan.has_errors
+        return self._scan is None or self._mapped is not None or self._scan.exact or self._scan.has_errors
 
     def errors(self, query: Matrix, ordinals: Ordinals) -> NDArray[np.float64]:
         """How far :meth:`scores` may be from the exact ones at most."""
@@ -160,8 +173,13 @@ class VectorIndex:
         return errors
 
     def raw_vectors(self, ordinals: Ordinals) -> tuple[Matrix, Mask] | None:
-        """``((n, dim), (n,))``: the vectors as they are, and which documents have one; ``None`` means that this kind
-        keeps only codes of them."""
+        """``((n, dim), (n,))``: the vectors as they are, and which documents have one; ``None`` means that only codes
+        are kept here."""
+        if self._mapped is not None:
+            if self._places is None:
+                return self._mapped[ordinals], np.ones(len(ordinals), np.bool_)
+            places, has_vector = self._places_of(ordinals)
+            return self._mapped[np.where(has_vector, places, 0)], has_vector
         if self._scan is None:
             return np.empty((len(ordinals), 0), np.float32), np.zeros(len(ordinals), np.bool_)
         places, has_vector = self._places_of(ordinals)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from sage.middleware.retrieval.embedding.protocols import Embedder, Reranker
-from sage.middleware.retrieval.query.answers import answer_too_large, result_of
+from sage.middleware.retrieval.query.answers import answer_too_large, results_of
 from sage.middleware.retrieval.query.hybrid import RankedPage
 from sage.middleware.retrieval.query.query_vectors import query_vectors
 from sage.middleware.retrieval.query.relevance import RelevanceScale
@@ -135,11 +135,7 @@ class ShardedSearch:
         self, search: Search, ranked: Ranked, reranker_scores: list[float | None] | None, rows: dict[int, Row]
     ) -> list[SearchResult]:
         highlighter = Highlighter(self._analyzer, search.query, search.syntax) if search.highlight else None
-        return [
-            result_of(rows[row], index, ranked, reranker_scores, highlighter)
-            for index, row in enumerate(ranked.numbers.tolist())
-            if row in rows
-        ]
+        return results_of(rows, ranked, reranker_scores, highlighter)
 
     def _ask(self, call: Callable[[int, Shard], Answer], among: Iterable[int] | None = None) -> dict[int, Answer]:
         """The answers of those that have not failed before; raises unless a partial answer is wanted."""

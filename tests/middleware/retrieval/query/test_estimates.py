@@ -64,7 +64,10 @@ class Corpus:
         self.segments, start = [], 0
         for size, kind in zip(sizes, kinds, strict=True):
             rows = slice(start, start + size)
-            index = VectorIndex.build(self.vectors[rows], self.has_vector[rows], metric, 0.5, kind=kind)
+            own, present = self.vectors[rows], self.has_vector[rows]
+            index = VectorIndex.build(
+                own, present, metric, 0.5, kind=kind.removeprefix("mapped "), mapped=kind.startswith("mapped")
+            )
             keywords = KeywordIndex.build(documents[rows])
             numbers = np.arange(start, start + size, dtype=np.int64)
             self.segments.append(Segment(numbers, None, keywords, cast(Any, None), index))
@@ -95,7 +98,7 @@ def shown(page: RankedPage) -> Any:
 def test_the_page_is_the_same_to_the_last_digit(data: st.DataObject) -> None:
     metric = data.draw(st.sampled_from(list(Metric)))
     sizes = data.draw(st.lists(st.integers(1, 150), min_size=1, max_size=3))
-    kinds = [data.draw(st.sampled_from(["flat", "sq8", "sq8"])) for _ in sizes]
+    kinds = [data.draw(st.sampled_from(["flat", "sq8", "sq8", "mapped sq8"])) for _ in sizes]
     corpus = Corpus(data.draw(st.integers(0, 10_000)), sizes, kinds, metric, data.draw(st.sampled_from([2, 7, 24])))
     words = tuple(f"w{data.draw(st.integers(0, 32))}" for _ in range(data.draw(st.integers(1, 3))))
     search = Search(
@@ -121,6 +124,14 @@ def test_few_vectors_are_read(metric: Metric) -> None:
         assert page == expected
         reads, all_reads = reads + read, all_reads + read_all
     assert reads < all_reads / 2
+
+
+def test_mapped_vectors_are_not_read_from_the_store() -> None:
+    corpora = [Corpus(1, [3000], [kind], Metric.COSINE, 64) for kind in ("sq8", "mapped sq8")]
+    for number in range(5):
+        words, vector = (f"w{number}", "w29"), corpora[0].vectors[-number - 2] * np.float32(1.5)
+        (expected, _), (page, read) = (each.page(DenseLeg, words, vector, Search()) for each in corpora)
+        assert (page, read) == (expected, 0)
 
 
 def test_codes_of_older_files_have_no_bounds() -> None:

@@ -104,7 +104,7 @@ def test_only_an_exact_kind_has_the_vectors_as_they_are(kind: Kind) -> None:
 
 def test_every_number_of_vectors_has_a_kind() -> None:
     assert {kind_for(count).name for count in (0, 1, 4_000)} == {"flat"}
-    assert [kind_for(count).name for count in (4_001, 16_000, 16_001, 64_001, 10**9)] == [
+    assert [kind_for(count).name for count in (4_001, 6_000, 6_001, 64_001, 10**9)] == [
         "sq8",
         "sq8",
         "rabitq",
