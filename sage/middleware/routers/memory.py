@@ -43,6 +43,9 @@ class NewMemory(ScopedBody):
     memory_type: str = Field("conversation", min_length=1, max_length=_MAX_NAME)
     metadata: dict[str, Any] | None = None
     ttl: float | None = Field(None, gt=0, description="Seconds after which it is deleted.")
+    created_at: float | None = Field(
+        None, ge=0, description="When it was said, in Unix seconds, where that is not now; not with `supersedes`."
+    )
     supersedes: str | None = Field(None, description="The memory that this one corrects; both are kept.")
     idempotency_key: str | None = Field(None, min_length=1, max_length=_MAX_NAME)
 

@@ -18,6 +18,8 @@ MAX_METADATA = 16 * 1024
 """Bytes of its metadata as JSON."""
 MAX_NAME = 512
 """Characters of a session's, user's, agent's or type's name."""
+_AHEAD = 60.0
+"""Seconds that a caller's clock may be ahead."""
 _LIMITS = RetrievalLimits()
 
 
@@ -50,6 +52,17 @@ def check_ttl(ttl: Any) -> float | None:
     if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not math.isfinite(ttl) or ttl <= 0:
         raise InvalidRequest("'ttl' must be a number of seconds above 0", param="ttl")
     return float(ttl)
+
+
+def check_created_at(created_at: Any, now: float) -> float | None:
+    """Never later than ``now``: a caller's clock may be a little ahead."""
+    if created_at is None:
+        return None
+    if isinstance(created_at, bool) or not isinstance(created_at, int | float) or not 0 <= created_at <= now + _AHEAD:
+        raise InvalidRequest(
+            "'created_at' must be a time in Unix seconds (not milliseconds), not later than now", param="created_at"
+        )
+    return min(float(created_at), now)
 
 
 def check_metadata(metadata: Any) -> dict[str, Any]:

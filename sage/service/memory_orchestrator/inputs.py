@@ -14,7 +14,8 @@ from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, Memory
 class MemoryInput:
     """A memory that is to be stored; its fields are checked already.
 
-    ``expires`` is in Unix seconds, ``ttl`` in seconds from when it is stored. ``metadata=None`` means that the caller
+    ``expires`` is in Unix seconds, ``ttl`` in seconds from when it is stored. ``created`` (Unix seconds) is when it was
+    said; ``None`` means when it is stored. ``metadata=None`` means that the caller
     gave none. ``key`` is the idempotency key, or empty.
     """
 
@@ -27,6 +28,7 @@ class MemoryInput:
     ttl: float | None = None
     expires: float | None = None
     key: str = ""
+    created: float | None = None
 
     @property
     def key_use(self) -> str:
@@ -43,6 +45,7 @@ class MemoryInput:
 
     def record(self, id: str, now: float) -> MemoryRecord:
         """The memory as it is stored at the time ``now``."""
+        created = now if self.created is None else self.created
         expires = self.expires
         if expires is None:
             expires = NEVER if self.ttl is None else now + self.ttl
@@ -53,9 +56,9 @@ class MemoryInput:
             self.content,
             self.type,
             self.metadata or {},
-            created=now,
+            created=created,
             expires=expires,
-            keywords=date_words(now, self.content),
+            keywords=date_words(created, self.content),
             keys=(self.key,) if self.key else (),
             uses=(self.key_use,) if self.key else (),
             vector=self.vector,

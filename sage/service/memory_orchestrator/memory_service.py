@@ -11,7 +11,14 @@ from sage.errors import InvalidRequest, NotFound, Unavailable
 from sage.kernels.runtime.old_names import takes_old_names, warn_of_old_name
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, Dependencies, ServiceFactory
 from sage.service.kv.kv_service import KVService
-from sage.service.memory_orchestrator.checks import check_content, check_metadata, check_name, check_ttl, check_vector
+from sage.service.memory_orchestrator.checks import (
+    check_content,
+    check_created_at,
+    check_metadata,
+    check_name,
+    check_ttl,
+    check_vector,
+)
 from sage.service.memory_orchestrator.embedder import MemoryEmbedders
 from sage.service.memory_orchestrator.engine import MemoryEngine
 from sage.service.memory_orchestrator.export import Exported, export_page, read_lines
@@ -187,6 +194,7 @@ class MemoryOrchestratorService(OldMemoryMethods, BaseServiceTask):
         *,
         supersedes: str | None = None,
         idempotency_key: str | None = None,
+        created_at: float | None = None,
         user: str | None = None,
         agent: str | None = None,
         tenant: str = DEFAULT_TENANT,
@@ -195,7 +203,13 @@ class MemoryOrchestratorService(OldMemoryMethods, BaseServiceTask):
 
         ``ttl`` is in seconds. ``supersedes`` is the id of the memory that this one corrects. The same
         ``idempotency_key`` again gives the same id; with another text it raises :class:`sage.errors.Conflict`.
+        ``created_at`` (Unix seconds) is when it was said, for what is stored later than that: its place in the session,
+        its date and ``as_of`` go by it. Turns for which the same time is given stay in the order in which they are
+        stored. Not for a correction, which is made when it is stored.
         """
+        engine = self._running_for(tenant)
+        if created_at is not None and supersedes is not None:
+            raise InvalidRequest("'created_at' is not for a memory that 'supersedes' another one", param="created_at")
         input = MemoryInput(
             MemoryScope.of(tenant, user, agent),
             check_name(session_id, "session_id"),
@@ -205,8 +219,8 @@ class MemoryOrchestratorService(OldMemoryMethods, BaseServiceTask):
             check_vector(vector),
             self._options.ttl_seconds if ttl is None else check_ttl(ttl),
             key="" if idempotency_key is None else check_name(idempotency_key, "idempotency_key"),
+            created=check_created_at(created_at, engine.clock.now()),
         )
-        engine = self._running_for(tenant)
         stored = engine.writer.store(input) if supersedes is None else engine.writer.correct(input, supersedes)
         if stored.is_new:
             engine.extractor.submit(stored.record)

@@ -62,7 +62,10 @@ class MemoryWriter:
             match = self._duplicates.find(input, now)
             if match.record is not None:
                 return Stored(self._keep_key(match.record, input), is_new=False)
-            record = self._put_turn(self._sessions.with_context(input.record(match.id, now)), has_own_vector)
+            record = input.record(match.id, now)
+            if input.created is not None:
+                record = self._sessions.in_order(record, now)
+            record = self._put_turn(self._sessions.with_context(record, now), has_own_vector)
         self._remover.make_room(input.scope, record.id)
         return Stored(record, is_new=True)
 
