@@ -129,7 +129,12 @@ def _read_file(
         variables.append(match)
         return f"\ue000{len(variables) - 1}\ue001"
 
-    data = _read_yaml(_VARIABLE.sub(mark, text), str(path))
+    try:
+        data = _yaml().read_yaml(_VARIABLE.sub(mark, text))
+    except ConfigError as fault:
+        raise ConfigError(f"{path}: {fault}") from None
+    except ValueError:
+        raise ConfigError(f"{path}: holds a date or number that does not exist; put it in quotes") from None
     data = _own_sections(path, {} if data is None else data, sections)
     filled = _fill(data, variables, environ, (str(path),), used)
     assert isinstance(filled, dict)
@@ -152,15 +157,11 @@ def _own_sections(path: Path, data: Any, sections: Collection[str] | None) -> di
     return {key: value for key, value in data.items() if key in sections}
 
 
-def _read_yaml(text: str, label: str) -> Any:
-    """The value of ``text``; raises :class:`ConfigError`."""
-    # Here, since many gateways have no file, and start a hundredth sooner.
-    from sage.middleware.settings.yaml_text import YamlFault, read_yaml
+def _yaml() -> Any:
+    """What reads YAML. Many gateways have no file, and start a hundredth sooner without it."""
+    from sage.middleware.settings import yaml_text
 
-    try:
-        return read_yaml(text)
-    except YamlFault as fault:
-        raise ConfigError(f"{label}: {fault}") from None
+    return yaml_text
 
 
 def _fill(
@@ -243,7 +244,12 @@ def _fill_vendor(data: dict[str, Any], provider: str, key: str, value: str) -> b
 def _parse(value: str, label: str) -> Any:
     """A variable's value. Lists and mappings are written as YAML; all else is text: a key of digits is not a number."""
     if value[:1] in ("[", "{"):
-        return _read_yaml(value, label)
+        try:
+            return _yaml().read_yaml(value)
+        except ConfigError as fault:
+            raise ConfigError(f"{label}: {fault}") from None
+        except ValueError:
+            raise ConfigError(f"{label}: holds a date or number that does not exist; put it in quotes") from None
     return value
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import yaml
 
+from sage.errors import ConfigError
 
-class YamlFault(ValueError):
+
+class YamlFault(ConfigError):
     """Says what is wrong with a text, in words that show nothing of its values: they may be secrets."""
 
 
@@ -32,13 +34,12 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def read_yaml(text: str) -> Any:
-    """The value of ``text``; raises :class:`YamlFault`."""
+    """The value of ``text``. Raises :class:`YamlFault`, and :class:`ValueError` for a date or a number that does not
+    exist."""
     try:
         return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as exc:
         raise YamlFault(_fault(exc)) from None  # its text quotes the line
-    except ValueError:
-        raise YamlFault("holds a date or number that does not exist; put it in quotes") from None
 
 
 def _fault(exc: yaml.YAMLError) -> str:
