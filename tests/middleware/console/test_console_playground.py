@@ -103,6 +103,10 @@ def test_a_question_by_keyboard(watched: Watched, up: Upstream, tmp_path: Path, 
         assert await page.evaluate("document.querySelector('.markdown a').getAttribute('href')") is None
         assert "5 → 7" in await page.text(".took")
         await page.wait_for("document.querySelector('.took .cost')?.innerText.includes('0.02')")  # 5 and 2 x 7 mille
+        assert "up/m" in await page.text(".answer header")
+        link = str(await page.evaluate("document.querySelector('.took a').getAttribute('href')"))
+        (call,) = watched.gateway.get(f"/usage/requests?{link.partition('?')[2]}").json()["requests"]
+        assert call["prompt_tokens"] == 5
         await page.evaluate(
             "navigator.clipboard.writeText = text => { window.copied = text; return Promise.resolve() }"
         )

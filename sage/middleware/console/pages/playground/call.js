@@ -6,6 +6,8 @@ const LATE = 1500 // milliseconds after which the ledger also knows the price of
 
 const PAUSE = 100 // milliseconds between two drawings of an answer that comes in
 
+const SHORT = 50 // milliseconds from the first to the last token that tell nothing of the speed
+
 /** Asks, and shows the answer as it comes, some times a second. What fails is shown in its place. */
 export async function ask({answer, body, stop, show}) {
   const began = performance.now()
@@ -35,7 +37,7 @@ export async function ask({answer, body, stop, show}) {
     ...answer.facts,
     first: first ? first - began : undefined,
     total: ended - began,
-    rate: written && first && ended > first ? written / ((ended - first) / 1000) : undefined,
+    rate: written > 1 && first && ended - first > SHORT ? (written - 1) / ((ended - first) / 1000) : undefined,
   }
   answer.stopped = stop.aborted
   answer.done = true

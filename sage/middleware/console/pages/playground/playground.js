@@ -58,9 +58,12 @@ function Talk({names}) {
 function Log({turns, busy}) {
   const box = useRef(null)
   const follows = useRef(true)
+  const last = useRef(0)
   const look = () => {
     const {scrollTop, scrollHeight, clientHeight} = box.current
-    follows.current = scrollTop + clientHeight > scrollHeight - 60
+    if (scrollTop + clientHeight > scrollHeight - 60) follows.current = true
+    else if (scrollTop < last.current) follows.current = false
+    last.current = scrollTop
   }
   useEffect(() => { follows.current = true }, [turns.length])
   useEffect(() => {
