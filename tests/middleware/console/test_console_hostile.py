@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ SAFE = """(() => {
         const {scrollWidth: has, clientWidth: room} = box
         if (has > room + 1) found.push(`${box.tagName} is ${has} wide in ${room}`)
     }
+    const {scrollHeight: has, clientHeight: room} = document.documentElement
+    if (has > room + 1) found.push(`the frame is ${has} high in ${room}`)
     return JSON.stringify(found.slice(0, 5))
 })()"""
 LINKS = "JSON.stringify([...document.querySelectorAll('.markdown a[href]')].map(each => each.href))"
@@ -118,6 +121,11 @@ class Planted:
         except (UnicodeError, requests.exceptions.InvalidHeader):
             pass  # this client cannot say it
 
+    def shown(self, kind: str) -> list[str]:
+        """What was taken, as it is stored: users have one name however it is written."""
+        taken = self.accepted.get(kind, [])
+        return [unicodedata.normalize("NFKC", text) for text in taken] if kind == "users" else taken
+
     def _put(self, kind: str, text: str, method: str, path: str, body: Any) -> None:
         headers = {"content-type": "application/json"}
         answer = self.gateway.request(method, path, data=json.dumps(body), headers=headers)
@@ -151,7 +159,7 @@ def test_every_page_shows_text(planted: Planted, tmp_path: Path) -> None:
             if found := json.loads(await page.evaluate(SAFE)):
                 faults.append((name, width, found))
             for kind in shown.get(name, ()) if width > 400 else ():
-                if missing := [each for each in planted.accepted.get(kind, []) if each not in text]:
+                if missing := [each for each in planted.shown(kind) if each not in text]:
                     faults.append((name, kind, missing[:5]))
         await page.resize(1120, 800)
 
