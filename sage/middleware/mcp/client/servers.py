@@ -148,7 +148,7 @@ class McpServers:
     async def _require_same(self, tool: OfferedTool) -> None:
         """Of a server that can be asked: an answer that goes on for long has been offered what is held back by now."""
         if self.connections[tool.server].fault is None:
-            await self._look()
+            await self._compare()
             now = next((each for each in self._usable() if each.name == tool.name), None)
             if now is None or now.definition.digest != tool.definition.digest:
                 raise NotFound(
@@ -249,6 +249,10 @@ class McpServers:
             await asyncio.wait(tasks, timeout=_FIRST_WAIT)
             for task in tasks:
                 task.cancel()
+        await self._compare()
+
+    async def _compare(self) -> None:
+        """As :meth:`_look`, and waits for no server."""
         async with self._looking:
             for name, connection in self.connections.items():
                 if connection.revision != self._observed.get(name):
