@@ -63,6 +63,7 @@ async function ingest(collection, files, show) {
       const form = new FormData()
       form.set("purpose", "ingest")
       form.set("file", file, file.name)
+      show({text: t("search.uploading_one", {name: file.name}), done: ids.length, total: files.length})
       ids.push((await (await request("POST", "/v1/files", {body: form})).json()).id)
       show({text: t("search.uploading"), done: ids.length, total: files.length})
     }
