@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +26,12 @@ PAGES = {
     "usage": ("Usage and cost", "用量与费用"),
     "keys": ("Keys", "密钥"),
     "people": ("Users and teams", "用户与团队"),
+    "limits": ("Limits", "限额"),
     "audit": ("Audit", "审计"),
+    "account": ("Your account", "我的账户"),
     "settings": ("Settings", "设置"),
     "connect": ("Connect", "接入"),
 }
-HOSTILE = "<img src=x onerror=document.title='caught'><script>document.title='caught'</script>\"'`${{7*7}}"
 
 
 @dataclass(frozen=True)
@@ -72,28 +72,6 @@ def test_every_page_in_both_languages_and_themes(watched: Watched, tmp_path: Pat
 
 async def other_theme(page: Page) -> str:
     return str(await page.evaluate("[...document.querySelectorAll('header button')].at(-2).ariaLabel"))
-
-
-def test_a_key_is_made_and_revoked(watched: Watched, tmp_path: Path) -> None:
-    made: list[str] = []
-
-    async def act(page: Page) -> None:
-        await open_tab(page, "keys")
-        await page.click("main button.primary")
-        await page.type("dialog input[name=name]", HOSTILE[:90])
-        await page.click("dialog button.primary")
-        await page.wait_for("document.querySelector('dialog pre')")
-        made.append(await page.text("dialog pre"))
-        assert watched.gateway.chat(key=made[0]).status_code == 200
-        await page.click("dialog button.primary")
-        await page.wait_for(f"document.querySelector('tbody').innerText.includes({json.dumps(HOSTILE[:60])})")
-        await page.click("tbody tr:last-child button")
-        assert "cannot be undone" in await page.text("dialog")
-        await page.click("dialog button.danger")
-        await page.wait_for(f"!document.querySelector('main').innerText.includes({json.dumps(HOSTILE[:60])})")
-
-    visit(watched.gateway, tmp_path / "profile", act)
-    assert watched.gateway.chat(key=made[0]).status_code == 401
 
 
 def test_the_session_goes_on_after_a_reload_and_ends(watched: Watched, tmp_path: Path) -> None:

@@ -78,6 +78,6 @@ function User() {
   if (!hasAccounts.peek() || !found) return html`<span class="dim">${t("shell.open")}</span>`
   const leave = async () => { if (!await logOut()) told(t("shell.still_in")) }
   return html`
-    <span class="user" title=${`${found.role} · ${found.tenant}`}>${found.user}</span>
+    <a class="user" href=${address("account")} title=${`${found.role} · ${found.tenant}`}>${found.user}</a>
     <button class="quiet" onClick=${leave} aria-label=${t("action.log_out")} title=${t("action.log_out")}><${Icon} name="leave" /></button>`
 }

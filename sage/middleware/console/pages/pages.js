@@ -1,8 +1,10 @@
 /** The pages, in the order of the menu, each with who may see it. */
+import {Account} from "./access/account.js"
 import {Audit} from "./access/audit.js"
 import {Connect} from "./connect/connect.js"
 import {Jobs} from "./jobs/jobs.js"
 import {Keys} from "./access/keys.js"
+import {Limits} from "./access/limits.js"
 import {Mcp} from "./mcp/mcp.js"
 import {Models} from "./models/models.js"
 import {Overview} from "./overview/overview.js"
@@ -31,6 +33,8 @@ export const PAGES = [
   {name: "usage", group: "watch", view: Usage, isFor: all("usage")},
   {name: "keys", group: "govern", view: Keys, isFor: all("account")},
   {name: "people", group: "govern", view: People, isFor: may => hasAccounts.peek() && may("tenant:admin")},
+  {name: "limits", group: "govern", view: Limits, isFor: all("usage")},
   {name: "audit", group: "govern", view: Audit, isFor: may => hasAccounts.peek() && may("tenant:admin")},
   {name: "settings", group: "govern", view: Settings, isFor: all("admin")},
+  {name: "account", group: "govern", view: Account, isFor: may => hasAccounts.peek() && may("account")},
 ]

@@ -1,49 +1,63 @@
-/** The user's API keys: made, with rights in words, and revoked. */
-import {Confirm} from "../../components/dialog.js"
+/** API keys: one's own, and for owners and admins those of a user or a team. */
+import {ChoiceFilter, TextFilter} from "../../components/filter_bar.js"
 import {Empty, Failure, Waiting} from "../../components/notice.js"
+import {PageHead} from "../../components/page_head.js"
 import {Table} from "../../components/table.js"
 import {When} from "../../components/when.js"
-import {get, remove} from "../../core/api.js"
+import {get} from "../../core/api.js"
 import {html, useLoaded, useState} from "../../core/html.js"
 import {t} from "../../core/language.js"
-import {hasAccounts} from "../../core/session.js"
+import {queryOf, useQuery} from "../../core/query.js"
+import {hasAccounts, may, me} from "../../core/session.js"
 import {NewKey} from "./new_key.js"
+import {OneKey} from "./one_key.js"
+import {patternText, rights} from "./rights.js"
 
 export function Keys() {
-  if (!hasAccounts.peek()) return html`<h1>${t("page.keys")}</h1><${Empty} title=${t("keys.open")}><p>${t("keys.open_hint")}</p><//>`
-  return html`<${OwnKeys} />`
+  if (!hasAccounts.peek()) return html`<${PageHead} title=${t("page.keys")} /><${Empty} title=${t("keys.open")}><p>${t("keys.open_hint")}</p><//>`
+  return html`<${KeyList} />`
 }
 
-function OwnKeys() {
-  const {data, error, reload} = useLoaded(stop => get("/auth/keys", stop))
+/** Teams whose keys the user may see. */
+function teamsOf(loaded) {
+  return [["", t("keys.own")], ...(loaded ?? []).filter(team => !team.deleted).map(team => [team.name, t("keys.of_team", {name: team.name})])]
+}
+
+function KeyList() {
+  const governs = may.peek()("tenant:admin")
+  const [filter, set] = useQuery({user: "", team: "", ended: ""})
+  const path = `/auth/keys?${queryOf(governs ? {user: filter.user, team: filter.team} : {})}`
+  const {data, error, reload} = useLoaded(stop => get(path, stop), [path])
+  const teams = useLoaded(stop => governs ? get("/auth/teams", stop) : Promise.resolve({teams: []}))
   const [making, setMaking] = useState(false)
-  const [revoking, setRevoking] = useState(null)
-  const keys = data?.keys.filter(key => key.revoked_at === null)
-  const columns = [
-    {key: "name", title: t("keys.name"), cell: key => key.name || html`<span class="dim">${t("keys.unnamed")}</span>`},
-    {key: "last4", title: t("keys.key"), cell: key => html`<code>…${key.last4}</code>`},
-    {key: "rights", title: t("keys.rights"), cell: key => html`<span title=${key.scopes.join(", ")}>${rights(key)}</span>`},
-    {key: "models", title: t("keys.models"), cell: key => key.models.includes("*") ? t("keys.all_models") : key.models.join(", ")},
-    {key: "used", title: t("keys.last_used"), cell: key => html`<${When} at=${key.last_used_at} />`},
-    {key: "ends", title: t("keys.expires"), cell: key => key.expires_at === null ? t("keys.never") : html`<${When} at=${key.expires_at} />`},
-    {key: "act", title: t("keys.actions"), cell: key => html`
-      <button class="quiet small" onClick=${() => setRevoking(key)}>${t("keys.revoke")}</button>`},
-  ]
+  const [open, setOpen] = useState("")
+  const keys = data?.keys.filter(key => filter.ended || key.revoked_at === null)
+  const of = data?.keys.find(key => key.id === open)
   return html`
-    <div class="title-row"><h1>${t("page.keys")}</h1>
-      <button class="primary" onClick=${() => setMaking(true)}>${t("keys.make")}</button></div>
+    <${PageHead} title=${t("page.keys")} hint=${t("keys.hint")}>
+      <button class="primary" onClick=${() => setMaking(true)}>${t("keys.make")}</button><//>
+    <div class="filters">
+      ${governs && html`
+        <${ChoiceFilter} label=${t("keys.whose")} value=${filter.team} onChange=${team => set({team})} options=${teamsOf(teams.data?.teams)} />
+        <${TextFilter} label=${t("filter.user")} value=${filter.user} onChange=${user => set({user})} />`}
+      <label class="check"><input type="checkbox" checked=${!!filter.ended} onChange=${event => set({ended: event.target.checked ? "1" : ""})} /> ${t("keys.with_ended")}</label>
+    </div>
     <${Failure} error=${error} retry=${reload} />
     ${!keys ? !error && html`<${Waiting} />` : keys.length === 0
       ? html`<${Empty} title=${t("keys.none")}><p>${t("keys.none_hint")}</p><//>`
-      : html`<${Table} label=${t("page.keys")} columns=${columns} rows=${keys} id=${key => key.id} />`}
+      : html`<${Table} label=${t("page.keys")} columns=${columns(keys)} rows=${keys} id=${key => key.id} onOpen=${key => setOpen(key.id)} />`}
     ${making && html`<${NewKey} onClose=${() => { setMaking(false); reload() }} />`}
-    ${revoking && html`<${Confirm} title=${t("keys.revoke_title", {name: revoking.name || `…${revoking.last4}`})}
-      lost=${t("keys.revoke_lost")} action=${t("keys.revoke")} onClose=${() => setRevoking(null)}
-      onConfirm=${async () => { await remove(`/auth/keys/${revoking.id}`); reload() }} />`}`
+    ${of && html`<${OneKey} key=${of.id} of=${of} onClose=${() => setOpen("")} onChanged=${reload} />`}`
 }
 
-/** The scopes of a key in words: the first ones, and how many more. */
-export function rights({scopes}) {
-  const words = scopes.map(scope => t(`scope.${scope}`))
-  return words.length <= 2 ? words.join(", ") : t("keys.and_more", {first: words[0], count: words.length - 1})
-}
+const columns = keys => [
+  {key: "name", title: t("keys.name"), cell: key => key.name || html`<span class="dim">${t("keys.unnamed")}</span>`},
+  ...(keys.some(key => key.user !== me.peek()?.user) ? [{key: "user", title: t("people.user"), cell: key => key.user}] : []),
+  {key: "last4", title: t("keys.key"), cell: key => html`<code>…${key.last4}</code>`},
+  {key: "rights", title: t("keys.rights"), cell: key => html`<span title=${key.scopes.join(", ")}>${rights(key)}</span>`},
+  {key: "models", title: t("keys.models"), cell: key => patternText(key.models)},
+  {key: "tags", title: t("call.tags"), cell: key => key.tags.join(", ") || "–"},
+  {key: "used", title: t("keys.last_used"), cell: key => html`<${When} at=${key.last_used_at} />`},
+  {key: "ends", title: t("keys.expires"), cell: key => key.revoked_at !== null ? html`<span class="badge bad">${t("keys.revoked")}</span>`
+    : key.expires_at === null ? t("keys.never") : html`<${When} at=${key.expires_at} />`},
+]
