@@ -34,7 +34,7 @@ def test_files_and_tests_that_were_named_are_dealt_out_alone(tmp_path: Path) -> 
 def test_processes_with_a_share_each_run_all_fast_tests() -> None:
     """Those that only have slow ones are not loaded, nor does a process without a file fail."""
     chosen = ["tests/test_fair_queue.py", "tests/middleware/routers/test_large_bodies.py"]
-    arguments = ["-m", "not slow", "--dist", "each", "-n", "3", *chosen]
+    arguments = ["-m", "not slow", "--dist", "each", "-n", "2", *chosen]
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
     )

@@ -50,6 +50,7 @@ class HandWorker:
             if answer.status_code == 200:
                 return answer.json()
             assert answer.status_code == 409, answer.text
+            time.sleep(0.01)
 
     def items(self, run: str, count: int = 32) -> dict[str, Any]:
         return self.post(f"/worker/runs/{run}/items", {"count": count})

@@ -88,6 +88,7 @@ def _wait_metric(running, line: str) -> None:
     deadline = time.monotonic() + 20
     while line not in (text := running.get("/metrics").text):
         assert time.monotonic() < deadline, text
+        time.sleep(0.01)
 
 
 # 7: an error inside a 200 stream, when no byte has gone: a real status, and fallback.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -438,11 +439,12 @@ def test_bombs_cost_themselves_only_and_large_sheets_are_read(tmp_path: Path, pa
             list(parser.records(Order(str(path), FileKind.DOCX)))
     book = openpyxl.Workbook(write_only=True)
     sheet = book.create_sheet("Large")
-    for number in range(100_000):
+    rows = 100_000 if os.environ.get("SAGE_TEST_FULL") else 30_000
+    for number in range(rows):
         sheet.append([number, f"name {number}"])
     book.save(tmp_path / "large.xlsx")
     head, *records = parser.records(Order(str(tmp_path / "large.xlsx"), FileKind.SHEET))
     assert head == {"title": None, "metadata": {}}
-    assert len(records) > 2000
+    assert len(records) > rows // 50
     assert all(record["text"].startswith("Large\n\n| 0 | name 0 |\n|---|---|\n| ") for record in records)
-    assert sum(record["text"].count("\n| ") - 1 for record in records) == 99_999
+    assert sum(record["text"].count("\n| ") - 1 for record in records) == rows - 1

@@ -166,6 +166,7 @@ def wait_for_redis(running: Running) -> None:
     end = time.monotonic() + 20
     while "limits" in running.get("/ready").json()["cannot_serve"]:
         assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_two_gateways_slow_logins_together(gateway: Callable[..., Running], redis: Valkey) -> None:

@@ -16,7 +16,7 @@ from retrieval_worker import Process
 from sage.middleware.retrieval.vector_store import VectorStore
 
 FULL = bool(os.environ.get("SAGE_TEST_FULL"))
-SEARCHES = 10_000 if FULL else 1000
+SEARCHES = 10_000 if FULL else 400
 
 
 @pytest.fixture

@@ -296,6 +296,7 @@ def until_some_are_in(running: Running, process: subprocess.Popen[str], some: in
             return
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
