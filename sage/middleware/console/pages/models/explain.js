@@ -52,7 +52,7 @@ function Route({found}) {
   const chosen = found.candidates.find(each => each.deployment === found.chosen)
   return html`
     <p class=${`notice ${found.chosen ? "good" : "bad"}`}>
-      ${found.chosen ? html`<strong>${found.chosen}</strong> · ${t("explain.because")} ${found.reason}` : found.reason}</p>
+      ${found.chosen ? html`<strong>${found.chosen}</strong> · <span title=${found.reason}>${whyOf(found, chosen)}</span>` : found.reason}</p>
     <ol class="route">${tiersOf(found.candidates).map(({of, priority, members}) => html`
       <li key=${`${of} ${priority}`}>
         <h3>${of === found.model ? t("explain.priority", {priority}) : t("explain.fallback", {name: of, priority})}</h3>
@@ -79,6 +79,16 @@ function Candidate({each, members, isChosen, isSticky}) {
       <p class="dim">${t("explain.share", {share: Math.round(share * 100)})} · ${t("models.weight")} ${number(each.weight)} · ${t("models.running")} ${busy}${each.free_in ? ` · ${t("explain.free_in", {time: duration(each.free_in * 1000)})}` : ""}</p>
       ${each.breaker.last_failure && html`<p class="dim name">${t("explain.last_failure")} ${each.breaker.last_failure}</p>`}
     </li>`
+}
+
+/** The reason of the choice in the user's language: the rules of `sage/middleware/dispatch/balancing.py`. */
+function whyOf({model, candidates, sticky}, chosen) {
+  const usable = candidates.filter(each => each.of === chosen.of && each.usable)
+  const tier = usable.filter(each => each.priority === chosen.priority)
+  const equals = tier.filter(each => each.weight === chosen.weight)
+  const rule = usable.length === 1 ? "only" : tier.length === 1 ? "lowest" : sticky === chosen.deployment ? "sticky_hint" : equals.length === 1 ? "by_weight" : "of_equals"
+  const words = t(`explain.${rule}`, {weight: number(chosen.weight), whole: number(tier.reduce((sum, each) => sum + each.weight, 0)), count: equals.length})
+  return chosen.of === model ? words : t("explain.of_fallback", {name: chosen.of, words})
 }
 
 /** Candidates of one model and priority; what can be asked first, the heaviest first. */

@@ -15,7 +15,7 @@ export function Sources({sources}) {
     <h3>${t("playground.sources")}</h3>
     <ol class="sources">${sources.map(source => html`
       <li key=${source.number}><button type="button" class="source" onClick=${() => setOpen(source)}>
-        <span class="source-number">${source.number}</span><span class="name">${titleOf(source)}</span>
+        <span class="source-number">${source.number}</span><span class="source-title">${titleOf(source)}</span>
         <span class="dim numeric">${number(source.score)}</span></button></li>`)}</ol>
     ${open && html`
       <${Dialog} title=${titleOf(open)} onClose=${() => setOpen(null)}>
@@ -27,7 +27,8 @@ export function Sources({sources}) {
       <//>`}`
 }
 
-const titleOf = ({id, metadata}) => String(metadata?.title ?? metadata?.source ?? metadata?.path ?? id)
+/** Its title, or how its text begins. */
+const titleOf = ({text, metadata}) => String(metadata?.title ?? metadata?.source ?? metadata?.path ?? `${text.slice(0, 60)}${text.length > 60 ? "…" : ""}`)
 
 export const Memories = ({memories}) => memories && (memories.length === 0
   ? html`<p class="dim">${t("playground.no_memories")}</p>`
