@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 FILES = {
     "whales.md": "# Whales\n\nA blue whale eats krill in the cold sea.",
     "tea.txt": "Green tea is made of leaves that are <b>not</b> fermented.",
+    "broken.pdf": "no PDF at all",
     "鲸.txt": "蓝鲸生活在寒冷的海洋中。",
 }
 
@@ -34,6 +35,7 @@ def test_files_are_added_and_found(gateway: Callable[..., Running], tmp_path: Pa
         await choose_tab(page, 3)
         await give_files(page)
         await page.wait_for("document.querySelector('main').innerText.includes('3 documents')")
+        await page.wait_for("document.querySelector('main .notice.bad')?.innerText.includes('broken.pdf')")
         await choose_tab(page, 1)
         await page.type("input[name=query]", "what do whales eat")
         await page.click("main form button.primary")

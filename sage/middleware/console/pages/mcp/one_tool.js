@@ -12,7 +12,11 @@ import {t} from "../../core/language.js"
 import {may} from "../../core/session.js"
 import {SideBySide} from "./side_by_side.js"
 
-const text = definition => definition && JSON.stringify(definition, null, 2)
+/** Its definition, what it says of itself first. */
+const text = definition => {
+  const {name, description, ...rest} = definition
+  return JSON.stringify({name, description, ...rest}, null, 2)
+}
 
 export function OneTool({server, tool, onClose, onChange}) {
   const [failed, setFailed] = useState(undefined)

@@ -26,7 +26,21 @@ export function alignedLines(before, after) {
     else if (to >= right.length || (from < left.length && common[from + 1][to] >= common[from][to + 1])) pairs.push([left[from++], null])
     else pairs.push([null, right[to++]])
   }
-  return pairs
+  return beside(pairs)
+}
+
+/** Lines that went, and those that came in their place, in the same rows. */
+function beside(pairs) {
+  /** @type {[string | null, string | null][]} */
+  const rows = []
+  let gone = 0 // rows before the present one that have only their left side
+  for (const [old, now] of pairs) {
+    if (old === null && gone > 0) { rows[rows.length - gone][1] = now; gone -= 1 } else {
+      rows.push([old, now])
+      gone = now === null ? gone + 1 : 0
+    }
+  }
+  return rows
 }
 
 /** How many lines the rests of both have in common, by where the rests begin. */

@@ -15,11 +15,11 @@ export function Upload({collection, onDone}) {
     setError(undefined)
     try {
       await ingest(collection, files, setState)
-      onDone()
     } catch (failed) {
       setError(failed)
       setState(null)
     }
+    onDone()
   }
   const drop = async event => {
     event.preventDefault()
@@ -78,6 +78,15 @@ async function ingest(collection, files, show) {
   await Promise.all(ids.map(id => remove(`/v1/files/${id}`).catch(() => {})))
   if (last.state !== "succeeded") throw new Error(last.error?.message ?? t("search.job_failed"))
   show({text: t("search.added", {count: last.progress.done}), done: 1, total: 1})
+  if (last.progress.failed > 0) throw new Error(await faults(job.id))
+}
+
+/** Which files could not be read, and why. */
+async function faults(id) {
+  const lines = (await (await request("GET", `/tasks/${id}/results`)).text()).split("\n").filter(Boolean).map(line => JSON.parse(line))
+  const failed = lines.filter(line => line.error)
+  const told = failed.slice(0, 10).map(line => `${line.source}: ${line.error.message}`)
+  return [t("search.some_failed", {count: failed.length}), ...told].join("\n")
 }
 
 /** The views of a job as it goes on, until it has ended. */
