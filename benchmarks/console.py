@@ -53,6 +53,20 @@ SCROLL = """new Promise(done => {
 })"""
 
 
+MORE = """new Promise(done => {
+    const began = performance.now()
+    const step = () => {
+        const more = [...document.querySelectorAll('main button.wide')].at(-1)
+        const quiet = !document.querySelector('main .waiting')
+        if (!more && quiet && performance.now() - began > 3000 || performance.now() - began > 25000) return done()
+        if (more && !more.disabled) more.click()
+        setTimeout(step, 100)
+    }
+    step()
+})"""
+"""Asks for further pages until there are none."""
+
+
 def answer_of(kind: str, rate: int, seconds: int) -> Script:
     """``rate`` tokens a second for so many seconds, each an event of its own."""
     text = ANSWERS[kind]
@@ -108,14 +122,23 @@ async def streams(page: Page, upstream: Upstream, rate: int, seconds: int) -> No
 
 
 async def lists(gateway: Running, page: Page, rows: int) -> None:
-    """Every kind of list that may be long, through the public API."""
-    values = [f"key-{number:05}" for number in range(rows)]
-    for key in values:
-        gateway.request("PUT", f"/kv/{key}", json={"value": 1}).raise_for_status()
-    for name in ("models", "audit", "requests"):
-        await open_tab(page, name)
-        await page.wait_for("document.querySelector('.table-box tbody tr')")
-        await scroll(page, name)
+    """Models, which come all at once, and calls and documents, of which every further page is asked for."""
+    for number in range(0, rows, 1000):
+        made = [
+            {"id": f"document-{each:05}", "text": f"whale {each}"} for each in range(number, min(rows, number + 1000))
+        ]
+        gateway.post("/collections/many/documents", {"documents": made}).raise_for_status()
+    for _ in range(min(rows, 1000)):
+        gateway.chat("chat-00000")
+    await open_tab(page, "models")
+    await page.wait_for("document.querySelector('.table-box tbody tr')")
+    await scroll(page, "models")
+    for name, address in (("requests", "#/requests"), ("documents", "#/search/many")):
+        await page.evaluate(f"location.hash = '{address}'")
+        await page.wait_for(f"document.querySelector('nav a[aria-current]')?.hash === '{address.rsplit('/many')[0]}'")
+        await page.evaluate(MORE)
+        if await page.evaluate("!!document.querySelector('.table-box')"):
+            await scroll(page, name)
 
 
 async def scroll(page: Page, name: str) -> None:
