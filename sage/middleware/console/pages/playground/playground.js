@@ -2,8 +2,8 @@
 import {Empty, Failure, Waiting} from "../../components/notice.js"
 import {Icon} from "../../components/icon.js"
 import {get} from "../../core/api.js"
-import {html, useEffect, useLoaded, useRef, useSignal, useState} from "../../core/html.js"
-import {t} from "../../core/language.js"
+import {html, useEffect, useLoaded, useMemo, useRef, useSignal, useState} from "../../core/html.js"
+import {language, t} from "../../core/language.js"
 import {chatModels} from "./chat_models.js"
 import {Composer} from "./composer.js"
 import {choose, clear, running, send, talk, waitsForTools} from "./conversation.js"
@@ -30,6 +30,8 @@ function Talk({names}) {
   const chosen = wanted.length > 0 && wanted.every(name => names.includes(name))
     ? wanted : [names[0]]
   useEffect(() => { if (chosen !== wanted) choose(chosen) })
+  // Not drawn anew while an answer comes in: there may be ten thousand models to choose from.
+  const settings = useMemo(() => html`<${Settings} names=${names} chosen=${chosen} options=${options} />`, [names, chosen, options, language.peek()])
   const waits = !stop && waitsForTools(turns)
   const earlier = turns.flatMap(turn => turn.pictures)
   return html`
@@ -40,7 +42,7 @@ function Talk({names}) {
       <button class="quiet" disabled=${turns.length === 0} onClick=${clear}>${t("playground.clear")}</button></div>
     <div class="playground">
       <aside id="settings" class=${open ? "open" : ""} aria-label=${t("playground.settings")}>
-        <${Settings} names=${names} chosen=${chosen} options=${options} /></aside>
+        ${settings}</aside>
       <section class="talk-column" aria-label=${t("playground.log")}>
         <${Log} turns=${turns} busy=${!!stop} />
         ${waits && html`<p class="dim" role="status">${t("playground.tools_first")}</p>`}
