@@ -118,6 +118,10 @@ class _UnindexedFilters(FilterIndex):
         mask = self.mask(condition)  # the next search finds more documents, so nothing is kept
         return mask if live is None else mask & live
 
+    def holding_text(self, path: str, text: str) -> NDArray[np.int64]:
+        column = self.text_column(path)
+        return np.flatnonzero(column.codes == column.code_of.get(text, _NO_TEXT - 1))
+
     def numbers(self, path: str) -> NDArray[np.float64]:
         return self._growing.column(path, self._size).numbers[: self._size].copy()
 

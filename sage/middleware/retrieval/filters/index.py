@@ -141,6 +141,13 @@ class FilterIndex:
         codes[ordinals] = np.repeat(np.arange(len(values)), counts)
         return [value.decode("utf-8", "surrogatepass") for value in values], codes
 
+    def holding_text(self, path: str, text: str) -> NDArray[np.int64]:
+        """The documents that have this text under a path, ascending."""
+        starts = self._documents.starts
+        ranges = self._terms.equal(path, (text,))
+        parts = [self._documents.ordinals[int(starts[start]) : int(starts[end])] for start, end in ranges]
+        return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
+
     def text_column(self, path: str) -> TextColumn:
         """What :meth:`texts` says, kept from its first use on."""
         column = self._text_columns.get(path)

@@ -37,6 +37,24 @@ class Hits:
 
 
 @dataclass(frozen=True, slots=True)
+class Members:
+    """Documents of one segment that belong to groups, and to which group each belongs."""
+
+    ordinals: Rows
+    owners: NDArray[np.int64]
+
+    def among(self, mask: Mask) -> Members:
+        """Those that ``mask`` lets through."""
+        chosen = np.flatnonzero(mask[self.ordinals])
+        return Members(self.ordinals[chosen], self.owners[chosen])
+
+    def in_order(self) -> Members:
+        """By their ordinals, which is faster to look up."""
+        order = np.argsort(self.ordinals)
+        return Members(self.ordinals[order], self.owners[order])
+
+
+@dataclass(frozen=True, slots=True)
 class _WeightedWord:
     """A word of a query: what it is worth, and how many live documents hold it (``df``)."""
 
@@ -172,22 +190,23 @@ class KeywordLeg:
                     shares[row][word.term] = word.share / words.share
         return shares
 
-    def of_groups(self, query: KeywordQuery, members: Sequence[NDArray[np.int64]], groups: int) -> Floats:
+    def of_groups(self, query: KeywordQuery, members: Sequence[Members], groups: int) -> Floats:
         """``(groups,)``: the score of each group of documents, taken as one document. ``members`` says for each segment
-        to which group each document belongs; -1 means to none."""
+        which documents belong to groups."""
+        in_order = [each.in_order() for each in members]
         lengths = np.zeros(groups)
-        for (postings, _), group_of in zip(self._segments, members, strict=True):
-            inside = np.flatnonzero(group_of >= 0)
-            lengths += np.bincount(group_of[inside], postings.lengths[inside], groups)
+        for (postings, _), each in zip(self._segments, in_order, strict=True):
+            lengths += np.bincount(each.owners, postings.lengths[each.ordinals], groups)
         curve = bm25.curve(self._options, bm25.CorpusStatistics(groups, int(lengths.sum())))
         scores = np.zeros(groups)
         for word in self._weighted(query).words:
             frequencies = np.zeros(groups)
-            for (postings, _), group_of in zip(self._segments, members, strict=True):
+            for (postings, _), each in zip(self._segments, in_order, strict=True):
                 ordinals, counts = postings.postings(word.term)
-                owners = group_of[ordinals]
-                grouped = np.flatnonzero(owners >= 0)
-                frequencies += np.bincount(owners[grouped], counts[grouped], groups)
+                if len(ordinals) and len(each.ordinals):
+                    places = np.minimum(ordinals.searchsorted(each.ordinals.astype(ordinals.dtype)), len(ordinals) - 1)
+                    holding = np.flatnonzero(ordinals[places] == each.ordinals)
+                    frequencies += np.bincount(each.owners[holding], counts[places[holding]], groups)
             gains = word.base + word.weight * curve.of(frequencies, lengths)
             scores += np.where(frequencies > 0, gains, 0.0)
         return scores

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sage.middleware.retrieval.index.view import View
 from sage.middleware.retrieval.keywords.postings import Mask
-from sage.middleware.retrieval.keywords.search import KeywordLeg
+from sage.middleware.retrieval.keywords.search import KeywordLeg, Members
 from sage.middleware.retrieval.text.query_syntax import KeywordQuery
 
 Floats = NDArray[np.float64]
@@ -60,17 +60,17 @@ def _texts(view: View, field: str, rows: NDArray[np.int64]) -> list[str | None]:
     return texts
 
 
-def _members(
-    view: View, segment: int, field: str, number_of: dict[str, int], allowed: Mask | None
-) -> NDArray[np.int64]:
-    """``(size,)``: the number of the group of each document of a segment, -1 for those of no group or of another."""
-    column = view.segments[segment].filters.text_column(field)
-    numbers = np.full(len(column.texts) + 1, _NO_GROUP, np.int64)  # the last one is for the code -1
+def _members(view: View, segment: int, field: str, number_of: dict[str, int], allowed: Mask | None) -> Members:
+    """The documents of a segment that belong to a group, and the number of the group of each."""
+    filters = view.segments[segment].filters
+    column = filters.text_column(field)
+    ordinals, owners = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for text, number in number_of.items():
         if (code := column.code_of.get(text)) is not None:
-            numbers[code] = number
-    members = numbers[column.codes]
+            holding = filters.holding_text(field, text)
+            own = holding[column.codes[holding] == code]  # of several texts one counts
+            ordinals.append(own)
+            owners.append(np.full(len(own), number, np.int64))
+    members = Members(np.concatenate(ordinals), np.concatenate(owners))
     mask = view.segments[segment].live if allowed is None else allowed
-    if mask is not None:
-        members[~mask] = _NO_GROUP
-    return members
+    return members if mask is None else members.among(mask)
