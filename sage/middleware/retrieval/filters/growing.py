@@ -118,9 +118,16 @@ class _UnindexedFilters(FilterIndex):
         mask = self.mask(condition)  # the next search finds more documents, so nothing is kept
         return mask if live is None else mask & live
 
-    def holding_text(self, path: str, text: str) -> NDArray[np.int64]:
+    def holding(self, path: str, codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         column = self.text_column(path)
-        return np.flatnonzero(column.codes == column.code_of.get(text, _NO_TEXT - 1))
+        place_of = np.full(len(column.texts) + 1, -1, np.int64)  # the last one is for the code -1
+        place_of[codes] = np.arange(len(codes))
+        places = place_of[column.codes]
+        ordinals = np.flatnonzero(places >= 0)
+        return ordinals, places[ordinals]
+
+    def _first_text(self, path: str) -> int:
+        return 0
 
     def numbers(self, path: str) -> NDArray[np.float64]:
         return self._growing.column(path, self._size).numbers[: self._size].copy()

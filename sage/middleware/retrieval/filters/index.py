@@ -28,6 +28,7 @@ from sage.middleware.retrieval.filters.language import (
 )
 from sage.middleware.retrieval.filters.terms import Range, TermDocuments, Terms
 from sage.middleware.retrieval.keywords.postings import Arrays, Mask
+from sage.middleware.retrieval.keywords.vocabulary import spans
 from sage.middleware.retrieval.recently_used import RecentlyUsed
 
 _RARE = 8
@@ -47,6 +48,8 @@ class TextColumn:
     texts: Sequence[str]
     code_of: Mapping[str, int]
     codes: NDArray[np.int64]
+    first_term: int = 0
+    """Of the texts, which are terms one after the other; not of documents that are not indexed yet."""
 
 
 class FilterIndex:
@@ -141,21 +144,29 @@ class FilterIndex:
         codes[ordinals] = np.repeat(np.arange(len(values)), counts)
         return [value.decode("utf-8", "surrogatepass") for value in values], codes
 
-    def holding_text(self, path: str, text: str) -> NDArray[np.int64]:
-        """The documents that have this text under a path, ascending."""
-        starts = self._documents.starts
-        ranges = self._terms.equal(path, (text,))
-        parts = [self._documents.ordinals[int(starts[start]) : int(starts[end])] for start, end in ranges]
-        return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
+    def holding(self, path: str, codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The documents that have one of these texts of :meth:`text_column`, and the place of its code in ``codes``."""
+        column = self.text_column(path)
+        terms = column.first_term + codes
+        starts = self._documents.starts[terms].astype(np.int64)
+        counts = self._documents.starts[terms + 1].astype(np.int64) - starts
+        ordinals = self._documents.ordinals[spans(starts, counts)].astype(np.int64)
+        places = np.repeat(np.arange(len(codes)), counts)
+        own = np.flatnonzero(column.codes[ordinals] == codes[places])  # of several texts one counts
+        return ordinals[own], places[own]
 
     def text_column(self, path: str) -> TextColumn:
         """What :meth:`texts` says, kept from its first use on."""
         column = self._text_columns.get(path)
         if column is None:
             texts, codes = self.texts(path)
-            column = TextColumn(texts, {text: code for code, text in enumerate(texts)}, codes)
+            first = self._first_text(path)
+            column = TextColumn(texts, {text: code for code, text in enumerate(texts)}, codes, first)
             self._text_columns[path] = column
         return column
+
+    def _first_text(self, path: str) -> int:
+        return self._terms.of_kind(path, "text")[0][0]
 
     def number_column(self, path: str) -> NDArray[np.float64]:
         """What :meth:`numbers` says, kept from its first use on. Not to be changed."""

@@ -37,21 +37,21 @@ class Hits:
 
 
 @dataclass(frozen=True, slots=True)
-class Members:
+class GroupMembers:
     """Documents of one segment that belong to groups, and to which group each belongs."""
 
     ordinals: Rows
     owners: NDArray[np.int64]
 
-    def among(self, mask: Mask) -> Members:
+    def among(self, mask: Mask) -> GroupMembers:
         """Those that ``mask`` lets through."""
         chosen = np.flatnonzero(mask[self.ordinals])
-        return Members(self.ordinals[chosen], self.owners[chosen])
+        return GroupMembers(self.ordinals[chosen], self.owners[chosen])
 
-    def in_order(self) -> Members:
+    def in_order(self) -> GroupMembers:
         """By their ordinals, which is faster to look up."""
         order = np.argsort(self.ordinals)
-        return Members(self.ordinals[order], self.owners[order])
+        return GroupMembers(self.ordinals[order], self.owners[order])
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ class KeywordLeg:
                     shares[row][word.term] = word.share / words.share
         return shares
 
-    def of_groups(self, query: KeywordQuery, members: Sequence[Members], groups: int) -> Floats:
+    def of_groups(self, query: KeywordQuery, members: Sequence[GroupMembers], groups: int) -> Floats:
         """``(groups,)``: the score of each group of documents, taken as one document. ``members`` says for each segment
         which documents belong to groups."""
         in_order = [each.in_order() for each in members]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sage.middleware.retrieval.index.view import View
 from sage.middleware.retrieval.keywords.postings import Mask
-from sage.middleware.retrieval.keywords.search import KeywordLeg, Members
+from sage.middleware.retrieval.keywords.search import GroupMembers, KeywordLeg
 from sage.middleware.retrieval.text.query_syntax import KeywordQuery
 
 Floats = NDArray[np.float64]
@@ -53,24 +53,21 @@ def _texts(view: View, field: str, rows: NDArray[np.int64]) -> list[str | None]:
     starts = np.asarray(view.starts, np.int64)
     segments = np.searchsorted(starts, rows, side="right") - 1
     texts: list[str | None] = []
-    for segment, row in zip(segments.tolist(), rows.tolist(), strict=True):
-        column = view.segments[segment].filters.text_column(field)
-        code = column.codes[row - view.starts[segment]]
+    columns = [segment.filters.text_column(field) for segment in view.segments]
+    for segment, ordinal in zip(segments.tolist(), (rows - starts[segments]).tolist(), strict=True):
+        column = columns[segment]
+        code = column.codes[ordinal]
         texts.append(column.texts[code] if code >= 0 else None)
     return texts
 
 
-def _members(view: View, segment: int, field: str, number_of: dict[str, int], allowed: Mask | None) -> Members:
+def _members(view: View, segment: int, field: str, number_of: dict[str, int], allowed: Mask | None) -> GroupMembers:
     """The documents of a segment that belong to a group, and the number of the group of each."""
     filters = view.segments[segment].filters
     column = filters.text_column(field)
-    ordinals, owners = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for text, number in number_of.items():
-        if (code := column.code_of.get(text)) is not None:
-            holding = filters.holding_text(field, text)
-            own = holding[column.codes[holding] == code]  # of several texts one counts
-            ordinals.append(own)
-            owners.append(np.full(len(own), number, np.int64))
-    members = Members(np.concatenate(ordinals), np.concatenate(owners))
+    here = [(column.code_of[text], number) for text, number in number_of.items() if text in column.code_of]
+    codes, numbers = np.array(here, np.int64).reshape(len(here), 2).T
+    ordinals, places = filters.holding(field, codes)
+    members = GroupMembers(ordinals, numbers[places])
     mask = view.segments[segment].live if allowed is None else allowed
     return members if mask is None else members.among(mask)
