@@ -4,6 +4,7 @@ found of one of them holds for all."""
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from sage.middleware.providers.wire.event_bytes import is_utf8
@@ -72,9 +73,38 @@ class EventShape:
             return None
         return texts
 
+    def end_of_run(self, events: list[bytes], start: int) -> int:
+        """Up to where the ``events`` from ``start`` on, each without its empty line, look as if they had this shape."""
+        before, after = self._before, self._after[:-2]
+        end, count = start, len(events)
+        while end < count and events[end].startswith(before) and events[end].endswith(after):
+            end += 1
+        return end
+
     def _relay_several(self, events: bytes) -> bytes | None:
         texts = self.texts(events)
         return None if texts is None else self._sent_before + self._sent_between.join(texts) + self._sent_after
+
+
+def in_runs(
+    events: bytes,
+    end_of_run: Callable[[list[bytes], int], int],
+    relay: Callable[[bytes], bytes | None],
+    translate: Callable[[bytes], bytes],
+) -> bytes:
+    """``events`` of which some are alike and some are not: a run of those that are goes on by ``relay``, each of the
+    others by ``translate``, from which on others may be alike. ``end_of_run`` is :meth:`EventShape.end_of_run`."""
+    parts, start, done = events.split(b"\n\n")[:-1], 0, []
+    while start < len(parts):
+        end = end_of_run(parts, start)
+        relayed = relay(b"\n\n".join(parts[start:end]) + b"\n\n") if end - start > 1 else None
+        if relayed is not None:
+            done.append(relayed)
+        else:  # one event, or some that only looked alike
+            end = max(end, start + 1)
+            done += [translate(part + b"\n\n") for part in parts[start:end]]
+        start = end
+    return b"".join(done)
 
 
 def has_text_alone(chunk: dict[str, Any]) -> bool:

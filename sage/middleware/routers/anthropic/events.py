@@ -15,7 +15,7 @@ import orjson
 from sage.errors import SageError
 from sage.middleware.providers.wire.json_values import objects, string
 from sage.middleware.providers.wire.messages import DeltaReader, finish_of
-from sage.middleware.providers.wire.repeated_events import EventShape, has_text_alone
+from sage.middleware.providers.wire.repeated_events import EventShape, has_text_alone, in_runs
 from sage.middleware.providers.wire.sse import payloads
 from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCall
 from sage.middleware.routers.anthropic import answer
@@ -66,12 +66,18 @@ class MessageEvents:
 
     def translate(self, events: bytes) -> bytes:
         """The complete OpenAI ``events`` as Anthropic's."""
-        if self._shape is not None:
-            relayed = self._shape.relay(events)
-            if relayed is not None:
-                self._answer_tokens += -(-len(relayed) // _BYTES_OF_TOKEN)
-                return relayed
-        return b"".join([self._translated(event + b"\n\n") for event in events.split(b"\n\n")[:-1]])
+        relayed = self._relay(events)
+        return in_runs(events, self._end_of_run, self._relay, self._translated) if relayed is None else relayed
+
+    def _relay(self, events: bytes) -> bytes | None:
+        """``events`` that are all like one that was seen but for their text; ``None`` for others."""
+        relayed = self._shape.relay(events) if self._shape is not None else None
+        if relayed is not None:
+            self._answer_tokens += -(-len(relayed) // _BYTES_OF_TOKEN)
+        return relayed
+
+    def _end_of_run(self, events: list[bytes], start: int) -> int:
+        return start if self._shape is None else self._shape.end_of_run(events, start)
 
     def _translated(self, event: bytes) -> bytes:
         """One event. Most are like the one before but for their text, and are not parsed then."""

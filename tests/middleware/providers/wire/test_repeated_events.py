@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sage.errors import UpstreamFailed
 from sage.middleware.providers.wire.event_bytes import DONE
 from sage.middleware.providers.wire.normal import NormalRelay
+from sage.middleware.providers.wire.repeated_events import EventShape, in_runs
 from sage.middleware.providers.wire.sse import EventRelay
 
 _FIELDS = st.sampled_from(["content", "content", "content", "reasoning_content", "refusal"])
@@ -161,3 +162,32 @@ def test_events_that_come_at_once_are_those_that_come_one_by_one(kinds: list[str
 
     assert said(out) == said(expected)
     assert (at_once.finished, at_once.usage, str(at_once.error)) == (single.finished, single.usage, str(single.error))
+
+
+@given(st.lists(st.sampled_from(["ab", "é", "", "a\\nb", '"'])), st.lists(st.integers(0, 9), max_size=4))
+def test_events_that_are_alike_go_on_together_and_the_others_one_by_one(texts: list[str], odd: list[int]) -> None:
+    events = [_event(_chunk(text)) for text in texts]
+    for place in odd:
+        events.insert(place, _event({"id": "1", "choices": [], "usage": {"total_tokens": place}}))
+    shape = EventShape.rewritten(_event(_chunk("seen")), b"content", b"<", b">")
+    assert shape is not None
+    alone: list[bytes] = []
+
+    def translate(event: bytes) -> bytes:
+        alone.append(event)
+        relayed = shape.relay(event)
+        return b"(%b)" % event if relayed is None else relayed
+
+    assert in_runs(b"".join(events), shape.end_of_run, shape.relay, translate) == b"".join(map(translate, events))
+
+
+def test_a_run_is_relayed_at_once() -> None:
+    shape = EventShape.rewritten(_event(_chunk("seen")), b"content", b"<", b">")
+    assert shape is not None
+    odd = _event({"usage": 1})
+    run = b"".join(_event(_chunk(text)) for text in "abc")
+    alone: list[bytes] = []
+    assert in_runs(odd + run + odd, shape.end_of_run, shape.relay, lambda event: alone.append(event) or b"-") == (
+        b"-<a><b><c>-"
+    )
+    assert alone == [odd, odd]

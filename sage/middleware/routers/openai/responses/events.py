@@ -15,6 +15,7 @@ from sage.middleware.gateway.tools.server_tool import ToolRun
 from sage.middleware.gateway.vector_stores.citations import CitationStream
 from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.providers.wire.messages import DeltaReader, finish_of
+from sage.middleware.providers.wire.repeated_events import in_runs
 from sage.middleware.providers.wire.sse import payloads
 from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCall
 from sage.middleware.routers.openai.responses import resource
@@ -85,7 +86,7 @@ class ChatStreamEvents:
         relayed = self._deltas.relay(events)
         if relayed is not None:
             return relayed
-        return self._begin() + b"".join([self._translated(event + b"\n\n") for event in events.split(b"\n\n")[:-1]])
+        return self._begin() + in_runs(events, self._deltas.end_of_run, self._deltas.relay, self._translated)
 
     def _translated(self, event: bytes) -> bytes:
         """One event."""

@@ -37,6 +37,10 @@ class TextDeltas:
         self._texts.append(b"".join(texts).decode())
         return self._writer.repeated(self._form, texts)
 
+    def end_of_run(self, events: list[bytes], start: int) -> int:
+        """Up to where the ``events`` from ``start`` on look alike (:func:`in_runs`)."""
+        return start if self._shape is None else self._shape.end_of_run(events, start)
+
     def learn(self, event: bytes, chunks: list[dict[str, Any]], place: Mapping[str, Any], texts: list[str]) -> None:
         """Has the chunks that are like those of ``event`` add to ``texts``, and to the part at ``place``."""
         if chunks and self._tries < _MOST_LEARNED and all(map(_is_text, chunks)):
