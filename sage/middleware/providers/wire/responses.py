@@ -15,6 +15,7 @@ from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import Usage
 from sage.middleware.providers.wire import lenient_json
 from sage.middleware.providers.wire.event_bytes import DONE_DATA, MAX_EVENT, cut_off, event_data, too_long
+from sage.middleware.providers.wire.response_events import response_events
 from sage.middleware.providers.wire.sse import read_usage
 
 WIRE = "responses"
@@ -41,7 +42,8 @@ def read_response(answer: dict[str, Any], model: str, on_error: OnError) -> Usag
 
 class ResponsesRelay:
     """The :class:`~sage.middleware.providers.base.Relay` of such a stream: events with a response get the public name,
-    all others go on as they came. What reports an error goes to :attr:`error`."""
+    all others go on as they came. What reports an error goes to :attr:`error`. A whole response in place of a stream
+    becomes one."""
 
     def __init__(self, model: str, on_error: OnError) -> None:
         self.usage: Usage | None = None
@@ -50,8 +52,17 @@ class ResponsesRelay:
         self._model = model
         self._on_error = on_error
         self._rest = bytearray()
+        self._is_whole: bool | None = None
+        """Whether it is a JSON object, and no stream; ``None`` before anything has come."""
 
     def feed(self, data: bytes) -> bytes:
+        if self._is_whole is None and (begins := data.lstrip()):
+            self._is_whole = begins.startswith(b"{")
+        if self._is_whole:
+            self._rest += data
+            if len(self._rest) > MAX_EVENT:
+                raise too_long()
+            return b""
         searched = max(0, len(self._rest) - _LONGEST_END)
         self._rest += data
         events: list[bytes] = []
@@ -68,12 +79,23 @@ class ResponsesRelay:
     def close(self) -> bytes:
         rest = bytes(self._rest).strip()
         self._rest.clear()
+        if self._is_whole:
+            return self._whole(rest)
         last = self._relayed([rest]) if rest else b""
         if self.error is not None:
             raise self.error
         if not self.finished:
             raise cut_off()
         return last
+
+    def _whole(self, body: bytes) -> bytes:
+        try:
+            answer = lenient_json.read(body)
+        except ValueError as exc:
+            raise cut_off() from exc
+        self.usage = read_response(answer, self._model, self._on_error)
+        self.finished = True
+        return response_events(answer)
 
     def _relayed(self, events: list[bytes]) -> bytes:
         kept = []

@@ -181,3 +181,29 @@ def test_a_model_of_a_provider_by_its_name_is_native_too(running: Running, up: U
     assert up.requests[-1].path == "/v1/responses"
     assert running.post("/v1/responses", {"model": "not/other", "input": "x"}).status_code == 200
     assert up.requests[-1].path == "/v1/chat/completions"
+
+
+def test_a_whole_response_in_place_of_a_stream_becomes_one(running: Running, up: Upstream) -> None:
+    call = {
+        "type": "function_call",
+        "id": "fc_1",
+        "call_id": "c1",
+        "name": "f",
+        "arguments": "{}",
+        "status": "completed",
+    }
+    refused = {"type": "refusal", "refusal": "No."}
+    thought = {"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]}
+    said = their_response("hi there")["output"][1]
+    output = [thought, {**said, "content": [*said["content"], refused]}, call]
+    up.reply(their_response(output=output, status="incomplete", incomplete_details={"reason": "max_output_tokens"}))
+    answer = running.post("/v1/responses", {"model": "bench", "input": "Hi", "stream": True})
+    assert answer.status_code == 200, answer.text
+    events = events_of(answer.content)
+    check_events(events)
+    deltas = [event["delta"] for event in events if event["type"].endswith(".delta")]
+    assert deltas == ["Hm.", "hi there", "No.", "{}"]
+    last = events[-1]
+    assert (last["type"], last["response"]["model"]) == ("response.incomplete", "bench")
+    assert [item["type"] for item in last["response"]["output"]] == ["reasoning", "message", "function_call"]
+    assert running.get(f"/v1/responses/{last['response']['id']}").json()["output"] == last["response"]["output"]
