@@ -50,8 +50,8 @@ def _item(index: int, item: Fields) -> Iterator[tuple[str, Fields]]:
     yield "response.output_item.added", {"output_index": index, "item": empty}
     if field:
         yield f"{prefix}.delta", {**place, "delta": string(item.get(field))}
-        name = {"name": item.get("name")} if field == "arguments" else {}
-        yield f"{prefix}.done", {**place, field: string(item.get(field)), **name}
+        of_function = {"name": item.get("name")} if field == "arguments" else {}
+        yield f"{prefix}.done", {**place, field: string(item.get(field)), **of_function}
     for number, part in enumerate(objects(item.get("summary"))):
         yield from _summary({**place, "summary_index": number}, part)
     if kind == "message":
@@ -62,7 +62,11 @@ def _item(index: int, item: Fields) -> Iterator[tuple[str, Fields]]:
 
 def _part(place: Fields, part: Fields) -> Iterator[tuple[str, Fields]]:
     field, prefix = _PARTS.get(string(part.get("type")), ("", ""))
-    begun = {**part, **({field: ""} if field else {}), **({"annotations": []} if "annotations" in part else {})}
+    begun = dict(part)
+    if field:
+        begun[field] = ""
+    if "annotations" in part:
+        begun["annotations"] = []
     yield "response.content_part.added", {**place, "part": begun}
     if field:
         logprobs = {"logprobs": part.get("logprobs") or []} if field == "text" else {}
