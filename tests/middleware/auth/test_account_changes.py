@@ -63,7 +63,7 @@ def test_each_change_is_told_with_who_what_and_to_whom(accounts: Accounts, told:
         ("Ann", "team.change", "team:acme", "acme"),
     ]
     details = [change.details for change in told]
-    assert details[4] == {"role": "viewer", "role_before": "user", "new_password": True}
+    assert details[4] == {"role": "viewer", "role_before": "user", "new_password": True, "ended_sessions": 0}
     assert details[6] == {"user": "bob", "limits": {"tpm": 5}, "limits_before": None}
     assert details[10] == {"tenant": "default", "tenant_before": "acme"}
     text = json.dumps(details)
