@@ -84,9 +84,9 @@ def test_a_budget_is_given_and_taken_away_by_keyboard_in_chinese(used: Running, 
             "!document.querySelector('dialog') && document.querySelector('main .cards')?.innerText.includes('ann')"
         )
         card = await page.text("main .cards li")
-        assert "$2" in card
+        assert "$0" in card  # a new budget begins at 0
         assert "$2.5" in card
-        assert await page.evaluate("document.querySelector('.cards .meter').ariaValueNow") == "80"
+        assert await page.evaluate("document.querySelector('.cards .meter').ariaValueNow") == "0"
         assert await grave_faults(page) == []
         await page.evaluate("document.querySelector('.cards .buttons button:last-child').focus()")
         await page.press("Enter", 13)

@@ -16,7 +16,7 @@ import {queryOf, useQuery} from "../../core/query.js"
 import {may} from "../../core/session.js"
 
 const DEFAULTS = {period: "month", from: "", to: "", actor: "", action: "", target: "", tenant: ""}
-const NOUNS = ["", "user", "key", "team", "budget", "model", "collection", "usage", "login", "config", "mcp"]
+const NOUNS = ["", "user", "key", "team", "budget", "session", "login", "signing_key", "model", "collection", "usage", "mcp", "settings", "config"]
 
 export function Audit() {
   const [filter, set] = useQuery(DEFAULTS)

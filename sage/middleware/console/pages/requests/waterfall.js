@@ -14,7 +14,7 @@ const WAITS = ["queue", "load", "pause"]
 export const reason = ({code, status}) => code && WORDS.includes(code) ? t(`ended.${code}`) : `${code ?? ""} ${status ?? ""}`.trim()
 
 /** A short duration with its tenths of a millisecond. */
-const fine = ms => ms < 10 ? `${number(Math.round(Math.max(0, ms) * 10) / 10)} ms` : duration(ms)
+const fine = ms => ms < 0.05 ? "< 0.1 ms" : ms < 10 ? `${number(Math.round(ms * 10) / 10)} ms` : duration(ms)
 
 /** The bars of a call: what each is, where it begins and how long it is, in milliseconds. `within`: it is a part of the bar below it. */
 export function spansOf(call) {

@@ -19,8 +19,9 @@ const most = budget => isMoney(budget) ? budget.usd : budget.tokens
 /** An amount of a budget with its unit. */
 export const amount = (budget, value) => isMoney(budget) ? money(value) : t("usage.count_tokens", {count: number(value)})
 
-export function Budgets() {
-  const {data, error, reload} = useLoaded(stop => get("/budgets", stop))
+/** Another `turn` loads them again. */
+export function Budgets({turn = 0}) {
+  const {data, error, reload} = useLoaded(stop => get("/budgets", stop), [turn])
   const [editing, setEditing] = useState(null)
   const [removing, setRemoving] = useState(null)
   const governs = may.peek()("tenant:admin")

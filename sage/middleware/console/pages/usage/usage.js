@@ -9,7 +9,7 @@ import {Table} from "../../components/table.js"
 import {get, saveFile} from "../../core/api.js"
 import {fillDays} from "../../core/days.js"
 import {compact, money, number} from "../../core/format.js"
-import {html, useLoaded, useMemo} from "../../core/html.js"
+import {html, useLoaded, useMemo, useState} from "../../core/html.js"
 import {t} from "../../core/language.js"
 import {addressOf, queryOf, useQuery} from "../../core/query.js"
 import {hasAccounts, may} from "../../core/session.js"
@@ -36,11 +36,12 @@ export function Usage() {
   const {by, of, period, from, to, ...wanted} = filter
   const begin = PERIODS[period] ? dayBefore(PERIODS[period] - DAY) : from
   const path = `/usage?${queryOf({by, from: begin, to: PERIODS[period] ? "" : to, tz: zone(), ...wanted})}`
-  const {data, error, reload} = useLoaded(stop => get(path, stop), [path])
+  const [turn, setTurn] = useState(0)
+  const {data, error, reload} = useLoaded(stop => get(path, stop), [path, turn])
   return html`
     <${PageHead} title=${t("page.usage")} hint=${t("usage.hint")}>
       <button class="quiet" onClick=${() => saveFile(`${path}&format=csv`, `usage-by-${by}.csv`)}>${t("usage.csv")}</button>
-      <button onClick=${reload}>${t("action.reload")}</button><//>
+      <button onClick=${() => setTurn(turn + 1)}>${t("action.reload")}</button><//>
     <div class="filters">
       <${ChoiceFilter} label=${t("usage.by")} value=${by} onChange=${value => set({by: value})} options=${groups().map(each => [each, t(`usage.${each}`)])} />
       <${PeriodFilter} value=${filter} onChange=${set} offered=${["day", "week", "month", "quarter"]} />
@@ -53,7 +54,7 @@ export function Usage() {
     ${!data ? !error && html`<${Waiting} />` : data.rows.length === 0
       ? html`<${Empty} title=${t("usage.none")}><p>${t("usage.none_hint")}</p><//>`
       : html`<${Sums} data=${data} of=${of} onOpen=${row => open(row[data.by], data.by, filter, set)} />`}
-    <${Budgets} />`
+    <${Budgets} turn=${turn} />`
 }
 
 /** A row leads on: a day to its requests, anything else to its days. */
