@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if share is not None:
         items[:] = [item for item in items if item.path in share]  # files that were named are collected in any case
     items.sort(key=by_cost)
+
+
+def pytest_sessionfinish() -> None:
+    if (browser := sys.modules.get("browser")) is not None:
+        browser.close_browser()
 
 
 def pytest_collection_finish() -> None:

@@ -293,6 +293,13 @@ def _running_browser() -> Browser:
     return _browsers[-1]
 
 
+def close_browser() -> None:
+    """To be called when the tests have ended: processes of xdist run nothing that is registered for their exit."""
+    for browser in _browsers:
+        browser.close()
+    _browsers.clear()
+
+
 @asynccontextmanager
 async def open_page(downloads: Path) -> AsyncIterator[Page]:
     """A tab with a context of its own, as in a new browser. What it downloads lies in the folder ``downloads``."""
