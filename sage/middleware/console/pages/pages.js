@@ -35,6 +35,6 @@ export const PAGES = [
   {name: "people", group: "govern", view: People, isFor: may => hasAccounts.peek() && may("tenant:admin")},
   {name: "limits", group: "govern", view: Limits, isFor: all("usage")},
   {name: "audit", group: "govern", view: Audit, isFor: may => hasAccounts.peek() && may("tenant:admin")},
-  {name: "settings", group: "govern", view: Settings, isFor: all("admin")},
+  {name: "settings", group: "govern", view: Settings, isFor: may => hasAccounts.peek() && may("admin")},
   {name: "account", group: "govern", view: Account, isFor: may => hasAccounts.peek() && may("account")},
 ]

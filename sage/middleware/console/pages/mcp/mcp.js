@@ -5,7 +5,7 @@ import {Tabs} from "../../components/tabs.js"
 import {get} from "../../core/api.js"
 import {html, useLoaded} from "../../core/html.js"
 import {t} from "../../core/language.js"
-import {may} from "../../core/session.js"
+import {hasAccounts, may} from "../../core/session.js"
 import {ToolCalls} from "./calls.js"
 import {Held} from "./held.js"
 import {Server} from "./server.js"
@@ -22,6 +22,6 @@ export function Mcp() {
     <${Tabs} label=${t("page.mcp")} tabs=${[
       {name: t("mcp.servers"), body: servers},
       {name: held ? `${t("mcp.waiting")} (${held})` : t("mcp.waiting"), body: () => html`<${Held} key=${held} servers=${data.servers} onChange=${reload} />`},
-      ...(may.peek()("tenant:admin") ? [{name: t("mcp.calls"), body: () => html`<${ToolCalls} />`}] : []),
+      ...(hasAccounts.peek() && may.peek()("tenant:admin") ? [{name: t("mcp.calls"), body: () => html`<${ToolCalls} />`}] : []),
     ]} />`
 }
