@@ -131,6 +131,13 @@ class Page:
         async with asyncio.timeout(_DEADLINE):
             await self._loaded.wait()
 
+    async def reload(self) -> None:
+        """Loads the document anew and waits until it has: what was there before is gone."""
+        self._loaded.clear()
+        await self._call("Page.reload")
+        async with asyncio.timeout(_DEADLINE):
+            await self._loaded.wait()
+
     async def evaluate(self, script: str) -> Any:
         """The value of a JavaScript expression; a promise is awaited."""
         answer = await self._call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)

@@ -77,12 +77,13 @@ async def other_theme(page: Page) -> str:
 def test_the_session_goes_on_after_a_reload_and_ends(watched: Watched, tmp_path: Path) -> None:
     async def act(page: Page) -> None:
         await open_tab(page, "usage")
-        await page.evaluate("location.hash = '#/keys'; location.reload()")
+        await page.evaluate("location.hash = '#/keys'")
+        await page.reload()
         await page.wait_for("document.querySelector('main h1')?.innerText === 'Keys'")
         assert await page.evaluate("document.cookie + JSON.stringify(localStorage)") == "{}"
         await page.click("header button:last-of-type")
         await page.wait_for("document.querySelector('input[name=password]')")
-        await page.evaluate("location.reload()")
+        await page.reload()
         await page.wait_for("document.querySelector('input[name=password]')")
 
     visit(watched.gateway, tmp_path / "profile", act)

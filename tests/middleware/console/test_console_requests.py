@@ -76,7 +76,7 @@ def test_the_way_of_a_call_by_pointer(logged: Logged, tmp_path: Path) -> None:
         assert "Whole answer (Attempt 2)" in way
         assert "#/requests/" in await page.evaluate("location.hash")
         assert await grave_faults(page) == []
-        await page.evaluate("location.reload()")  # the address is enough
+        await page.reload()  # the address is enough
         await page.wait_for("document.querySelector('dialog .waterfall')?.innerText.includes('gone/m')")
         await page.press("Escape", 27)
         await page.wait_for("!document.querySelector('dialog') && location.hash === '#/requests'")
@@ -87,7 +87,7 @@ def test_the_way_of_a_call_by_pointer(logged: Logged, tmp_path: Path) -> None:
 def test_failures_and_texts_by_keyboard_in_chinese(logged: Logged, tmp_path: Path) -> None:
     async def act(page: Page) -> None:
         await page.evaluate("localStorage.setItem('sage-language', 'zh'); location.hash = '#/requests?status=failed'")
-        await page.evaluate("location.reload()")
+        await page.reload()
         await page.wait_for(f"document.querySelector('main h1')?.innerText === '请求' && {ROWS} === 1")
         await page.evaluate("document.querySelector('main table').focus()")
         await page.press("Enter", 13)

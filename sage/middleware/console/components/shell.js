@@ -1,6 +1,6 @@
 /** What stands around every page: the menu, the language, the theme, the user. */
 import {focusHeading} from "../core/focus.js"
-import {html, useEffect, useRef, useSignal, useState} from "../core/html.js"
+import {html, useEffect, useLayoutEffect, useRef, useSignal, useState} from "../core/html.js"
 import {LANGUAGES, language, t, useLanguage} from "../core/language.js"
 import {address, place} from "../core/router.js"
 import {hasAccounts, logOut, me} from "../core/session.js"
@@ -24,7 +24,7 @@ export function Shell({pages, children}) {
     main.current?.scrollTo(0, 0)
     return focusHeading()
   }, [page, rest])
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!open) return
     const leave = event => {
       if (event.key !== "Escape") return
