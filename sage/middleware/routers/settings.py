@@ -16,7 +16,7 @@ from sage.middleware.routers.items import reply
 from sage.middleware.settings.effective.changes import SettingChange
 from sage.middleware.settings.effective.rows import SettingRow, SettingSource
 
-router = guarded_router("Settings", prefix="/settings")
+router = guarded_router("Operation", prefix="/settings")
 
 _MOST_AUDITED = 50
 

@@ -6,11 +6,20 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import requests
 from project import ROOT
 from running_gateway import Running
+
+from sage.kernels.runtime.services.host import LifeState
+from sage.middleware.auth.principal import ROLES, Scope
+from sage.middleware.engines.managed_model import ModelLifeState
+from sage.middleware.gateway.jobs.rights import WORK
+from sage.middleware.queue.states import PRIORITIES, STATES
+from sage.middleware.routers.openai.uploads import UPLOAD_PURPOSES
+from sage.middleware.settings.effective.rows import SourceKind
 
 CONSOLE = ROOT / "sage/middleware/console"
 OWN = [path for path in CONSOLE.rglob("*.js") if "vendor" not in path.parts]
@@ -40,6 +49,22 @@ def test_texts_have_the_same_values_to_fill_in() -> None:
     for key, english in LANGUAGES["en"].items():
         text = english if isinstance(english, str) else english["other"]
         assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", LANGUAGES["zh"][key])), key
+
+
+@pytest.mark.parametrize(
+    ("prefix", "values"),
+    [
+        ("purpose", {*UPLOAD_PURPOSES, "results", "batch_output"}),
+        ("scope", set(Scope)),
+        ("role", set(ROLES)),
+        ("job", set(WORK)),
+        ("priority", set(PRIORITIES)),
+        ("state", {*STATES, *ModelLifeState, *LifeState}),
+        ("origin", set(get_args(SourceKind))),
+    ],
+)
+def test_what_the_gateway_names_has_a_text(prefix: str, values: set[str]) -> None:
+    assert {value for value in values if f"{prefix}.{value}" not in LANGUAGES["en"]} == set()
 
 
 PREFIXES = {key.split(".")[0] for key in LANGUAGES["en"]}

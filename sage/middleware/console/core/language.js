@@ -24,11 +24,12 @@ export async function useLanguage(name, {keep = true} = {}) {
 
 /**
  * The text of `key`, with `{name}` filled in. A text for several numbers is an object by plural form
- * (`{"one": …, "other": …}`), chosen by `values.count`.
+ * (`{"one": …, "other": …}`), chosen by `values.count`. What the gateway names and nobody has put into words stands for
+ * itself: the part of `key` after its prefix.
  */
 export function t(key, values = {}) {
   const found = texts.peek()[key]
-  const text = typeof found === "object" ? found[form(values.count)] ?? found.other : found ?? key
+  const text = typeof found === "object" ? found[form(values.count)] ?? found.other : found ?? key.slice(key.indexOf(".") + 1)
   return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? ""))
 }
 

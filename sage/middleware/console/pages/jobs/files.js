@@ -11,7 +11,7 @@ import {bytes} from "../../core/format.js"
 import {html, useLoaded, useRef, useState} from "../../core/html.js"
 import {t} from "../../core/language.js"
 
-const PURPOSES = ["batch", "batch_output", "ingest", "assistants", "user_data"]
+const PURPOSES = ["batch", "batch_output", "results", "ingest", "assistants", "user_data", "snapshot"]
 
 /** A file's object, once it is stored. */
 export async function upload(file, purpose) {
