@@ -118,7 +118,9 @@ def test_schedules_batches_and_files(running: Running, tmp_path: Path) -> None:
         await page.wait_for("document.querySelector('tbody')?.innerText.includes('batch_')")
         assert await grave_faults(page) == []
         await choose_tab(page, 5)
-        uploaded = f"[...document.querySelectorAll('tbody tr')].find(row => row.innerText.includes({json.dumps(HOSTILE)}))"
+        uploaded = (
+            f"[...document.querySelectorAll('tbody tr')].find(row => row.innerText.includes({json.dumps(HOSTILE)}))"
+        )
         await page.wait_for(uploaded)  # beside what the jobs have made meanwhile
         await page.evaluate(f"{uploaded}.querySelector('button:last-of-type').click()")
         assert HOSTILE in await page.text("dialog")
