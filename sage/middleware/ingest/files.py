@@ -62,6 +62,35 @@ class FileEntry:
             raise Unreadable(self.obstacle)
 
 
+@dataclass(frozen=True)
+class WalkedDirectory:
+    """A directory as it was when it was walked: what is at its place later may be another one, or none."""
+
+    path: Path
+    identity: tuple[int, int] | None
+
+    @classmethod
+    def at(cls, path: Path) -> WalkedDirectory:
+        """That which is at ``path`` now."""
+        return cls(path, _identity(path))
+
+    def has_lost(self, relative: str) -> bool:
+        """Whether a file is gone from the directory, which itself is still there (no disk was unmounted, and nobody has
+        moved it away)."""
+        path = self.path / relative
+        if self.identity is None or os.path.lexists(path) or _identity(self.path) != self.identity:
+            return False
+        return not os.path.lexists(path)  # looked at again: it may have been away for a moment
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 @dataclass
 class Walk:
     """Finds the files of the arguments and counts skipped ones by reason. ``alias`` is the value of ``--as``."""
@@ -74,7 +103,7 @@ class Walk:
     """Whether ``.gitignore`` files of the directories count."""
     skipped: Counter[str] = field(default_factory=Counter)
     failed: list[tuple[str, str]] = field(default_factory=list)
-    roots: dict[str, Path] = field(default_factory=dict)
+    roots: dict[str, WalkedDirectory] = field(default_factory=dict)
     """Directories, by the prefix of their files' sources."""
 
     def find(self, arguments: Sequence[Path]) -> list[FileEntry]:
@@ -102,7 +131,7 @@ class Walk:
     def _directory(self, root: Path) -> Iterator[FileEntry]:
         above = Path() if self.alias is not None else root.resolve()
         base = self.alias if self.alias is not None else printable(above).rstrip("/")
-        self.roots[f"{base}/"] = root
+        self.roots[f"{base}/"] = WalkedDirectory.at(root)
 
         def record_failure(error: OSError) -> None:
             self._fail(Path(error.filename), f"cannot be read: {error.strerror}")

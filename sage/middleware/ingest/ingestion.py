@@ -8,15 +8,13 @@ missing, and the next run sends what is not stored yet. (For JSON lines see :mod
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from sage.middleware.ingest.document import FileKind, Unreadable
-from sage.middleware.ingest.files import FileEntry, digest_of
+from sage.middleware.ingest.files import FileEntry, WalkedDirectory, digest_of
 from sage.middleware.ingest.lines import JsonLinesIngest
 from sage.middleware.ingest.parsing import Parser
 from sage.middleware.ingest.records import Recipe, Spool, batches, chunk_id, document_of, marked, request_bytes
@@ -82,11 +80,11 @@ class Ingestion:
                     self.display.advance(entry.size)
         self._flush()
 
-    def prune(self, roots: Mapping[str, Path]) -> None:
-        """Deletes the documents of files under ``roots`` that no longer exist."""
+    def prune(self, roots: Mapping[str, WalkedDirectory]) -> None:
+        """Deletes the documents of files that ``roots`` have lost; those of a root that is gone itself are kept."""
         for source in self.target.sources():
             root = next((prefix for prefix in roots if source.startswith(prefix)), None)
-            if root is not None and not os.path.lexists(roots[root] / source.removeprefix(root)):
+            if root is not None and roots[root].has_lost(source.removeprefix(root)):
                 self.summary.deleted += self.target.remove_source(source)
                 self.summary.pruned += 1
 

@@ -98,6 +98,30 @@ def run(collection: StandIn, parser: Parser, docs: Path, monkeypatch: pytest.Mon
     return ingest
 
 
+@pytest.mark.parametrize("what_is_there_then", ["nothing", "another directory"])
+def test_a_directory_that_goes_away_after_the_walk_keeps_its_documents(
+    collection: StandIn, parser: Parser, docs: Path, what_is_there_then: str
+) -> None:
+    (docs / "a.txt").write_text("kept")
+    (docs / "b.txt").write_text("gone soon")
+    target = IngestTarget(Stopping(collection.url, 10_000), "docs", lambda seconds: pytest.fail("waited"))
+    target.open()
+    walk = Walk(alias="kb")
+    ingestion = Ingestion(target, parser, Recipe(200, 20, None, {}), Summary("docs"), Quiet())
+    ingestion.run(walk.find([docs]))
+    away = docs.rename(docs.with_name("away"))
+    if what_is_there_then != "nothing":
+        docs.mkdir()
+    ingestion.prune(walk.roots)
+    assert ingestion.summary.pruned == 0
+    if docs.exists():
+        docs.rmdir()
+    away.rename(docs)
+    (docs / "b.txt").unlink()
+    ingestion.prune(walk.roots)
+    assert ingestion.summary.pruned == 1
+
+
 def words(count: int, name: str = "w") -> str:
     return " ".join(f"Sentence {number} about {name}." for number in range(count))
 
