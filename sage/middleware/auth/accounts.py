@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from sage.middleware.auth.oidc.single_sign_on import SingleSignOn
-    from sage.middleware.auth.signing_keys import KeySet
+    from sage.middleware.auth.signing_keys import KeySet, SigningKey
     from sage.middleware.auth.tokens import Tokens
 
 
@@ -135,9 +135,7 @@ class Accounts:
         key = keys.rotate()
         if at_once:
             keys.remove_retired(at_once=True)
-        with self.database.write() as session:
-            self.database.bump(session)
-            self.changes.tell(session, by, "signing_key.rotate", f"signing_key:{key.kid}", "", {"at_once": at_once})
+        self._tell_signing_key(key, by, at_once=at_once)
         return key.kid
 
     def keep_signing_keys(self) -> None:
@@ -145,9 +143,15 @@ class Accounts:
         whose tokens have all expired. Does nothing while nobody has used an access token."""
         if "tokens" not in self.__dict__:
             return
-        if self.tokens.keys.is_due(self._signing_key_max_age):
-            self.rotate_signing_key(nobody())
+        replacement = self.tokens.keys.replace_older_than(self._signing_key_max_age)
+        if replacement is not None:
+            self._tell_signing_key(replacement, nobody(), at_once=False)
         self.tokens.keys.remove_retired()
+
+    def _tell_signing_key(self, key: SigningKey, by: Principal | None, *, at_once: bool) -> None:
+        with self.database.write() as session:
+            self.database.bump(session)
+            self.changes.tell(session, by, "signing_key.rotate", f"signing_key:{key.kid}", "", {"at_once": at_once})
 
     def has_limits(self) -> bool:
         """Whether any user, key or team has limits of its own."""

@@ -13,7 +13,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,14 +107,16 @@ class KeySet:
 
     def rotate(self) -> SigningKey:
         """Makes the next key; of several processes that do so at once, one succeeds and all get its key."""
-        names = self._files.names("*.pem")
-        number = max((int(found[1]) for found in map(_NUMBER.fullmatch, names) if found is not None), default=0) + 1
-        self._files.add(key_file(number), _new_pem(self._clock()))
+        self._add_after(self._files.names("*.pem"))
         return self._look()[-1]
 
-    def is_due(self, max_age: float) -> bool:
-        """Whether the newest key is older than ``max_age`` seconds."""
-        return self._clock() - self._look()[-1].created_at > max_age
+    def replace_older_than(self, max_age: float) -> SigningKey | None:
+        """Makes the next key if the newest one is older than ``max_age`` seconds; ``None`` if it is not, and where
+        another process has replaced the same one."""
+        names = self._files.names("*.pem")  # before the look: what is replaced is the key that was found too old
+        if self._clock() - self._look()[-1].created_at <= max_age or not self._add_after(names):
+            return None
+        return self._look()[-1]
 
     def remove_retired(self, *, at_once: bool = False) -> None:
         """Removes the files of keys of which no token can be valid; ``at_once`` all but the newest, whose tokens are
@@ -123,6 +125,10 @@ class KeySet:
         for name, key in list(self._by_name.items()):
             if not self._is_good(keys, key) or (at_once and key is not keys[-1]):
                 self._files.remove(name)
+
+    def _add_after(self, names: Sequence[str]) -> bool:
+        number = max((int(found[1]) for found in map(_NUMBER.fullmatch, names) if found is not None), default=0) + 1
+        return self._files.add(key_file(number), _new_pem(self._clock()))
 
     def _among(self, keys: tuple[SigningKey, ...], kid: str) -> SigningKey | None:
         return next((key for key in keys if key.kid == kid and self._is_good(keys, key)), None)

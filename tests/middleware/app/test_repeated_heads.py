@@ -98,6 +98,33 @@ def test_a_length_that_is_none_is_refused_as_ever(length: bytes) -> None:
     assert seen_of([request(b"abc"), request(b"abc"), bad], repeat=False)[1] == got
 
 
+HEADS = [
+    b"GET /get HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\nAuthorization: Bearer ann\r\n\r\n",
+    b"POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\nAuthorization: Bearer eve\r\n\r\n",
+    b"POST /c HTTP/1.1\r\nAuthorization: Bearer bob\r\nContent-Length: %d\r\nHost: h\r\n\r\n",
+    b"\r\n\r\nPOST /d HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("first", range(5))
+@pytest.mark.parametrize("second", range(5))
+def test_heads_that_come_together_are_not_taken_for_each_other(first: int, second: int) -> None:
+    def sent(number: int, body: bytes) -> bytes:
+        return HEADS[number].replace(b"%d", b"%d" % len(body)) + (body if number else b"")
+
+    long = b"\r\n0" * 100
+    start = sent(first, b"x")
+    together = start + sent(second, long)
+    for cut in (len(start), len(start) + 9, len(together) - len(long) + 1, len(together) - 7, len(together)):
+        alone = [sent(first, b"y"), sent(second, b"z"), sent(second, b"z"), sent(first, b"y")]
+        pieces = [piece for piece in (together[:cut], together[cut:], *alone) if piece]
+        app, got = seen_of(pieces)
+        plain, expected = seen_of(pieces, repeat=False)
+        assert (app.seen, got) == (plain.seen, expected)
+        assert len(app.seen) == 6
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from([b"abc", b"abcd", b"", b"\r\n\r\n", b"POST /"]), min_size=1, max_size=6), st.data())
 def test_however_the_bytes_come_the_requests_are_the_same(bodies: list[bytes], data: st.DataObject) -> None:

@@ -109,6 +109,25 @@ def test_an_old_key_is_replaced_once_by_several_gateways(accounts: Accounts, bes
     assert keys() == ["0001.pem", "0002.pem"]
 
 
+def test_a_key_that_another_gateway_replaces_meanwhile_is_not_replaced_again(
+    accounts: Accounts, beside: Accounts, clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.now += 91 * 86400
+    keys = accounts.tokens.keys
+    look = keys._look
+
+    def look_and_be_overtaken() -> Any:
+        found = look()
+        monkeypatch.setattr(keys, "_look", look)
+        beside.keep_signing_keys()
+        return found
+
+    assert beside.tokens.keys.jwks()["keys"]
+    monkeypatch.setattr(keys, "_look", look_and_be_overtaken)
+    accounts.keep_signing_keys()
+    assert keys._files.names("*.pem") == ["0001.pem", "0002.pem"]
+
+
 @both_databases
 def test_a_bad_file_beside_the_keys_takes_no_gateway_down(accounts: Accounts, beside: Accounts, clock) -> None:
     token = accounts.sessions.issue("root")

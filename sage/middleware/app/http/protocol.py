@@ -50,6 +50,7 @@ class GatewayProtocol(asyncio.Protocol):
         "_app",
         "_app_state",
         "_asks_upgrade",
+        "_begun",
         "_expects_continue",
         "_first",
         "_head_complete",
@@ -120,6 +121,7 @@ class GatewayProtocol(asyncio.Protocol):
         only until the bytes are parsed that have come."""
         self._repeated: RepeatedHead | None = None
         """The head of the last request, if another one with it need not be parsed."""
+        self._begun = 0  # requests that began in the bytes that are parsed
         self._missing = 0  # bytes of the body of a request that was not parsed
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -191,7 +193,8 @@ class GatewayProtocol(asyncio.Protocol):
     def _parse(self, data: bytes) -> None:
         if self._is_over:
             return
-        was_between, before = self._is_between, self._newest
+        was_between = self._is_between
+        self._begun = 0
         self._latest = size = len(data)
         self._received += size
         self._unparsed += size
@@ -208,12 +211,13 @@ class GatewayProtocol(asyncio.Protocol):
             # Of a head, or of extensions of chunks or trailers, which would be kept until they end.
             self._end_reading(None if self._head_complete else head_too_large())
         if self._plain is not None:
-            if was_between and self._newest is not before:
+            if was_between and self._begun == 1:  # the bytes are those of this request alone
                 self._repeated = repeatable(data, self._plain)
             self._plain = None
 
     def on_message_begin(self) -> None:
         self._is_between = False
+        self._begun += 1
         self._first, self._unparsed = self._latest, 0
         self._url, self._headers = b"", []
         self._head_complete = self._asks_upgrade = self._expects_continue = False

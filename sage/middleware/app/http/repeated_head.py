@@ -65,8 +65,14 @@ class RepeatedHead:
 
 
 def repeatable(data: bytes, scope: Scope) -> RepeatedHead | None:
-    """The head of the request that ``data`` begins, of which the parser has made ``scope``; ``None`` if it has no small
-    body with a ``Content-Length``, or if something comes after that."""
+    """The head of the one request that begins in ``data``, of which the parser has made ``scope``.
+
+    ``None`` if it has no small body with a ``Content-Length``, if something comes after that, or if it has other lines
+    than one for each header.
+    """
     length = int(scope[FIELDS].get(_LENGTH, b"0"))
-    end = data.find(b"\r\n\r\n") + 4
-    return RepeatedHead(data[:end], scope) if 0 < length <= LONGEST and len(data) - end <= length else None
+    head = data[: data.find(b"\r\n\r\n") + 4]
+    if not 0 < length <= LONGEST or len(data) - len(head) > length:
+        return None
+    lines = len(scope["headers"]) + 2
+    return RepeatedHead(head, scope) if head.count(b"\r\n") == head.count(b"\n") == lines else None
