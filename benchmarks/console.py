@@ -85,7 +85,7 @@ async def first_page(gateway: Running, page: Page) -> None:
     await page.wait_for("document.querySelector('input[name=password]')")
     await show_load(page, "log-in page, nothing cached")
     await log_in(page)
-    await page.evaluate("location.reload()")
+    await page.reload()
     await page.wait_for("document.querySelector('main h1') && !document.querySelector('main .waiting')")
     await asyncio.sleep(1)
     await show_load(page, "overview, reloaded")
@@ -161,6 +161,7 @@ async def measure(gateway: Running, upstream: Upstream, profile: Path, chosen: a
         await first_page(gateway, page)
         if "stream" in chosen.only:
             await streams(page, upstream, chosen.rate, chosen.seconds)
+            upstream.reset()  # short answers again
         if "lists" in chosen.only:
             await lists(gateway, page, chosen.rows)
         if page.errors:

@@ -20,7 +20,7 @@ const ALLOWED = {
 }
 const OPTIONS = {renderer, gfm: true, breaks: true}
 const PAUSE = 100 // milliseconds between two drawings at least
-const REST = 9 // and so many times as long as the last drawing took
+const REST = 14 // and so many times as long as the last drawing took, until it was on the screen
 
 const escape = text => text.replace(/[&<>"']/g, sign => `&#${sign.charCodeAt(0)};`)
 
@@ -45,7 +45,12 @@ export function Markdown({text, done = false}) {
       drawing.current ??= new Drawing(box.current, DOMPurify)
       drawing.current.show(latest.current.text, latest.current.done)
       const ended = performance.now()
-      free.current = ended + Math.max(PAUSE, REST * (ended - began))
+      const took = ended - began
+      free.current = ended + Math.max(PAUSE, REST * took)
+      requestAnimationFrame(() => { // what follows it lays the page out and paints it
+        const frame = performance.now()
+        setTimeout(() => { free.current = performance.now() + Math.max(PAUSE, REST * (took + performance.now() - frame)) })
+      })
     }
     waiting.current = window.setTimeout(draw, done ? 0 : Math.max(0, free.current - performance.now()))
   }, [text, done])

@@ -72,15 +72,18 @@ export async function failure(answer) {
 /**
  * The events of a stream (`data:` lines), parsed, as they come; `[DONE]` ends it.
  * Raises {@link ApiError} for an error event, and when the stream is cut off before its end.
+ * @param {Response} answer
+ * @returns {AsyncGenerator<any>}
  */
 export async function* events(answer) {
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader()
+  const reader = /** @type {ReadableStream<Uint8Array>} */ (answer.body).getReader()
+  const decoder = new TextDecoder()
   let rest = ""
   try {
     for (;;) {
       const {done, value} = await reader.read()
       if (done) throw new ApiError(0, "the stream was cut off", "cut_off", "")
-      const lines = (rest + value).split("\n")
+      const lines = (rest + decoder.decode(value, {stream: true})).split("\n")
       rest = lines.pop() ?? ""
       for (const line of lines) {
         if (!line.startsWith("data:")) continue

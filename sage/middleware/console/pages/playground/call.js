@@ -4,7 +4,7 @@ import {may} from "../../core/session.js"
 
 const LATE = 1500 // milliseconds after which the ledger also knows the price of a model's first call
 
-const PAUSE = 100 // milliseconds between two drawings of an answer that comes in
+const PAUSE = 200 // milliseconds between two drawings of an answer that comes in
 
 const SHORT = 50 // milliseconds from the first to the last token that tell nothing of the speed
 
