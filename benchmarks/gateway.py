@@ -28,6 +28,7 @@ from processes import BenchmarkError
 from report import Report
 from rows import PROMPTS, ROWS
 from subjects import Place, Subject
+from surface_costs import each_surface
 
 
 def _subjects(stack: ExitStack, folder: Path, options: argparse.Namespace) -> list[Subject]:
@@ -43,6 +44,8 @@ def _subjects(stack: ExitStack, folder: Path, options: argparse.Namespace) -> li
         started.append(stack.enter_context(subjects.peer(place, NGINX_FILES, None, prompts)))
     started.append(stack.enter_context(subjects.pass_through(place)))
     started.append(stack.enter_context(subjects.gateway(place, options.access_log)))
+    if "surfaces" in rows:
+        started.extend(each_surface(started[-1]))
     if "workers" in rows:
         started.append(stack.enter_context(subjects.gateway(place, options.access_log, workers=2)))
     if "governed" in rows:

@@ -8,6 +8,7 @@ from crowds import FirstChunks, OpenStreams
 from governed import Governed
 from neighbours import Beside
 from starts import Start, Workers
+from surface_costs import Surfaces
 from wire import Ask
 
 ROWS: tuple[Row, ...] = (
@@ -31,6 +32,7 @@ ROWS: tuple[Row, ...] = (
     FirstChunks(),
     Workers(),
     Governed(),
+    Surfaces(),
 )
 """Memory first, while the servers are fresh."""
 
