@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from itertools import chain
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from sage.errors import (
     Conflict,
@@ -31,7 +31,14 @@ from sage.middleware.providers.local.hub_choice import check_file_model
 from sage.middleware.registry.factory import unconfigured
 from sage.middleware.registry.hosted_models import HostedModels
 from sage.middleware.registry.pulled_models import PulledModels, PulledOnnx
-from sage.middleware.registry.runtime_models import RuntimeModels, check_name, parse_registration
+from sage.middleware.registry.runtime_models import (
+    RuntimeModels,
+    changed_meanwhile,
+    check_name,
+    parse_registration,
+    registration,
+    revision,
+)
 from sage.middleware.registry.upstream_models import ModelLists
 from sage.middleware.settings.kinds import KINDS, RESERVED_PREFIXES, vendors_of
 from sage.middleware.settings.limits import SubjectLimits
@@ -49,6 +56,14 @@ _WINS = {
 }
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds between attempts to preload a model at a server that may still be starting."""
+
+
+class RegistrationChange(NamedTuple):
+    """A run-time model that was changed, and what it was registered with before and is now."""
+
+    model: PublicModel
+    before: ModelSettings
+    after: ModelSettings
 
 
 class Registry:
@@ -304,11 +319,56 @@ class Registry:
             new = self._runtime_model(name) is None
             if self._runtime_models is not None:
                 before = await asyncio.to_thread(self._runtime_models.put, name, settings)
-                self._stored = {**self._stored, name: settings}
-            model = self.register(name, settings, source="runtime")
+            model = self._take(name, settings)
+        return model, new, before
+
+    def _take(self, name: str, settings: ModelSettings) -> PublicModel:
+        """Registers a run-time model that is stored."""
+        self._stored = {**self._stored, name: settings}
+        model = self.register(name, settings, source="runtime")
         if model.preload:
             self._load_soon(model)
-        return model, new, before
+        return model
+
+    async def change(
+        self,
+        name: str,
+        fields: Mapping[str, Any],
+        may_have: Callable[[Mapping[str, Any]], None],
+        expected: str | None = None,
+    ) -> RegistrationChange:
+        """Puts ``fields`` into the registration of a run-time model, all of them or none; ``None`` takes one out.
+
+        ``may_have`` is called with the whole registration as it will be, and raises to refuse it. Raises
+        :class:`NotFound`, :class:`InvalidRequest`, and :class:`Conflict` for a model that was not registered at run
+        time, or whose revision is not the ``expected`` one any more.
+        """
+        return await self._finish(self._change(name, fields, may_have, expected))
+
+    async def _change(
+        self,
+        name: str,
+        fields: Mapping[str, Any],
+        may_have: Callable[[Mapping[str, Any]], None],
+        expected: str | None,
+    ) -> RegistrationChange:
+        async with self._changes:
+            before = self._stored.get(name)
+            if self._runtime_model(name) is None or before is None:
+                raise self._unknown(name)
+            if expected is not None and expected != revision(before):
+                raise changed_meanwhile(name)
+            body = {key: value for key, value in {**registration(before), **fields}.items() if value is not None}
+            may_have(body)
+            after = parse_registration(body, self.providers, self.absent)
+            if self._runtime_models is not None and after != before:
+                await asyncio.to_thread(self._runtime_models.replace, name, before, after)
+            model = self._models[name] if after == before else self._take(name, after)
+        return RegistrationChange(model, before, after)
+
+    def stored(self, name: str) -> ModelSettings | None:
+        """What the run-time model of that name was registered with; ``None`` where the name is not one's."""
+        return self._stored.get(name) if self._is_runtime(name) else None
 
     async def remove(self, name: str) -> ModelSettings | None:
         """Removes a model that was registered at run time; engines that no other model uses drain and unload. Returns
@@ -332,7 +392,7 @@ class Registry:
                 raise self._unknown(name)
             if self._runtime_models is not None:
                 before = await asyncio.to_thread(self._runtime_models.drop, name)
-                self._stored = {known: each for known, each in self._stored.items() if known != name}
+            self._stored = {known: each for known, each in self._stored.items() if known != name}
             self._models.pop(name, None)
             self.changes += 1
             self._fleet.retire(self._fleet.forget(name))
@@ -342,7 +402,8 @@ class Registry:
         """The run-time model of that name; raises :class:`Conflict` if the name belongs to another source."""
         model = self._models.get(name)
         if model is not None and model.source != "runtime":
-            raise Conflict(f"model '{name}' {_WINS[model.source]}", param="name", code="model_configured")
+            hint = "; change it there, then POST /settings/reload" if model.source == "config" else ""
+            raise Conflict(f"model '{name}' {_WINS[model.source]}{hint}", param="name", code="model_configured")
         return model
 
     async def _finish(self, change: Coroutine[Any, Any, T]) -> T:

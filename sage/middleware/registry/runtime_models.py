@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sage.errors import ConfigError, InvalidRequest, SageError
+from sage.errors import ConfigError, Conflict, InvalidRequest, SageError
 from sage.middleware.database.shared_files import SharedFiles
 from sage.middleware.engines.lora import adapter_server
 from sage.middleware.providers.base import MAX_NAME, Provider
@@ -150,17 +151,24 @@ class RuntimeModels:
         """Stores ``model``; it is durable when this returns what stood there before. Blocking."""
         return self._change(name, model)
 
+    def replace(self, name: str, expected: Model, model: Model) -> None:
+        """Stores ``model`` in place of ``expected``; raises :class:`Conflict` where something else stands there by
+        now. Blocking."""
+        self._change(name, model, expected)
+
     def drop(self, name: str) -> Model | None:
         """Removes the model, which it returns. Blocking."""
         return self._change(name, None)
 
-    def _change(self, name: str, model: Model | None) -> Model | None:
+    def _change(self, name: str, model: Model | None, expected: Model | None = None) -> Model | None:
         before: Model | None = None
 
         def changed(data: bytes | None) -> bytes:
             nonlocal before
             models = self._parsed(data)
             before = models.pop(name, None)
+            if expected is not None and before != expected:
+                raise changed_meanwhile(name)
             if model is not None:
                 models[name] = model
             stored = {each: registration(settings) for each, settings in models.items()}
@@ -174,6 +182,20 @@ class RuntimeModels:
 def registration(model: Model) -> dict[str, Any]:
     """The body that registers such a model, without what is as it is by default."""
     return model.model_dump(mode="json", exclude_defaults=True)
+
+
+def revision(model: Model) -> str:
+    """The same for the same registration."""
+    text = json.dumps(registration(model), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def changed_meanwhile(name: str) -> Conflict:
+    return Conflict(
+        f"model '{name}' has been changed by somebody else meanwhile; look at it again (GET /models/{name})",
+        param="revision",
+        code="model_changed",
+    )
 
 
 def _fault(exc: Exception) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import Body, Request
+from fastapi import Body, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,7 @@ from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.hub.sources import is_source
 from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation
 from sage.middleware.registry.runtime_models import registration
+from sage.middleware.registry.runtime_models import revision as revision_of
 from sage.middleware.routers.http.asgi import take_flag
 from sage.middleware.routers.http.bodies import SMALL_BODY
 from sage.middleware.routers.http.deps import AuditNote, Caller, TheGateway
@@ -26,6 +27,7 @@ from sage.middleware.routers.http.guard import guarded_router, max_body, require
 from sage.middleware.routers.http.open_answers import STILL_ALLOWED
 from sage.middleware.routers.http.openapi_bodies import EVENTS
 from sage.middleware.routers.http.progress import ProgressStream, then
+from sage.middleware.settings.settings import Model
 
 router = guarded_router("Models")
 
@@ -106,6 +108,10 @@ class ModelState(BaseModel):
     in_flight: int
     error: dict[str, Any] | None
     load: LoadProgress | None = Field(None, description="Of a model that is shown alone, while it loads.")
+    registration: dict[str, Any] | None = Field(
+        None, description="What it was registered with, for callers with `models:write`; null for other models."
+    )
+    revision: str | None = Field(None, description="Another one after each change of the registration.")
 
 
 class EngineMemory(BaseModel):
@@ -162,6 +168,13 @@ Registration = Annotated[
     dict[str, Any],
     Body(description="A model's section of the configuration, without anything of its engine.", examples=[_NEW_MODEL]),
 ]
+RegistrationFields = Annotated[
+    dict[str, Any],
+    Body(
+        description="The fields of the registration that change; null gives one its default.",
+        examples=[{"fallbacks": ["gpt-4o"], "keep_alive": None}],
+    ),
+]
 Question = Annotated[
     dict[str, Any] | None,
     Body(description="A request as for `/v1/chat/completions`; left out, a chat.", examples=[{"stream": True}]),
@@ -178,11 +191,10 @@ async def list_models(principal: Caller, gateway: TheGateway) -> ModelStates:
     memory["engines"] = [
         each for each in memory["engines"] if principal.allows_model(f"{each['provider']}/{each['model']}")
     ]
-    may_register = Scope.MODELS_WRITE in principal.scopes or Scope.ADMIN in principal.scopes
     return ModelStates(
         models=[ModelState.model_validate(model.describe()) for model in models],
         memory=MemoryUse(machine=await asyncio.to_thread(machine_memory), **memory),
-        providers=_providers(gateway) if may_register else [],
+        providers=_providers(gateway) if _writes_models(principal) else [],
     )
 
 
@@ -270,7 +282,9 @@ async def show_model(name: str, principal: Caller, gateway: TheGateway) -> Model
     model = await gateway.registry.resolve(name)
     await gateway.registry.refresh([model])
     load = await gateway.registry.load_progress(model)
-    return ModelState.model_validate({**model.describe(), "load": load})
+    stored = gateway.registry.stored(model.name) if _writes_models(principal) else None
+    written = _written(stored) if stored is not None else {}
+    return ModelState.model_validate({**model.describe(), "load": load, **written})
 
 
 @router.post(
@@ -292,6 +306,31 @@ async def register_model(
     return JSONResponse(model.describe(), status_code=201 if created else 200)
 
 
+@router.patch("/models/{name:path}", name="models_change")
+@requires(Scope.MODELS_WRITE)
+async def change_model(
+    name: str,
+    body: RegistrationFields,
+    principal: Caller,
+    gateway: TheGateway,
+    note_audit: AuditNote,
+    revision: Annotated[str | None, Query(max_length=64)] = None,
+) -> ModelState:
+    """Changes a model that was registered at run time: each field that is given takes the place of the old one, null
+    gives its default, the others stay. All of it applies at once or nothing; running requests finish as they began.
+
+    `revision`, as `GET` tells it, has the change refused (409) where somebody else has changed the model since.
+    """
+    require_model_access(principal, name)
+    if not body:
+        raise InvalidRequest("give at least one field to change, such as 'deployments' or 'fallbacks'")
+    whole = partial(_check_registration, principal, name)
+    model, before, after = await gateway.registry.change(name, body, whole, revision)
+    if after != before:
+        await note_audit("model.change", f"model:{name}", _differences(before, after), tenant="")
+    return ModelState.model_validate({**model.describe(), **_written(after)})
+
+
 @router.delete("/models/{name:path}", name="models_remove", status_code=204)
 @requires(Scope.MODELS_WRITE)
 async def remove_model(name: str, principal: Caller, gateway: TheGateway, note_audit: AuditNote) -> None:
@@ -300,6 +339,22 @@ async def remove_model(name: str, principal: Caller, gateway: TheGateway, note_a
     before = await gateway.registry.remove(name)
     details = {} if before is None else {"before": registration(before)}
     await note_audit("model.remove", f"model:{name}", details, tenant="")
+
+
+def _writes_models(principal: Principal) -> bool:
+    return Scope.MODELS_WRITE in principal.scopes or Scope.ADMIN in principal.scopes
+
+
+def _written(settings: Model) -> dict[str, Any]:
+    """What a run-time model was registered with, for those who may change it."""
+    return {"registration": registration(settings), "revision": revision_of(settings)}
+
+
+def _differences(before: Model, after: Model) -> dict[str, Any]:
+    """The fields that differ, as they are now, and under ``before`` as they were; null stands for the default."""
+    old, new = registration(before), registration(after)
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    return {**{name: new.get(name) for name in names}, "before": {name: old.get(name) for name in names}}
 
 
 def _providers(gateway: Gateway) -> list[ProviderName]:

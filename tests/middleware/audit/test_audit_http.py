@@ -81,6 +81,8 @@ def test_collections_and_models_and_erasures_are_told(gateway: Callable[..., Run
     assert running.post("/models/mine", model).status_code == 201
     changed = {**model, "limits": {"rpm": 3}, "budget": {"usd": "5", "window": "day"}}
     assert running.post("/models/mine", changed).status_code == 200
+    assert running.request("PATCH", "/models/mine", json={"limits": None, "retries": 1}).status_code == 200
+    assert running.request("PATCH", "/models/mine", json={"retries": 1}).status_code == 200  # nothing to tell
     assert running.request("DELETE", "/models/mine").status_code == 204
     assert running.request("DELETE", "/usage", params={"user": "ann"}).status_code == 200
     assert running.request("PUT", "/budgets/user/root", json={"usd": 5}).status_code == 200
@@ -91,6 +93,7 @@ def test_collections_and_models_and_erasures_are_told(gateway: Callable[..., Run
         ("collection.delete", "collection:notes"),
         ("model.create", "model:mine"),
         ("model.change", "model:mine"),
+        ("model.change", "model:mine"),
         ("model.remove", "model:mine"),
         ("usage.erase", "user:ann"),
         ("budget.set", "budget:user:root"),
@@ -98,10 +101,12 @@ def test_collections_and_models_and_erasures_are_told(gateway: Callable[..., Run
     ]
     (made,) = events(running, action="model.create")
     assert (made["tenant"], made["details"]) == (None, model)
-    (change,) = events(running, action="model.change")
-    assert change["details"] == {**changed, "before": model}
+    replaced, change = events(running, action="model.change")
+    assert replaced["details"] == {**changed, "before": model}
+    before = {"limits": {"rpm": 3}, "retries": None}
+    assert change["details"] == {"limits": None, "retries": 1, "before": before}
     (removed,) = events(running, action="model.remove")
-    assert removed["details"] == {"before": changed}
+    assert removed["details"] == {"before": {**model, "budget": changed["budget"], "retries": 1}}
 
 
 def wait_for(read: Callable[[], list[Any]], count: int) -> list[Any]:

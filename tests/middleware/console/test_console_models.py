@@ -158,10 +158,42 @@ def test_a_model_is_added_by_keyboard_and_its_faults_stand_at_their_fields(
         assert await page.evaluate("document.title") != "caught"
         made = watched.gateway.get(f"/models/mine/{language}").json()
         assert [(each["model"], each["weight"]) for each in made["deployments"]] == [(HOSTILE, 2.0)]
+        await edit(page, f"mine/{language}")
         await page.click(".actions.start button:last-of-type")
         await page.click("dialog button.danger")
         await page.wait_for(f"document.querySelector('main h1')?.innerText === '{TITLES[language][0]}'")
         forget_refusals(page)
+
+    async def edit(page: Page, name: str) -> None:
+        """A fault leaves it as it was, and so does what somebody else has changed meanwhile."""
+        await page.evaluate("document.querySelector('.actions.start button:nth-of-type(2)').focus()")
+        await page.press("Enter", 13)
+        await page.wait_for("document.querySelector('dialog [name=weight-0]')?.value === '2'")
+        assert await page.evaluate("document.querySelector('dialog [name=model-0]').value") == HOSTILE
+        await page.evaluate("document.querySelector('[name=weight-0]').select()")
+        await page.insert("0")
+        await page.press("Enter", 13)
+        await page.wait_for("document.querySelector('[name=weight-0][aria-invalid]')")
+        assert watched.gateway.get(f"/models/{name}").json()["deployments"][0]["weight"] == 2
+        await page.evaluate("document.querySelector('[name=weight-0]').select()")
+        await page.insert("5")
+        await page.evaluate("document.querySelector('[name=pin]').click()")
+        await page.type("dialog input[name=keep_alive]", "10m")
+        assert await grave_faults(page) == []
+        changed = watched.gateway.request("PATCH", f"/models/{name}", json={"retries": 1})
+        await page.press("Enter", 13)
+        await page.wait_for("document.querySelector('dialog .notice.bad')?.innerText.includes('somebody else')")
+        assert watched.gateway.get(f"/models/{name}").json()["registration"] == changed.json()["registration"]
+        await page.press("Escape", 27)
+        await page.wait_for("!document.querySelector('dialog')")
+        await page.click(".actions.start button:nth-of-type(2)")
+        await page.wait_for("document.querySelector('dialog [name=retries]')?.value === '1'")
+        await page.evaluate("document.querySelector('[name=weight-0]').select()")
+        await page.insert("5")
+        await page.press("Enter", 13)
+        await page.wait_for("!document.querySelector('dialog') && document.querySelector('.toasts p')")
+        written = watched.gateway.get(f"/models/{name}").json()["registration"]
+        assert written == {"deployments": [{"provider": "up", "model": HOSTILE, "weight": 5.0}], "retries": 1}
 
     visit(watched.gateway, tmp_path / "profile", act)
     assert watched.gateway.get(f"/models/mine/{language}").status_code == 404

@@ -180,6 +180,91 @@ def test_a_kept_model_waits_behind_one_of_the_configuration(
         assert running.chat("bench").headers["x-sage-deployment"] == "east/mine"
 
 
+# Changing one
+
+
+def change(running: Running, path: str, fields: Any, **query: str) -> requests.Response:
+    return running.request("PATCH", path, json=fields, params=query)
+
+
+def test_a_model_is_changed_in_place(up: Upstream, settings: Callable[..., Settings], tmp_path: Path) -> None:
+    price = {"input": "1", "output": "2"}
+    given = body("one", keep_alive="90s", pin=True, fallbacks=["bench"])
+    given["deployments"][0]["price"] = price
+    with run_gateway(settings(bench=body("theirs"))) as running:
+        assert running.post("/models/team/mine", given).status_code == 201
+        shown = running.get("/models/team/mine").json()
+        assert shown["registration"]["keep_alive"] == 90
+        assert running.get("/models/bench").json()["registration"] is None  # the file's
+        two = [*given["deployments"], {"provider": "east", "model": "two", "priority": 1}]
+        answer = change(running, "/models/team/mine", {"deployments": two, "keep_alive": None, "retries": 0})
+        assert answer.status_code == 200, answer.text
+        changed = answer.json()
+        assert [(each["model"], each["priority"]) for each in changed["deployments"]] == [("one", 0), ("two", 1)]
+        assert changed["registration"] == {"deployments": two, "fallbacks": ["bench"], "pin": True, "retries": 0}
+        assert changed["revision"] != shown["revision"]
+        late = change(running, "/models/team/mine", {"pin": False}, revision=shown["revision"])
+        assert (late.status_code, late.json()["error"]["code"]) == (409, "model_changed")
+        assert change(running, "/models/team/mine", {"pin": False}, revision=changed["revision"]).status_code == 200
+        assert running.chat("team/mine").headers["x-sage-deployment"] == "east/one"
+        before = running.get("/models/team/mine").json()
+    with run_gateway(settings(bench=body("theirs"))) as running:
+        assert running.get("/models/team/mine").json()["registration"] == before["registration"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"fallbacks": ["bench"], "deployments": [{"provider": "gone", "model": "m"}]}, "deployments.0.provider"),
+        ({"deployments": [{"provider": "east", "model": "m", "weight": 0}]}, "deployments.0.weight"),
+        ({"deployments": None}, "deployments"),
+        ({"deployments": []}, "deployments"),
+        ({"pin": True, "base_url": "http://192.0.2.1"}, "base_url"),
+        ({"pin": True, "colour": "red"}, None),
+        ({"timeouts": {"total": 1e9}}, "timeouts.total"),
+        ({}, None),
+        ([], None),
+    ],
+)
+def test_a_change_that_is_wrong_leaves_the_model_as_it_was(refusing: Running, fields: Any, param: str | None) -> None:
+    assert refusing.post("/models/kept", body(pin=True)).ok
+    before, file = refusing.get("/models/kept").json(), kept(refusing.settings.data_dir)
+    answer = change(refusing, "/models/kept", fields)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+    assert refusing.get("/models/kept").json() == before
+    assert kept(refusing.settings.data_dir) == file
+    assert delete(refusing, "/models/kept").status_code == 204
+    (refusing.settings.data_dir / "models.json").unlink()
+
+
+def test_only_what_was_registered_at_run_time_is_changed(up: Upstream, gateway: Callable[..., Running]) -> None:
+    running = gateway(llm=llm(up, bench=body()))
+    assert change(running, "/models/nobody", {"pin": True}).status_code == 404
+    answer = change(running, "/models/bench", {"pin": True})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "model_configured")
+    assert "POST /settings/reload" in answer.json()["error"]["message"]
+    assert running.post("/models/mine", body()).ok
+    narrow = running.new_key(models=["mine", "east/theirs"], scopes=["models:write", "models:read"])
+    headers = {"Authorization": f"Bearer {narrow}"}
+    url = f"{running.url}/models/mine"
+    refused = requests.patch(url, json=body("other"), headers=headers, timeout=30)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
+    assert requests.patch(url, json={"retries": 1}, headers=headers, timeout=30).json()["registration"]["retries"] == 1
+    assert running.get("/models/mine", key=running.new_key(scopes=["models:read"])).json()["registration"] is None
+
+
+def test_changes_of_many_at_once_are_all_kept(up: Upstream, settings: Callable[..., Settings]) -> None:
+    """Fields of their own do not undo each other."""
+    fields = [{"pin": True}, {"retries": 0}, {"keep_alive": 60}, {"max_concurrency": 4}, {"fallbacks": ["x"]}]
+    with run_gateway(settings()) as running:
+        assert running.post("/models/mine", body()).ok
+        with ThreadPoolExecutor(5) as pool:
+            answers = list(pool.map(lambda each: change(running, "/models/mine", each), fields))
+        assert [each.status_code for each in answers] == [200] * 5
+        whole = running.get("/models/mine").json()["registration"]
+        assert {key: value for each in fields for key, value in each.items()}.items() <= whole.items()
+
+
 # What stays
 
 

@@ -63,6 +63,7 @@ POST   /models/{name}/explain                       admin,owner,user,viewer mode
 POST   /models/{name}/pull                          admin                   models:write      models_pull
 GET    /models/{name}                               admin,owner,user,viewer models:read       models_show
 POST   /models/{name}                               admin                   models:write      models_register
+PATCH  /models/{name}                               admin                   models:write      models_change
 DELETE /models/{name}                               admin                   models:write      models_remove
 POST   /collections/{collection}/documents          admin,owner,user        collections:write documents_add
 GET    /collections/{collection}/documents          admin,owner,user,viewer search            documents_list

@@ -9,11 +9,14 @@ import {get, post, remove} from "../../core/api.js"
 import {bytes, duration, number} from "../../core/format.js"
 import {html, useEffect, useLoaded, useState} from "../../core/html.js"
 import {t} from "../../core/language.js"
+import {addressOf} from "../../core/query.js"
 import {address, go} from "../../core/router.js"
 import {may} from "../../core/session.js"
 import {choose} from "../playground/conversation.js"
 import {Explain} from "./explain.js"
+import {dotted} from "../settings/value.js"
 import {modelPath} from "./model_path.js"
+import {Edit} from "./register.js"
 
 const SOON = 400 // milliseconds until the state is looked at again while it changes
 const LATER = 4000
@@ -44,15 +47,17 @@ export function OneModel({name}) {
     <${Failure} error=${error ?? failed} retry=${error && reload} />
     ${!model ? !error && html`<${Waiting} />` : html`
       <${Problem} error=${model.error} />
-      <${Actions} model=${model} onLoad=${load} onUnload=${() => setAsking("unload")} onRemove=${() => setAsking("remove")} />
+      <${Actions} model=${model} onLoad=${load} onUnload=${() => setAsking("unload")} onEdit=${() => setAsking("edit")} onRemove=${() => setAsking("remove")} />
       ${model.load && html`<${Loading} load=${model.load} />`}
       ${model.state === "draining" && html`<p class="notice busy" role="status">${t("models.draining", {count: model.in_flight})}</p>`}
       <${Facts} model=${model} />
+      ${may.peek()("models:write") && html`<${HowChanged} model=${model} />`}
       <h2>${t("models.deployments")}</h2>
       <${Deployments} rows=${model.deployments} />
       ${model.deployments.length > 0 && html`<${Explain} name=${name} />`}`}
     ${asking === "unload" && html`<${Confirm} title=${t("models.unload_title", {name})} lost=${t("models.unload_lost")}
       action=${t("models.unload")} onClose=${() => setAsking("")} onConfirm=${async () => unload()} />`}
+    ${asking === "edit" && html`<${Edit} name=${name} onClose=${() => setAsking("")} onDone=${reload} />`}
     ${asking === "remove" && html`<${Confirm} title=${t("models.remove_title", {name})}
       lost=${t(model.source === "file" ? "models.remove_file_lost" : "models.remove_lost")}
       action=${t("action.remove")} onClose=${() => setAsking("")}
@@ -64,7 +69,7 @@ const Problem = ({error}) => error && html`
   <div class="notice bad" role="alert"><p>${error.message}</p>
     ${error.log?.length > 0 && html`<details><summary>${t("models.log")}</summary><pre tabindex="0">${error.log.join("\n")}</pre></details>`}</div>`
 
-function Actions({model, onLoad, onUnload, onRemove}) {
+function Actions({model, onLoad, onUnload, onEdit, onRemove}) {
   const writes = may.peek()("models:write")
   const loads = writes && model.deployments.some(each => each.loadable)
   const unloaded = ["unloaded", "failed", "unknown"].includes(model.state)
@@ -75,6 +80,7 @@ function Actions({model, onLoad, onUnload, onRemove}) {
       ${loads && (unloaded
         ? html`<button onClick=${onLoad}>${t("models.load")}</button>`
         : html`<button onClick=${onUnload}>${t("models.unload")}</button>`)}
+      ${model.registration && html`<button onClick=${onEdit}>${t("models.edit")}</button>`}
       ${writes && ["runtime", "file"].includes(model.source) && html`<button class="quiet" onClick=${onRemove}>${t("action.remove")}</button>`}
     </div>`
 }
@@ -99,6 +105,12 @@ const Facts = ({model}) => html`
     <div><dt>${t("models.last_used")}</dt><dd><${When} at=${model.last_used} /></dd></div>
     <div><dt>${t("models.fallbacks")}</dt><dd>${model.fallbacks.map((name, index) => html`${index > 0 ? " → " : ""}<a key=${name} href=${address("models", name)}>${name}</a>`)}${model.fallbacks.length === 0 ? "–" : ""}</dd></div>
   </dl>`
+
+/** Where a model is changed that this page cannot change. */
+const HowChanged = ({model}) => html`
+  ${model.source !== "runtime" && html`<p class="dim">${t(`models.by_${model.source}`)}
+    ${model.source === "config" && may.peek()("admin") && html` <a href=${addressOf("settings", "", {text: dotted(["llm", "models", model.name])})}>${t("models.its_settings")}</a>`}</p>`}
+  ${model.shadows && html`<p class="dim">${t("models.shadows")}</p>`}`
 
 function Deployments({rows}) {
   const columns = [
