@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -13,6 +15,7 @@ from ports import free_port
 
 from clients.conftest import Asked, Program
 from clients.scripted_model import DONE, ScriptedModel
+from clients.test_connect_texts import texts_for
 
 TOOL = '''
 class Tools:
@@ -27,7 +30,6 @@ class Tools:
 QUIET = {
     "OFFLINE_MODE": "true",
     "HF_HUB_OFFLINE": "1",
-    "ENABLE_OLLAMA_API": "false",
     "ENABLE_VERSION_UPDATE_CHECK": "false",
     "RAG_EMBEDDING_ENGINE": "openai",
     "ANONYMIZED_TELEMETRY": "false",
@@ -36,17 +38,27 @@ QUIET = {
 }
 
 
+def wait_for_start(url: str, started: subprocess.Popen[bytes], log: Path) -> None:
+    """Its first start makes a database; that takes some minutes on a slow disk."""
+    end = time.monotonic() + 400
+    while time.monotonic() < end:
+        assert started.poll() is None, log.read_text()
+        try:
+            if requests.get(f"{url}/health", timeout=5).ok:
+                return
+        except requests.RequestException:
+            time.sleep(0.5)
+    raise AssertionError(f"Open WebUI has not started: {log.read_text()[-2000:]}")
+
+
 @contextmanager
 def serving(webui: Program, asked: Asked) -> Iterator[str]:
-    """Its address, while it runs."""
+    """Its address, while it runs with the variables of the console's page *Connect*."""
     port = free_port()
-    variables = {
-        **QUIET,
-        "DATA_DIR": str(webui.home),
-        "WEBUI_SECRET_KEY": "only for this test",
-        "OPENAI_API_BASE_URL": asked.base_url,
-        "OPENAI_API_KEY": asked.gateway.key,
-    }
+    (part,) = texts_for(asked)["Open WebUI"]
+    told = dict(re.findall(r"^export (\w+)=(.*)$", part["text"], re.MULTILINE))
+    assert told.keys() == {"OPENAI_API_BASE_URL", "OPENAI_API_KEY", "ENABLE_OLLAMA_API"}
+    variables = {**QUIET, **told, "DATA_DIR": str(webui.home), "WEBUI_SECRET_KEY": "only for this test"}
     url, log = f"http://127.0.0.1:{port}", webui.home / "log"
     with log.open("wb") as output:
         started = subprocess.Popen(
@@ -57,13 +69,7 @@ def serving(webui: Program, asked: Asked) -> Iterator[str]:
             stderr=subprocess.STDOUT,
         )
     try:
-        for _ in range(240):
-            assert started.poll() is None, log.read_text()
-            try:
-                if requests.get(f"{url}/health", timeout=5).ok:
-                    break
-            except requests.RequestException:
-                time.sleep(0.5)
+        wait_for_start(url, started, log)
         yield url
     finally:
         started.terminate()
