@@ -117,6 +117,64 @@ def test_each_value_names_its_source(tmp_path: Path) -> None:
     }
 
 
+def test_a_part_of_the_settings_is_asked_for(tmp_path: Path) -> None:
+    provider = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key": "sk"}
+    models = {name: {"deployments": [{"provider": "up", "model": "m"}]} for name in ("gpt-4.1", "gpt", "other")}
+    with configured(tmp_path / "sage.yaml", {"llm": {"providers": {"up": provider}, "models": models}}) as running:
+
+        def ask(**query: Any) -> Any:
+            answer = running.get("/settings", params=query)
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        def names(found: Any) -> list[str]:
+            return [".".join(each["path"][2:]) for each in found["settings"]]
+
+        whole = ask()
+        assert (len(whole["settings"]), whole["cursor"]) == (whole["total"], None)
+        assert {"api", "auth", "llm", "queue"} <= set(whole["sections"])
+        assert set(whole["sources"]) == {"default", "file", "command_line"}
+        assert {each["path"][2] for each in ask(prefix="llm.models.gpt")["settings"]} == {"gpt"}
+        assert {each["path"][2] for each in ask(prefix='llm.models."gpt-4.1"')["settings"]} == {"gpt-4.1"}
+        assert {each["path"][2] for each in ask(contains="MODELS.GPT")["settings"]} == {"gpt"}
+        written = ask(prefix="llm.models", source="set")
+        assert names(written)[:2] == ["gpt.deployments.0.model", "gpt.deployments.0.provider"]
+        assert len(names(written)) == written["total"] == 6
+        pages = [ask(prefix="llm.models", source="set", limit=4)]
+        while pages[-1]["cursor"]:
+            pages.append(ask(prefix="llm.models", source="set", limit=4, cursor=pages[-1]["cursor"]))
+        assert [len(page["settings"]) for page in pages] == [4, 2]
+        assert [name for page in pages for name in names(page)] == names(written)
+        assert (ask(contains="no such").get("settings"), ask(contains="no such")["total"]) == ([], 0)
+        new = {"deployments": [{"provider": "up", "model": "m"}]}
+        running.post("/models/made", new).raise_for_status()
+        assert "made" in {each["path"][2] for each in ask(source="api")["settings"]}  # it is not the list of before
+        for wrong in ({"limit": 0}, {"cursor": "x"}, {"cursor": "[1]"}, {"cursor": "[]"}, {"source": "nowhere"}):
+            answer = running.get("/settings", params=wrong)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, next(iter(wrong)))
+
+
+def test_several_processes_take_nothing_over(tmp_path: Path) -> None:
+    """And say so, instead of telling of a reload that has not been."""
+    file = tmp_path / "sage.yaml"
+    provider = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key": "sk"}
+    llm = {"providers": {"up": provider}, "models": {"old": {"deployments": [{"provider": "up", "model": "m"}]}}}
+    sections = {"llm": llm, "api": {"port": 0, "workers": 2, "access_log": False}}
+    with configured(file, sections) as running:
+        shown = running.get("/settings?limit=1").json()
+        assert (shown["reloadable"], shown["restart_only"]) == (False, True)
+        assert "2 processes" in shown["not_reloadable"]
+        rewrite(file, {"llm": {**llm, "models": {"new": llm["models"]["old"]}}})
+        plan = running.post("/settings/reload", {"dry_run": True}).json()
+        assert {each["restart"] for each in plan["changes"]} == {True}
+        for body in ({}, {"revision": plan["revision"]}):
+            answer = running.post("/settings/reload", body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "not_reloadable")
+            assert "restart" in answer.json()["error"]["message"]
+        assert running.get("/models/new").status_code == 404
+        assert running.get("/models/old").status_code == 200
+
+
 def source(kind: str, name: str | None = None, *variables: str) -> dict[str, Any]:
     return {"kind": kind, "name": name, "variables": list(variables)}
 

@@ -9,15 +9,16 @@ import {address, place} from "./router.js"
  * @returns {[Record<string, string>, (changes: Record<string, string>, rest?: string) => void]}
  */
 export function useQuery(defaults) {
-  const {page, rest, query} = useSignal(place)
-  const values = {...defaults}
-  for (const name of Object.keys(defaults)) values[name] = query.get(name) ?? defaults[name]
-  const set = (changes, next = rest) => {
-    history.replaceState(null, "", addressOf(page, next, {...values, ...changes}, defaults))
+  const {page, query} = useSignal(place)
+  const set = (changes, next = place.peek().rest) => { // the address as it is by now: another filter may have changed since a text was typed
+    history.replaceState(null, "", addressOf(page, next, {...valuesIn(place.peek().query, defaults), ...changes}, defaults))
     dispatchEvent(new HashChangeEvent("hashchange"))
   }
-  return [values, set]
+  return [valuesIn(query, defaults), set]
 }
+
+const valuesIn = (/** @type {URLSearchParams} */ query, /** @type {Record<string, string>} */ defaults) =>
+  Object.fromEntries(Object.entries(defaults).map(([name, value]) => [name, query.get(name) ?? value]))
 
 /**
  * The address of a view with filters.

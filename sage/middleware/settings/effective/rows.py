@@ -6,6 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import BeforeValidator, SecretStr
@@ -82,8 +83,8 @@ class SettingLeaf(NamedTuple):
 def leaves(value: Any, path: SettingPath = (), unit: SettingUnit | None = None) -> Iterator[SettingLeaf]:
     """What a section sets, down to single values and lists of them; an empty mapping is a value."""
     if isinstance(value, SettingsSection):
-        for name, field in type(value).model_fields.items():
-            yield from leaves(getattr(value, name), (*path, name), _unit(field.annotation, field.metadata))
+        for name, unit_of_field in _units_of(type(value)).items():
+            yield from leaves(getattr(value, name), (*path, name), unit_of_field)
     elif isinstance(value, Mapping) and value:
         for name, each in value.items():
             yield from leaves(each, (*path, str(name)))
@@ -92,6 +93,12 @@ def leaves(value: Any, path: SettingPath = (), unit: SettingUnit | None = None) 
             yield from leaves(each, (*path, str(index)))
     else:
         yield SettingLeaf(path, value, unit)
+
+
+@cache
+def _units_of(section: type[SettingsSection]) -> dict[str, SettingUnit | None]:
+    """The fields of a section, and what their numbers count."""
+    return {name: _unit(field.annotation, field.metadata) for name, field in section.model_fields.items()}
 
 
 def _unit(annotation: Any, metadata: Iterable[Any]) -> SettingUnit | None:
@@ -161,12 +168,16 @@ def _source(path: SettingPath, loaded: LoadedSettings) -> SettingSource:
 def _is_written(path: SettingPath, written: Any) -> bool:
     for name in path:
         if isinstance(written, Mapping):
-            named = {str(key): each for key, each in written.items()}
-            if named.get(name) is None:  # a key without a value keeps its default
+            written = written[name] if name in written else _by_text(written, name)
+            if written is None:  # a key without a value keeps its default
                 return False
-            written = named[name]
         elif isinstance(written, list) and name.isdigit() and int(name) < len(written):
             written = written[int(name)]
         else:
             return True
     return True
+
+
+def _by_text(written: Mapping[Any, Any], name: str) -> Any:
+    """The value of a key that YAML has read as something else than text, such as a number; ``None`` without one."""
+    return next((each for key, each in written.items() if not isinstance(key, str) and str(key) == name), None)

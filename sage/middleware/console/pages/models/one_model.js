@@ -109,7 +109,7 @@ const Facts = ({model}) => html`
 /** Where a model is changed that this page cannot change. */
 const HowChanged = ({model}) => html`
   ${model.source !== "runtime" && html`<p class="dim">${t(`models.by_${model.source}`)}
-    ${model.source === "config" && may.peek()("admin") && html` <a href=${addressOf("settings", "", {text: dotted(["llm", "models", model.name])})}>${t("models.its_settings")}</a>`}</p>`}
+    ${model.source === "config" && may.peek()("admin") && html` <a href=${addressOf("settings", "", {find: dotted(["llm", "models", model.name])})}>${t("models.its_settings")}</a>`}</p>`}
   ${model.shadows && html`<p class="dim">${t("models.shadows")}</p>`}`
 
 function Deployments({rows}) {

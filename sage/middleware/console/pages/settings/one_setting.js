@@ -3,6 +3,7 @@ import {CodeBlock} from "../../components/copyable.js"
 import {Dialog} from "../../components/dialog.js"
 import {html} from "../../core/html.js"
 import {t} from "../../core/language.js"
+import {address} from "../../core/router.js"
 import {Source, Value, dotted, valueText} from "./value.js"
 
 /** The lines of a configuration file that set what is at `path` to `text`. */
@@ -26,7 +27,7 @@ export function OneSetting({setting, onClose}) {
         ${variable && html`<div class="whole"><dt>${t("origin.environment")}</dt><dd><code>${variable}</code></dd></div>`}
       </dl>
       ${hidden && html`<p class="dim">${t("settings.hidden_hint")}</p>`}
-      ${source.kind === "api" ? html`<p>${t("settings.by_api")}</p>`
+      ${source.kind === "api" ? html`<p>${t("settings.by_api")} <a href=${address("models", path[2])}>${path[2]}</a></p>`
         : !isInList && !hidden && html`<p>${t("settings.in_file")}</p><${CodeBlock} language="YAML" text=${yaml(path, unit && typeof value === "number" ? valueText(value, unit) : JSON.stringify(value))} />`}
       <div class="actions"><button class="primary" onClick=${onClose}>${t("action.close")}</button></div>
     <//>`
