@@ -12,6 +12,8 @@ from sage.errors import DeadlineExceeded, SageError, UpstreamFailed
 from sage.middleware.dispatch.deployment import Deployment, DeploymentLease
 from sage.middleware.providers.base import ModelCall, Provider, Sink, UpstreamResponse, Usage, takes_nothing
 from sage.middleware.providers.wire import lenient_json
+from sage.middleware.providers.wire.repeated_events import HasShape
+from sage.middleware.providers.wire.sse import EventRelay
 
 _MAX_REFUSAL = 64 * 1024
 _DRAIN_TIME = 0.2  # seconds that the end of a body may take after its last event
@@ -44,6 +46,11 @@ class UpstreamAnswer:
     def finished(self) -> bool:
         """Whether nothing more comes of it."""
         return True
+
+    @property
+    def sender(self) -> HasShape | None:
+        """Who sends events of a stream by their shape; ``None`` means that nobody does."""
+        return None
 
     async def more(self, write: Sink = takes_nothing) -> bytes:
         """Further complete events; empty at the end. Raises when the stream breaks or reports an error.
@@ -116,6 +123,10 @@ class UpstreamStream(UpstreamAnswer):
     @property
     def finished(self) -> bool:
         return self._relay.finished
+
+    @property
+    def sender(self) -> HasShape | None:
+        return self._relay if isinstance(self._relay, EventRelay) else None
 
     async def more(self, write: Sink = takes_nothing) -> bytes:
         relay = self._relay

@@ -34,6 +34,7 @@ from sage.middleware.gateway.vector_stores.search import StoreSearch
 from sage.middleware.limits.local_limiter import Admitted, Limiter, LocalLimiter
 from sage.middleware.providers.base import ModelCall, Sink, takes_nothing
 from sage.middleware.providers.transport import Transport
+from sage.middleware.providers.wire.repeated_events import HasShape
 from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.settings import Settings
 from sage.middleware.usage.captured_call import CapturedCall
@@ -336,6 +337,11 @@ class GatewayCall:
     def is_events(self) -> bool:
         """Whether such an answer is a stream of events, in which an error can still be told."""
         return cast(PassedAnswer, self._answer).is_events
+
+    @property
+    def sender(self) -> HasShape | None:
+        """Who sends events of a stream by their shape; ``None`` means that nobody does."""
+        return self._answer.sender
 
     @property
     def finished(self) -> bool:

@@ -15,8 +15,8 @@ from sage.middleware.providers.wire.tool_calls import LEGACY, CallFragment, Tool
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """The names under which servers send reasoning; the first is the gateway's own."""
-_BESIDE_TEXT = frozenset({"tool_calls", LEGACY, "refusal", *REASONING})
-
+_BESIDE_TEXT = frozenset({"tool_calls", LEGACY, "thinking_blocks", *REASONING})
+"""What may say more than the text beside which it stands; so may ``refusal``, which at OpenAI's is mostly null."""
 
 _FINISH_REASONS = {
     "stop": "stop eos eos_token eos_found end_turn stop_sequence complete end finish_reason_stop",
@@ -61,13 +61,21 @@ class Delta(NamedTuple):
         return _shown(self.text, self.refusal) if self.refusal else self.text
 
 
+def plain_text(message: Mapping[str, Any]) -> str | None:
+    """The text of a message, or of a delta, that says nothing else, as most do; ``None`` for another one."""
+    content = message.get("content")
+    if type(content) is str and _BESIDE_TEXT.isdisjoint(message) and message.get("refusal") is None:
+        return content
+    return None
+
+
 def read_message(message: Any) -> Message:
     """What the ``message`` of a choice says, or a choice of ``completions``; nothing if it is no object."""
     if not isinstance(message, dict):
         return Message("", "", "", [])
-    content = message.get("content")
-    if type(content) is str and _BESIDE_TEXT.isdisjoint(message):  # most of them
-        return Message(content, "", "", [])
+    plain = plain_text(message)
+    if plain is not None:
+        return Message(plain, "", "", [])
     text, reasoning, refusal = _texts(message)
     has_calls = message.get("tool_calls") or message.get(LEGACY)
     return Message(text, reasoning, refusal, whole_calls(message) if has_calls else [])
@@ -88,9 +96,9 @@ class DeltaReader:
         """What ``delta`` adds: the one of a chat's chunk, or a choice of ``completions``."""
         if not isinstance(delta, dict):
             return Delta("", "", "", ())
-        content = delta.get("content")
-        if type(content) is str and _BESIDE_TEXT.isdisjoint(delta):  # nearly every delta of a stream
-            return Delta(content, "", "", ())
+        plain = plain_text(delta)
+        if plain is not None:
+            return Delta(plain, "", "", ())
         text, reasoning, refusal = _texts(delta)
         calls: Sequence[CallFragment] = ()
         if delta.get("tool_calls"):
@@ -108,7 +116,8 @@ def finish_of(choice: Mapping[str, Any]) -> str | None:
     reason = choice.get("finish_reason")
     if not isinstance(reason, str):
         return None
-    return _FINISH_OF.get(reason.lower().partition(":")[0], reason) or None
+    known = _FINISH_OF.get(reason)
+    return known or _FINISH_OF.get(reason.lower().partition(":")[0], reason) or None
 
 
 def flat_content(content: list[Any]) -> tuple[str, str] | None:

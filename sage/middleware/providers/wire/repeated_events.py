@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from sage.middleware.providers.wire.event_bytes import is_utf8
 
@@ -20,7 +20,18 @@ class EventShape:
     the same shape as another has the same keys, and the same values under them but this one.
     """
 
-    __slots__ = ("_after", "_before", "_between", "_sent_after", "_sent_before", "_sent_between", "_text")
+    __slots__ = (
+        "_after",
+        "_before",
+        "_between",
+        "_followed",
+        "_sent_after",
+        "_sent_before",
+        "_sent_between",
+        "_text",
+        "sent",
+        "sent_texts",
+    )
 
     def __init__(self, before: bytes, after: bytes, old: bytes, new: bytes) -> None:
         """``old`` and ``new``: what is replaced in it by what."""
@@ -30,18 +41,21 @@ class EventShape:
         self._sent_between = self._sent_after + self._sent_before
         self._text = slice(len(before), 2 - len(after))
         """Where the text stands in the line of an event."""
+        self._followed: EventShape | None = None
+        """One that sends events of this shape."""
+        self.sent: bytes | None = None
+        """What :meth:`relay` has returned last, but for ``None``."""
+        self.sent_texts: list[bytes] = []
+        """The texts of these events, each as it stands in JSON, without escapes."""
 
     @classmethod
-    def rewritten(cls, event: bytes, key: bytes, before: bytes, after: bytes) -> EventShape | None:
-        """The shape of ``event``, whose text is under ``key``, to go on as that text between ``before`` and ``after``;
-        ``None`` if it has another text, or none."""
+    def under(cls, key: bytes, event: bytes) -> EventShape | None:
+        """The shape of ``event``, whose text is under ``key``; ``None`` if it has another text, or none."""
         texts = list(_TEXT.finditer(event))
         if len(texts) != 1 or not texts[0][0].startswith(b'"%b"' % key):
             return None
         begin, end = texts[0].span(1)
-        shape = cls(event[:begin], event[end:], b"", b"")
-        shape._sent_before, shape._sent_after, shape._sent_between = before, after, after + before
-        return shape
+        return cls(event[:begin], event[end:], b"", b"")
 
     @classmethod
     def of(cls, event: bytes, old: bytes, new: bytes) -> EventShape | None:
@@ -54,55 +68,79 @@ class EventShape:
 
     def relay(self, events: bytes) -> bytes | None:
         """``events`` as they go on; ``None`` unless each of them has this shape."""
-        if events.count(b"\n") > 2:
-            return self._relay_several(events)
-        before, after = self._before, self._after
-        end = len(events) - len(after)
-        if end < len(before) or not (events.startswith(before) and events.endswith(after)):
+        texts = self.texts(events)
+        if texts is None:
             return None
-        text = events[len(before) : end]
-        return self._sent_before + text + self._sent_after if _is_plain(text) else None
+        self.sent_texts = texts
+        self.sent = sent = self._sent_before + self._sent_between.join(texts) + self._sent_after
+        return sent
 
     def texts(self, events: bytes) -> list[bytes] | None:
         """The texts of ``events``, each as it stands in JSON, without escapes; ``None`` unless each of them has this
         shape."""
+        before, after = self._before, self._after
+        if not (events.startswith(before) and events.endswith(after)):
+            return None
+        start, end = len(before), len(events) - len(after)
+        if events.find(b"\n", start) >= end:  # one event
+            text = events[start:end]
+            return [text] if end >= start and _is_plain(text) else None
         # To look for all that stands between two texts would cost more than to compare what is there with it.
         place = self._text
         texts = [line[place] for line in events.split(b"\n")[:-1:2]]
-        if self._before + self._between.join(texts) + self._after != events or not _is_plain(b" ".join(texts)):
+        if before + self._between.join(texts) + after != events or not _is_plain(b" ".join(texts)):
             return None
         return texts
 
-    def end_of_run(self, events: list[bytes], start: int) -> int:
-        """Up to where the ``events`` from ``start`` on, each without its empty line, look as if they had this shape."""
-        before, after = self._before, self._after[:-2]
-        end, count = start, len(events)
-        while end < count and events[end].startswith(before) and events[end].endswith(after):
-            end += 1
-        return end
+    def texts_sent(self, sender: HasShape | None, events: bytes) -> list[bytes] | None:
+        """As :meth:`texts`, where ``sender`` may have just sent ``events`` by a shape of its own: if all that this one
+        sends have the shape looked for, nothing has to be read once more."""
+        other = sender.shape if sender is not None else None
+        if other is not None and other.sent is events:
+            if other is self._followed:
+                return other.sent_texts
+            if other._sent_before == self._before and other._sent_after == self._after:
+                self._followed = other
+                return other.sent_texts
+        return self.texts(events)
 
-    def _relay_several(self, events: bytes) -> bytes | None:
-        texts = self.texts(events)
-        return None if texts is None else self._sent_before + self._sent_between.join(texts) + self._sent_after
+    def run(self, events: bytes, start: int) -> tuple[list[bytes], int]:
+        """As :meth:`texts`, for those of ``events`` from the place ``start`` on that have this shape, up to the first
+        that has not; and where that begins."""
+        before, after = self._before, self._after
+        texts = []
+        while events.startswith(before, start):
+            begin = start + len(before)
+            end = events.find(b'"', begin)
+            text = events[begin:end]
+            if not events.startswith(after, end) or not _is_plain(text):
+                break
+            texts.append(text)
+            start = end + len(after)
+        return texts, start
+
+
+class HasShape(Protocol):
+    """Knows, or sends, events that are alike."""
+
+    shape: EventShape | None
+    """That of the last ones; ``None`` means that none is known."""
 
 
 def in_runs(
-    events: bytes,
-    end_of_run: Callable[[list[bytes], int], int],
-    relay: Callable[[bytes], bytes | None],
-    translate: Callable[[bytes], bytes],
+    events: bytes, known: HasShape, write: Callable[[list[bytes]], bytes], translate: Callable[[bytes], bytes]
 ) -> bytes:
-    """``events`` of which some are alike and some are not: a run of those that are goes on by ``relay``, each of the
-    others by ``translate``, from which on others may be alike. ``end_of_run`` is :meth:`EventShape.end_of_run`."""
-    parts, start, done = events.split(b"\n\n")[:-1], 0, []
-    while start < len(parts):
-        end = end_of_run(parts, start)
-        relayed = relay(b"\n\n".join(parts[start:end]) + b"\n\n") if end - start > 1 else None
-        if relayed is not None:
-            done.append(relayed)
-        else:  # one event, or some that only looked alike
-            end = max(end, start + 1)
-            done += [translate(part + b"\n\n") for part in parts[start:end]]
+    """``events`` of which some have the shape that is ``known``, and some have not: ``write`` makes of the texts of a
+    run what goes on, and ``translate`` of each of the others, from which on another shape may be known."""
+    start, size, done = 0, len(events), []
+    while start < size:
+        shape = known.shape
+        texts, end = shape.run(events, start) if shape is not None else (None, start)
+        if texts:
+            done.append(write(texts))
+        else:
+            end = events.find(b"\n\n", start) + 2
+            done.append(translate(events[start:end]))
         start = end
     return b"".join(done)
 

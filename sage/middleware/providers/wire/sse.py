@@ -35,7 +35,8 @@ from sage.middleware.providers.wire.event_bytes import (
 )
 from sage.middleware.providers.wire.repeated_events import EventShape
 
-_MAX_COUNT = 2**53
+MAX_COUNT = 2**53
+"""More tokens than this no upstream has counted."""
 _MOST_UNLIKE = 8
 """Times in a row after which no other shape is looked for: each event has something of its own (probabilities)."""
 _ERROR_NAME = re.compile(rb"^(?:error:|event: ?error)", re.M)
@@ -77,13 +78,13 @@ class EventRelay:
         "_parses",
         "_public_model",
         "_reader",
-        "_shape",
         "_transform",
         "_unlike",
         "_upstream_model",
         "_whole",
         "error",
         "finished",
+        "shape",
         "usage",
     )
     _notable = _NOTABLE
@@ -121,7 +122,7 @@ class EventRelay:
         """Whether the last events are more than pieces of text, as far as their bytes tell."""
         self._reader: lenient_json.JsonReader | None = None
         """Made with the first event that is parsed: most streams need none."""
-        self._shape: EventShape | None = None
+        self.shape: EventShape | None = None
         """That of an event that was no more than a piece of text."""
         self._unlike = 0
         """How many times in a row events had another shape."""
@@ -135,8 +136,8 @@ class EventRelay:
 
     def feed(self, data: bytes) -> bytes:
         """The events that ``data`` completes. An error event of the upstream goes to ``error``, not to the client."""
-        if self._shape is not None and not self._parses and not self._incomplete and not self._last_cr:
-            relayed = self._shape.relay(data)
+        if self.shape is not None and not self._parses and not self._incomplete and not self._last_cr:
+            relayed = self.shape.relay(data)
             if relayed is not None:
                 self._unlike = self._empty_bytes = 0
                 return relayed
@@ -159,7 +160,7 @@ class EventRelay:
         if cut < len(data):
             self._keep_incomplete(data[cut:])
             data = data[:cut]
-        if self._shape is None and self._unlike < _MOST_UNLIKE:
+        if self.shape is None and self._unlike < _MOST_UNLIKE:
             return self._relay_first(data)
         return self._relay(data)
 
@@ -172,8 +173,8 @@ class EventRelay:
         if self.error is not None or self.finished:
             return relayed
         is_notable = self._is_notable
-        if self._shape is not None and not self._parses:
-            more = self._shape.relay(rest)
+        if self.shape is not None and not self._parses:
+            more = self.shape.relay(rest)
         if more is None:
             more = self._relay(rest)
             self._is_notable = self._is_notable or is_notable
@@ -237,7 +238,7 @@ class EventRelay:
         self._unlike += 1
         shape = EventShape.of(event, self._upstream_model or self._public_model, self._public_model)
         if shape is not None:
-            self._shape = shape
+            self.shape = shape
 
     def _rename(self, events: bytes, events_count: int) -> bytes | None:
         """``events`` under the public name; ``None`` where bytes do not tell which ``"model"`` is the answer's."""
@@ -410,7 +411,7 @@ def read_usage(usage: Any) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if type(prompt) is int and type(completion) is int and 0 <= prompt <= _MAX_COUNT and 0 <= completion <= _MAX_COUNT:
+    if type(prompt) is int and type(completion) is int and 0 <= prompt <= MAX_COUNT and 0 <= completion <= MAX_COUNT:
         return Usage(prompt, completion, usage)
     if prompt is None and completion is None:  # Anthropic's names, which some servers of this wire send, too
         prompt, completion = sum(count(usage.get(name)) for name in _ANTHROPIC_PROMPT), usage.get("output_tokens")
@@ -419,7 +420,7 @@ def read_usage(usage: Any) -> Usage | None:
 
 def count(value: Any) -> int:
     """A number of tokens as an upstream reported it; 0 for what is not one. Bounded, so that sums fit JSON too."""
-    return int(min(value, _MAX_COUNT)) if isinstance(value, int | float) and value > 0 else 0
+    return int(min(value, MAX_COUNT)) if isinstance(value, int | float) and value > 0 else 0
 
 
 def payloads(events: bytes) -> list[Any]:
@@ -427,6 +428,11 @@ def payloads(events: bytes) -> list[Any]:
 
     Raises :class:`UpstreamFailed` for data that is no JSON: left out, it would be missing in an answer that ends well.
     """
+    if events.startswith(b"data: {") and events.find(b"\n") == len(events) - 2:  # one event, as most are
+        try:
+            return [orjson.loads(events[6:])]
+        except orjson.JSONDecodeError:
+            pass  # read below
     parsed = []
     for event in events.split(b"\n\n"):
         data = event_data(event)

@@ -12,8 +12,8 @@ from typing import Any
 from sage.errors import UpstreamFailed
 from sage.middleware.providers.token_details import token_details
 from sage.middleware.providers.wire.json_values import objects
-from sage.middleware.providers.wire.messages import Message, finish_of, read_message
-from sage.middleware.providers.wire.sse import read_usage
+from sage.middleware.providers.wire.messages import Message, finish_of, plain_text, read_message
+from sage.middleware.providers.wire.sse import MAX_COUNT, read_usage
 from sage.middleware.providers.wire.tool_calls import ToolCall, arguments_object
 
 _STOP_REASONS = {
@@ -23,7 +23,7 @@ _STOP_REASONS = {
     "function_call": "tool_use",
     "content_filter": "refusal",
 }
-_PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+_PLAIN = {"prompt_tokens", "completion_tokens", "total_tokens"}
 
 
 def message(chat: Mapping[str, Any], stops: Sequence[str], estimated: tuple[int, int]) -> dict[str, Any]:
@@ -33,15 +33,21 @@ def message(chat: Mapping[str, Any], stops: Sequence[str], estimated: tuple[int,
     Raises :class:`UpstreamFailed` for a call of a tool whose arguments are no object.
     """
     choice = chat["choices"][0] if chat["choices"] else {"message": {}}
-    said = read_message(choice.get("message"))
-    finish = finish_of(choice)
-    reason, stop = stop_reason(finish, choice, stops, calls=bool(said.calls), refusal=said.refusal)
+    sent, finish = choice.get("message"), finish_of(choice)
+    text = plain_text(sent) if type(sent) is dict else None
+    if text:  # nearly every one
+        content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+        reason, stop = stop_reason(finish, choice, stops) if stops or finish != "stop" else ("end_turn", None)
+    else:
+        said = read_message(sent)
+        content = _content(said, sent, cut=finish == "length")
+        reason, stop = stop_reason(finish, choice, stops, calls=bool(said.calls), refusal=said.refusal)
     return {
         "id": message_id(chat.get("id")),
         "type": "message",
         "role": "assistant",
         "model": chat.get("model"),
-        "content": _content(said, choice.get("message"), cut=finish == "length"),
+        "content": content,
         "stop_reason": reason,
         "stop_sequence": stop,
         "usage": usage(chat.get("usage"), estimated),
@@ -93,7 +99,7 @@ def _input(call: ToolCall, *, cut: bool) -> dict[str, Any]:
 
 
 def stop_reason(
-    finish: str | None, choice: Mapping[str, Any], stops: Sequence[str], *, calls: bool, refusal: str
+    finish: str | None, choice: Mapping[str, Any], stops: Sequence[str], *, calls: bool = False, refusal: str = ""
 ) -> tuple[str, str | None]:
     """Why an answer ended, in Anthropic's words, and the stop sequence that ended it where the upstream says which.
 
@@ -112,11 +118,13 @@ def stop_reason(
 
 def usage(counted: Any, estimated: tuple[int, int]) -> dict[str, Any]:
     """Anthropic's ``usage``, in which tokens of the cache are counted apart from the others of the prompt."""
+    if type(counted) is dict and counted.keys() == _PLAIN:
+        prompt, answer = counted["prompt_tokens"], counted["completion_tokens"]
+        if type(prompt) is type(answer) is int and 0 <= prompt <= MAX_COUNT and 0 <= answer <= MAX_COUNT:
+            return _usage(prompt, answer)
     read = read_usage(counted)
     if read is None:
         return _usage(*estimated)
-    if _PLAIN.issuperset(counted):
-        return _usage(read.prompt_tokens, read.completion_tokens)
     cached, reasoning, units = token_details(counted)
     written = (units or {}).get("cache_write_tokens", 0)
     prompt, answer = read.prompt_tokens, read.completion_tokens

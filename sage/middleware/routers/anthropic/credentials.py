@@ -44,5 +44,6 @@ class WithApiKey:
         self._app = app
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        take_api_key(scope)
+        if _KEY in scope[FIELDS]:
+            take_api_key(scope)
         return self._app(scope, receive, send)

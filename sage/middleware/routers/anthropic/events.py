@@ -13,9 +13,10 @@ from typing import Any
 import orjson
 
 from sage.errors import SageError
+from sage.middleware.providers.wire.event_bytes import DONE
 from sage.middleware.providers.wire.json_values import objects, string
 from sage.middleware.providers.wire.messages import DeltaReader, finish_of
-from sage.middleware.providers.wire.repeated_events import EventShape, has_text_alone, in_runs
+from sage.middleware.providers.wire.repeated_events import EventShape, HasShape, has_text_alone, in_runs
 from sage.middleware.providers.wire.sse import payloads
 from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCall
 from sage.middleware.routers.anthropic import answer
@@ -28,26 +29,39 @@ _MOST_LEARNED = 8
 _BYTES_OF_TOKEN = 128
 """About how many bytes of an event there are for each token: most have the text of one, and 100 bytes around it."""
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+_BLOCK_STOP = b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n'
+_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
 
 class MessageEvents:
     """The events of one answer; the last ones, from :meth:`end`, have the stop reason and the usage.
 
-    ``prompt_tokens`` is the estimate that the stream begins with, before the upstream has counted any.
+    ``prompt_tokens`` is the estimate that the stream begins with, before the upstream has counted any. ``sender`` is
+    who sends the chunks, if it does so by their shape.
     """
 
-    def __init__(self, model: str, stops: Sequence[str], prompt_tokens: int, request_id: str) -> None:
+    def __init__(
+        self,
+        model: str,
+        stops: Sequence[str],
+        prompt_tokens: int,
+        request_id: str,
+        sender: HasShape | None = None,
+    ) -> None:
         self._model = model
         self._stops = stops
         self._prompt_tokens = prompt_tokens
         self._request_id = request_id
+        self._sender = sender
         self._started = False
         self._reader = DeltaReader()
         self._block: str | None = None
         """The type of the block that is open."""
         self._blocks = 0
-        self._shape: EventShape | None = None
+        self.shape: EventShape | None = None
         """What most chunks of the block of text that is open look like."""
+        self._before = self._after = b""
+        """All of an event of that block but its text."""
         self._learned = 0
         self._is_signed = False
         """Whether the block of thinking that is open has its signature."""
@@ -66,32 +80,28 @@ class MessageEvents:
 
     def translate(self, events: bytes) -> bytes:
         """The complete OpenAI ``events`` as Anthropic's."""
-        relayed = self._relay(events)
-        return in_runs(events, self._end_of_run, self._relay, self._translated) if relayed is None else relayed
+        shape = self.shape
+        texts = shape.texts_sent(self._sender, events) if shape is not None else None
+        return in_runs(events, self, self._more_text, self._translated) if texts is None else self._more_text(texts)
 
-    def _relay(self, events: bytes) -> bytes | None:
-        """``events`` that are all like one that was seen but for their text; ``None`` for others."""
-        relayed = self._shape.relay(events) if self._shape is not None else None
-        if relayed is not None:
-            self._answer_tokens += -(-len(relayed) // _BYTES_OF_TOKEN)
-        return relayed
-
-    def _end_of_run(self, events: list[bytes], start: int) -> int:
-        return start if self._shape is None else self._shape.end_of_run(events, start)
+    def _more_text(self, texts: list[bytes]) -> bytes:
+        """The events of the block of text that is open for ``texts`` as they stand in JSON."""
+        written = self._before + (self._after + self._before).join(texts) + self._after
+        self._answer_tokens += -(-len(written) // _BYTES_OF_TOKEN)
+        return written
 
     def _translated(self, event: bytes) -> bytes:
-        """One event. Most are like the one before but for their text, and are not parsed then."""
-        if self._shape is not None:
-            relayed = self._shape.relay(event)
-            if relayed is not None:
-                self._answer_tokens += 1
-                return relayed
-        chunks = [chunk for chunk in payloads(event) if isinstance(chunk, dict)]
-        translated = b"".join([self._chunk(chunk) for chunk in chunks])
-        if self._block == "text" and self._learned < _MOST_LEARNED and all(map(has_text_alone, chunks)):
-            self._learned += 1
-            before, _, after = self._text_delta(_MARK).partition(_MARK.encode())
-            self._shape = EventShape.rewritten(event, b"content", before, after)
+        """One event that is like none before."""
+        if event == DONE:
+            return b""
+        was_text = self._block == "text"  # the event that opens a block is mostly like no other one
+        translated = b""
+        for chunk in payloads(event):
+            if isinstance(chunk, dict):
+                translated += self._chunk(chunk)
+                if was_text and self._block == "text" and self._learned < _MOST_LEARNED and has_text_alone(chunk):
+                    self._learned += 1
+                    self.shape = EventShape.under(b"content", event)
         return translated
 
     def end(self) -> bytes:
@@ -102,7 +112,7 @@ class MessageEvents:
         )
         usage = answer.usage(self._usage, (self._prompt_tokens, self._answer_tokens))
         delta = {"stop_reason": reason, "stop_sequence": stop}
-        return last + _event("message_delta", delta=delta, usage=usage) + _event("message_stop")
+        return last + _event("message_delta", delta=delta, usage=usage) + _STOP
 
     def error_event(self, error: SageError) -> bytes:
         """The last event of an answer that broke."""
@@ -222,15 +232,17 @@ class MessageEvents:
             return b""
         events = self._close()
         self._block = kind
+        if kind == "text":
+            self._before, _, self._after = self._text_delta(_MARK).partition(_MARK.encode())
         return events + _event("content_block_start", index=self._blocks, content_block=block)
 
     def _close(self) -> bytes:
         """Ends the block that is open."""
         if self._block is None:
             return b""
-        self._block, self._call, self._is_signed, self._shape = None, None, False, None
+        self._block, self._call, self._is_signed, self.shape = None, None, False, None
         self._blocks += 1
-        return _event("content_block_stop", index=self._blocks - 1)
+        return _BLOCK_STOP % (self._blocks - 1)
 
 
 def _event(kind: str, **fields: Any) -> bytes:

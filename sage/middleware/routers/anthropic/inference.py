@@ -6,6 +6,7 @@ it in OpenAI's shape.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any
 
 import orjson
@@ -20,10 +21,10 @@ from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.anthropic import answer as answers
 from sage.middleware.routers.anthropic.credentials import WithApiKey
-from sage.middleware.routers.anthropic.errors import AnthropicErrorEnvelope, with_request_id
+from sage.middleware.routers.anthropic.errors import AnthropicErrorEnvelope, add_request_id
 from sage.middleware.routers.anthropic.events import MessageEvents
 from sage.middleware.routers.anthropic.request import ChatRequest, chat_request
-from sage.middleware.routers.anthropic.targets import KIND, Targets, native_request, targets_of
+from sage.middleware.routers.anthropic.targets import KIND, Targets, known_targets, native_request, targets_of
 from sage.middleware.routers.http.asgi import (
     Receive,
     Scope,
@@ -31,6 +32,7 @@ from sage.middleware.routers.http.asgi import (
     caller,
     caller_of_request,
     read_json,
+    read_json_at_once,
     take_flag,
     take_model,
 )
@@ -50,16 +52,40 @@ class Messages:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body, model, fallbacks = await read_question(receive, scope)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        body = read_json_at_once(receive, scope)
+        return self._read(scope, receive, send) if body is None else self._answer(body, scope, receive, send)
+
+    async def _read(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Nothing here holds the body, which the call lets go of once its stream has begun.
+        await self._answer(await read_json(receive, scope), scope, receive, send)
+
+    def _answer(self, body: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        model, fallbacks = take_names(body, scope)
+        targets = known_targets(self._gateway, model, fallbacks) if "memory" not in body else None
+        if targets is None:
+            return self._look_up(body, model, fallbacks, scope, receive, send)
+        call = message_call(scope, body, model, fallbacks, targets)
+        answer = _Answer(call, scope["state"])
+        return respond(self._gateway, call, scope, receive, send, answer.body, answer.events)
+
+    async def _look_up(
+        self,
+        body: dict[str, Any],
+        model: str,
+        fallbacks: tuple[str, ...],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Answers where it has to be looked up which deployments may answer, or what is remembered."""
         memory = read_memory(body) if "memory" in body else None
         targets = await targets_of(self._gateway, caller(scope), model, fallbacks)
         if memory is not None:
             targets = targets._replace(native=False)  # the caller's own body has no memories
         call = message_call(scope, body, model, fallbacks, targets)
-        del body  # which the call lets go of once its stream has begun
-        answer = _Answer(call, scope["state"]["request_id"])
-        send = with_request_id(send, answer.request_id)
+        del body
+        answer = _Answer(call, scope["state"])
         make_body: MakeBody = answer.body
         make_events: MakeEvents = answer.events
         if memory is not None:
@@ -68,12 +94,11 @@ class Messages:
         await respond(self._gateway, call, scope, receive, send, make_body, make_events)
 
 
-async def read_question(receive: Receive, scope: Scope) -> tuple[dict[str, Any], str, tuple[str, ...]]:
-    """The body of a request, the name of its model, and those of the models that may answer instead."""
-    body = await read_json(receive, scope)
+def take_names(body: dict[str, Any], scope: Scope) -> tuple[str, tuple[str, ...]]:
+    """The name of the model in ``body``, and those of the models that may answer instead."""
     model = take_model(body)
     scope["state"]["log"]["model"] = model
-    return body, model, admission.fallbacks(body)
+    return model, admission.fallbacks(body)
 
 
 def in_chat_shape(body: dict[str, Any], model: str, targets: Targets, *, marks: bool, bounded: bool) -> ChatRequest:
@@ -109,19 +134,22 @@ def message_call(
 
 
 class _Answer:
-    """How the answer to one call is written."""
+    """How the answer to one call is written; ``state`` is that of its request."""
 
-    __slots__ = ("_is_native", "_model", "_stops", "request_id")
+    __slots__ = ("_is_native", "_model", "_state", "_stops")
 
-    def __init__(self, call: ModelCall, request_id: bytes) -> None:
+    def __init__(self, call: ModelCall, state: dict[str, Any]) -> None:
         self._model = call.model
         self._stops = call.body.get("stop") or ()
         self._is_native = call.native is not None
-        self.request_id = request_id
+        self._state = state
 
     def body(self, answer: GatewayCall) -> bytes:
-        if self._is_native and answer.answers_in(KIND):
-            return answer.body
+        made = answer.body if self._is_native and answer.answers_in(KIND) else self._message(answer)
+        add_request_id(self._state)
+        return made
+
+    def _message(self, answer: GatewayCall) -> bytes:
         chat = orjson.loads(answer.body)
         estimated = (0, 0)
         if chat.get("usage") is None:
@@ -129,7 +157,9 @@ class _Answer:
         return orjson.dumps(answers.message(chat, self._stops, estimated))
 
     def events(self, answer: GatewayCall) -> Events:
-        events = MessageEvents(self._model, self._stops, answer.prompt_estimate, self.request_id.decode())
+        add_request_id(self._state)
+        request_id: bytes = self._state["request_id"]
+        events = MessageEvents(self._model, self._stops, answer.prompt_estimate, request_id.decode(), answer.sender)
         if self._is_native and answer.answers_in(KIND):
             return Events(None, None, events.error_event)
         return Events(events.translate, events.end, events.error_event)

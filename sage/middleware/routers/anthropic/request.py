@@ -18,9 +18,9 @@ _LONGEST_USER = 64
 _OPTIONS = frozenset(
     {"tools", "tool_choice", "stop_sequences", "metadata", "thinking", "service_tier", "output_config", "output_format"}
 )
-_TRANSLATED = _OPTIONS | {"model", "messages", "system", "stream"}
-_SAME = frozenset({"max_tokens", "temperature", "top_p", "top_k"})
-"""Fields that have the same name and meaning in a chat."""
+_SAME = frozenset({"model", "messages", "stream", "max_tokens", "temperature", "top_p", "top_k"})
+"""Fields that have the same name and meaning in a chat, once the messages are translated."""
+_SPEAKERS = ("user", "assistant", "system")
 _LEFT_OUT = frozenset(
     {"cache_control", "context_management", "compaction", "diagnostics", "speed", "user_profile_id", "betas"}
     | {"billing_policy", "fallbacks", "fallback_credit_token"}
@@ -58,17 +58,17 @@ def chat_request(body: Mapping[str, Any], *, marks: bool = True, bounded: bool =
     Raises :class:`InvalidRequest`, naming the field, for what is not of Anthropic's shape.
     """
     reader = BlockReader(marks=marks)
-    chat: dict[str, Any] = {"model": body["model"], "messages": _messages(body, reader)}
-    for field, value in body.items():
-        if field not in _TRANSLATED and value is not None:
-            if field in _SAME:
-                chat[field] = value
-            else:
+    chat: dict[str, Any] = {**body, "messages": _messages(body, reader)}
+    chat.pop("system", None)  # it is a message
+    if None in chat.values():
+        chat = {field: value for field, value in chat.items() if value is not None}
+    if not _SAME.issuperset(chat):
+        for field in [field for field in chat if field not in _SAME]:
+            value = chat.pop(field)
+            if field not in _OPTIONS:
                 _add_other(chat, field, value, reader)
     if bounded and "max_tokens" not in chat:
         raise InvalidRequest("'max_tokens' is needed: how many tokens the answer may have", param="max_tokens")
-    if body.get("stream") is not None:
-        chat["stream"] = body["stream"]
     effort = None
     if not _OPTIONS.isdisjoint(body):
         _add_tools(chat, body, reader, marks)
@@ -95,25 +95,25 @@ def _add_other(chat: dict[str, Any], field: str, value: Any, reader: BlockReader
 
 
 def _messages(body: Mapping[str, Any], reader: BlockReader) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = []
     system = body.get("system")
-    if system is not None and system != []:
-        messages.append(reader.system(system, "system"))
+    messages = [reader.system(system, "system")] if system is not None and system != [] else []
     given = body.get("messages")
     if not isinstance(given, list) or not given:
         raise InvalidRequest("'messages' must be a list with at least one message", param="messages")
     for index, message in enumerate(given):
-        where = f"messages[{index}]"
-        role = message.get("role") if isinstance(message, dict) else None
-        content = f"{where}.content"
-        if role == "user":
-            messages += reader.user(message.get("content"), content)
-        elif role == "assistant":
-            messages.append(reader.assistant(message.get("content"), content))
-        elif role == "system":
-            messages.append(reader.system(message.get("content"), content))
-        else:
+        role = message.get("role") if type(message) is dict else None
+        if role not in _SPEAKERS:
+            where = f"messages[{index}]"
             raise InvalidRequest(f"{where} must be an object whose 'role' is user or assistant", param=where)
+        content = message.get("content")
+        if type(content) is str:  # most are
+            messages.append({"role": role, "content": content})
+        elif role == "user":
+            messages += reader.user(content, f"messages[{index}].content")
+        elif role == "assistant":
+            messages.append(reader.assistant(content, f"messages[{index}].content"))
+        else:
+            messages.append(reader.system(content, f"messages[{index}].content"))
     return messages
 
 

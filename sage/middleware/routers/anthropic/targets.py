@@ -34,6 +34,14 @@ class Targets(NamedTuple):
         return bool(self.deployments) and all(each.provider.reads_effort(each.model) for each in self.deployments)
 
 
+def known_targets(gateway: Gateway, name: str, fallbacks: tuple[str, ...]) -> Targets | None:
+    """As :func:`targets_of`, at once, where only the requested model may answer, and is known; ``None`` for others."""
+    model = gateway.registry.get(name)
+    if model is None or fallbacks or model.fallbacks:
+        return None
+    return _targets(tuple(model.deployments))
+
+
 async def targets_of(gateway: Gateway, principal: Principal, name: str, fallbacks: tuple[str, ...]) -> Targets:
     """What the deployments of the model ``name`` can do, and of those that it falls back on.
 
@@ -51,7 +59,13 @@ async def targets_of(gateway: Gateway, principal: Principal, name: str, fallback
     models = [model]
     if fallbacks or model.fallbacks:
         models = _with_fallbacks(gateway, model, fallbacks)
-    deployments = tuple([deployment for each in models for deployment in each.deployments])
+    return _targets(tuple([deployment for each in models for deployment in each.deployments]))
+
+
+def _targets(deployments: tuple[Deployment, ...]) -> Targets:
+    if len(deployments) == 1:
+        provider = deployments[0].provider
+        return Targets(KIND in provider.native_answers, provider.reads_marks, provider.tokenizes, deployments)
     providers = {deployment.provider for deployment in deployments}
     forms = [provider.tokenizes for provider in providers]
     return Targets(

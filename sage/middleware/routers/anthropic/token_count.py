@@ -18,10 +18,10 @@ from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.providers.wire.messages import reasoning_of, text_of
 from sage.middleware.routers.anthropic.credentials import WithApiKey
-from sage.middleware.routers.anthropic.errors import AnthropicErrorEnvelope, with_request_id
-from sage.middleware.routers.anthropic.inference import in_chat_shape, read_question
+from sage.middleware.routers.anthropic.errors import AnthropicErrorEnvelope, add_request_id
+from sage.middleware.routers.anthropic.inference import in_chat_shape, take_names
 from sage.middleware.routers.anthropic.targets import Targets, native_request, targets_of
-from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, send_json
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, read_json, send_json
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import respond
@@ -41,23 +41,23 @@ class CountTokens:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body, model, fallbacks = await read_question(receive, scope)
+        body = await read_json(receive, scope)
+        model, fallbacks = take_names(body, scope)
         targets = await targets_of(self._gateway, caller(scope), model, fallbacks)
         request = in_chat_shape(body, model, targets, marks=False, bounded=False)
         chat = {name: value for name, value in request.body.items() if name in _QUESTION}
         call, how, extra = _question(chat, model, fallbacks, targets)
         if targets.native:
             call.native = native_request(scope, body)
-        send = with_request_id(send, scope["state"]["request_id"])
         if targets.tokenizes:
             try:
-                await respond(self._gateway, call, scope, receive, _saying(send, how), _counted(extra))
+                await respond(self._gateway, call, scope, receive, _saying(send, how, scope), _counted(extra))
                 return
             except InvalidRequest as error:  # a server that cannot count this: with pictures, without a template
                 if error.upstream_status is None and not isinstance(error, Unsupported):
                     raise
         await self._gateway.admit(caller(scope), ModelCall(Operation.CHAT, chat, model, fallbacks=fallbacks))
-        await send_json(_saying(send, b"estimate"), _count_body(estimate_prompt(chat)), [])
+        await send_json(_saying(send, b"estimate", scope), _count_body(estimate_prompt(chat)), [])
 
 
 def _question(
@@ -92,12 +92,13 @@ def _count_body(count: int) -> bytes:
     return orjson.dumps({"input_tokens": count})
 
 
-def _saying(send: Send, how: bytes) -> Send:
+def _saying(send: Send, how: bytes, scope: Scope) -> Send:
     """``send`` with the header that says what is counted."""
 
     async def send_on(message: Any) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [*message["headers"], (_HEADER, how)]
+            add_request_id(scope["state"])
         await send(message)
 
     return send_on

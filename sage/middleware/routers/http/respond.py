@@ -16,7 +16,7 @@ from sage.middleware.routers.http.asgi import LOW_PRIORITY, Receive, Scope, Send
 from sage.middleware.routers.http.streaming import EVENTS, End, Translate, stream
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Events:
     """How a surface writes a stream in its own wire format (:func:`sage.middleware.routers.http.streaming.stream`)."""
 

@@ -164,30 +164,59 @@ def test_events_that_come_at_once_are_those_that_come_one_by_one(kinds: list[str
     assert (at_once.finished, at_once.usage, str(at_once.error)) == (single.finished, single.usage, str(single.error))
 
 
-@given(st.lists(st.sampled_from(["ab", "é", "", "a\\nb", '"'])), st.lists(st.integers(0, 9), max_size=4))
+class _Known:
+    """Who knows the shape of ``_chunk``'s events."""
+
+    shape = EventShape.under(b"content", _event(_chunk("seen")))
+
+
+def _written(texts: list[bytes]) -> bytes:
+    return b"".join(b"<%b>" % text for text in texts)
+
+
+@given(st.lists(st.sampled_from(["ab", "é", "", "a\nb", '"'])), st.lists(st.integers(0, 9), max_size=4))
 def test_events_that_are_alike_go_on_together_and_the_others_one_by_one(texts: list[str], odd: list[int]) -> None:
-    events = [_event(_chunk(text)) for text in texts]
+    events = [_event(_chunk(text), ensure_ascii=False) for text in texts]
     for place in odd:
         events.insert(place, _event({"id": "1", "choices": [], "usage": {"total_tokens": place}}))
-    shape = EventShape.rewritten(_event(_chunk("seen")), b"content", b"<", b">")
-    assert shape is not None
-    alone: list[bytes] = []
-
-    def translate(event: bytes) -> bytes:
-        alone.append(event)
-        relayed = shape.relay(event)
-        return b"(%b)" % event if relayed is None else relayed
-
-    assert in_runs(b"".join(events), shape.end_of_run, shape.relay, translate) == b"".join(map(translate, events))
+    expected = b""
+    for event in events:
+        found = json.loads(event[6:])["choices"]
+        text = found[0]["delta"]["content"] if found else '"'
+        expected += b"(%b)" % event if set(text) & {"\n", '"'} else b"<%b>" % text.encode()
+    assert in_runs(b"".join(events), _Known(), _written, lambda event: b"(%b)" % event) == expected
 
 
-def test_a_run_is_relayed_at_once() -> None:
-    shape = EventShape.rewritten(_event(_chunk("seen")), b"content", b"<", b">")
-    assert shape is not None
+def test_a_run_is_written_at_once() -> None:
     odd = _event({"usage": 1})
     run = b"".join(_event(_chunk(text)) for text in "abc")
     alone: list[bytes] = []
-    assert in_runs(odd + run + odd, shape.end_of_run, shape.relay, lambda event: alone.append(event) or b"-") == (
-        b"-<a><b><c>-"
+    runs: list[list[bytes]] = []
+    in_runs(
+        odd + run + odd, _Known(), lambda texts: runs.append(texts) or b"", lambda event: alone.append(event) or b""
     )
-    assert alone == [odd, odd]
+    assert (alone, runs) == ([odd, odd], [[b"a", b"b", b"c"]])
+
+
+@given(pieces=st.lists(st.lists(_TEXTS, max_size=3)), theirs=st.sampled_from(["theirs", "public"]))
+def test_the_texts_that_a_relay_has_read_are_those_of_its_events(pieces: list[list[str]], theirs: str) -> None:
+    relay = _relay()
+    seen = b"".join(relay.feed(_event({**_chunk("seen"), "model": theirs})) for _ in range(3))
+    shape = EventShape.under(b"content", seen[: seen.index(b"\n\n") + 2])
+    assert shape is not None
+    for texts in pieces:
+        events = relay.feed(b"".join(_event({**_chunk(text), "model": theirs}) for text in texts))
+        assert shape.texts_sent(relay, events) == shape.texts(events)
+        other = b"".join(_event(_chunk(text + "more")) for text in texts)  # not what it has sent last
+        assert shape.texts_sent(relay, other) == shape.texts(other)
+
+
+def test_events_of_another_shape_than_the_relay_has_sent_have_no_texts() -> None:
+    relay = _relay()
+    for _ in range(3):
+        events = relay.feed(_event(_chunk("a", "reasoning_content")) * 2)
+    shape = EventShape.under(b"content", _event({**_chunk("seen"), "model": "public"}))
+    assert shape is not None
+    assert relay.shape is not None
+    assert relay.shape.sent is events
+    assert shape.texts_sent(relay, events) is None

@@ -86,13 +86,10 @@ class ChatStreamEvents:
         relayed = self._deltas.relay(events)
         if relayed is not None:
             return relayed
-        return self._begin() + in_runs(events, self._deltas.end_of_run, self._deltas.relay, self._translated)
+        return self._begin() + in_runs(events, self._deltas, self._deltas.write, self._translated)
 
     def _translated(self, event: bytes) -> bytes:
-        """One event."""
-        relayed = self._deltas.relay(event)
-        if relayed is not None:
-            return relayed
+        """One event that is like none before."""
         chunks = [chunk for chunk in payloads(event) if isinstance(chunk, dict)]
         translated = b"".join([self._chunk(chunk) for chunk in chunks])
         item = self._open

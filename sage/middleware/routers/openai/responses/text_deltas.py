@@ -21,31 +21,27 @@ class TextDeltas:
 
     def __init__(self, writer: EventWriter) -> None:
         self._writer = writer
-        self._shape: EventShape | None = None
+        self.shape: EventShape | None = None
         self._form = b""
         self._texts: list[str] = []
         self._tries = 0
 
     def relay(self, events: bytes) -> bytes | None:
         """``events`` as those of the response; ``None`` unless each of them is like the one that was learned."""
-        shape = self._shape
-        if shape is None:
-            return None
-        texts = shape.texts(events)
-        if texts is None:
-            return None
+        shape = self.shape
+        texts = shape.texts(events) if shape is not None else None
+        return None if texts is None else self.write(texts)
+
+    def write(self, texts: list[bytes]) -> bytes:
+        """The events of the response for ``texts`` as they stand in JSON."""
         self._texts.append(b"".join(texts).decode())
         return self._writer.repeated(self._form, texts)
-
-    def end_of_run(self, events: list[bytes], start: int) -> int:
-        """Up to where the ``events`` from ``start`` on look alike (:func:`in_runs`)."""
-        return start if self._shape is None else self._shape.end_of_run(events, start)
 
     def learn(self, event: bytes, chunks: list[dict[str, Any]], place: Mapping[str, Any], texts: list[str]) -> None:
         """Has the chunks that are like those of ``event`` add to ``texts``, and to the part at ``place``."""
         if chunks and self._tries < _MOST_LEARNED and all(map(_is_text, chunks)):
             self._tries += 1
-            self._shape = EventShape.rewritten(event, b"content", b"", b"")
+            self.shape = EventShape.under(b"content", event)
             fields = orjson.dumps({**place, "delta": "", "logprobs": []}).replace(b"%", b"%%")
             head = f'event: {_KIND}\ndata: {{"type":"{_KIND}","sequence_number":%d,'.encode()
             self._form = head + fields[1:].replace(b'"delta":""', b'"delta":"%b"') + b"\n\n"
@@ -53,7 +49,7 @@ class TextDeltas:
 
     def forget(self) -> None:
         """The part of text has ended."""
-        self._shape = None
+        self.shape = None
 
 
 def _is_text(chunk: dict[str, Any]) -> bool:
