@@ -86,6 +86,10 @@ class MessageEvents:
 
     def _more_text(self, texts: list[bytes]) -> bytes:
         """The events of the block of text that is open for ``texts`` as they stand in JSON."""
+        if b"" in texts:
+            texts = [text for text in texts if text]
+            if not texts:
+                return b""
         written = self._before + (self._after + self._before).join(texts) + self._after
         self._answer_tokens += -(-len(written) // _BYTES_OF_TOKEN)
         return written
@@ -129,7 +133,7 @@ class MessageEvents:
             self._end = {name: choice[name] for name in ("finish_reason", "stop_reason") if name in choice}
         delta = choice.get("delta")
         started = b"" if self._started else self._start(chunk.get("id"))
-        return started + self._delta(delta) if isinstance(delta, dict) else started
+        return started + self._delta(delta) if delta and isinstance(delta, dict) else started
 
     def _start(self, name: Any) -> bytes:
         if self._started:

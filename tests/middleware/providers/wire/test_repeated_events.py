@@ -192,9 +192,16 @@ def test_a_run_is_written_at_once() -> None:
     run = b"".join(_event(_chunk(text)) for text in "abc")
     alone: list[bytes] = []
     runs: list[list[bytes]] = []
-    in_runs(
-        odd + run + odd, _Known(), lambda texts: runs.append(texts) or b"", lambda event: alone.append(event) or b""
-    )
+
+    def write(texts: list[bytes]) -> bytes:
+        runs.append(texts)
+        return b""
+
+    def translate(event: bytes) -> bytes:
+        alone.append(event)
+        return b""
+
+    in_runs(odd + run + odd, _Known(), write, translate)
     assert (alone, runs) == ([odd, odd], [[b"a", b"b", b"c"]])
 
 
