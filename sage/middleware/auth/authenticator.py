@@ -23,6 +23,8 @@ from sage.thread_pool import ThreadPool
 logger = logging.getLogger("sage")
 
 _KEEP_KEYS_EVERY = 60.0
+_UNFIT = bytes([*range(33), 127])
+"""Characters that no credential has."""
 OUR_ISSUER = "sage-middleware"
 """As our own access tokens name us."""
 _OWN_WORKER = Principal(
@@ -190,7 +192,7 @@ def _credential(authorization: bytes | None) -> str:
     credential = credential.strip(b" ")
     if len(credential) > MAX_BYTES:
         raise AuthenticationFailed(f"the credential is over {MAX_BYTES} bytes", code="invalid_token")
-    if not credential or not credential.isascii() or any(byte <= 32 or byte == 127 for byte in credential):
+    if not credential or not credential.isascii() or len(credential.translate(None, _UNFIT)) != len(credential):
         raise AuthenticationFailed(
             "the credential is empty or has characters that no key or token has", code="invalid_token"
         )

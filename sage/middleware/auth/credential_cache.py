@@ -7,6 +7,7 @@ and in a further process of one gateway the
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from abc import ABC, abstractmethod
@@ -14,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sage.middleware.auth.principal import Principal
 
@@ -41,6 +42,16 @@ class RightsRevision(Protocol):
     def revision(self) -> int: ...
 
 
+class _Verification(NamedTuple):
+    """A full check that runs."""
+
+    done: asyncio.Future[Verified | None]
+    """``None`` means that it failed, or was given up."""
+    revision: int
+    """The newest revision of rights that was known when it began."""
+    began: float
+
+
 class CredentialCache(ABC):
     """Verified credentials under the SHA-256 of the whole header value, until they expire or the revision of rights
     changes. It is not used while the revision was not read for a second. Belongs to one event loop.
@@ -59,6 +70,8 @@ class CredentialCache(ABC):
         self._capacity = capacity
         self._monotonic = monotonic
         self._cache: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+        self._running: dict[bytes, _Verification] = {}
+        """By the digest of the header value."""
         self._uses: dict[str, float] = {}
         """By credential, when it was last used since that was taken (Unix seconds)."""
         self._revision = newest.revision
@@ -97,8 +110,33 @@ class CredentialCache(ABC):
         return principal
 
     async def authenticate(self, authorization: bytes | None) -> Principal:
-        """The full check of a header value; raises :class:`sage.errors.AuthenticationFailed` with what to do."""
-        return (await self.verify(authorization)).principal
+        """The full check of a header value; raises :class:`sage.errors.AuthenticationFailed` with what to do.
+
+        A thousand clients may come with one credential before it is verified, or after a second in which no revision
+        could be read: they share one check, if it succeeds. It is one that began less than a second ago, and since then
+        no change of rights is known, so that nobody is let in for longer than by the cache.
+        """
+        if not authorization:
+            return (await self.verify(authorization)).principal
+        digest, now, revision = digest_of(authorization), self._monotonic(), self.revision
+        running = self._running.get(digest)
+        if running is None or running.revision != revision or now - running.began > _STALE_AFTER:
+            return await self._verify_for_all(authorization, digest, now, revision)
+        await asyncio.wait([running.done])
+        verified = running.done.result() or await self.verify(authorization)
+        return verified.principal
+
+    async def _verify_for_all(self, authorization: bytes, digest: bytes, now: float, revision: int) -> Principal:
+        """Verifies a header value for those, too, that come with it in the meantime."""
+        running = self._running[digest] = _Verification(asyncio.get_running_loop().create_future(), revision, now)
+        verified = None
+        try:
+            verified = await self.verify(authorization)
+        finally:
+            running.done.set_result(verified)
+            if self._running.get(digest) is running:
+                del self._running[digest]
+        return verified.principal
 
     def take_uses(self) -> dict[str, float]:
         """When credentials were used since the last call: Unix seconds by credential."""

@@ -117,6 +117,61 @@ def test_rights_that_another_process_removes_are_refused_within_a_second(
     other.close()
 
 
+def test_all_who_come_while_a_credential_is_verified_share_one_check(accounts: Accounts, root: str) -> None:
+    checked: list[bytes | None] = []
+
+    class Counting(Authenticator):
+        async def verify(self, authorization: bytes | None) -> Verified:
+            checked.append(authorization)
+            return await super().verify(authorization)
+
+    async def main() -> None:
+        authenticator = Counting(accounts)  # that nobody follows: nothing is taken from the cache
+        good, wrong = bearer(accounts.keys.create_for(root, KeyRequest()).secret), bearer("sage_wrong")
+        callers = await asyncio.gather(*(authenticator.authenticate(good) for _ in range(20)))
+        assert {caller.user for caller in callers} == {root}
+        assert checked == [good]
+        await authenticator.authenticate(good)
+        assert checked == [good] * 2  # the check was over
+
+        leaving = asyncio.create_task(authenticator.authenticate(good))
+        others = [asyncio.create_task(authenticator.authenticate(good)) for _ in range(3)]
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert {caller.user for caller in await asyncio.gather(*others)} == {root}
+        assert leaving.cancelled()
+
+        refused = await asyncio.gather(*(authenticator.authenticate(wrong) for _ in range(3)), return_exceptions=True)
+        assert [type(error) for error in refused] == [AuthenticationFailed] * 3
+        assert len({id(error) for error in refused}) == 3  # each its own: a traceback is not shared
+
+    asyncio.run(main())
+
+
+def test_no_check_that_began_before_a_revocation_is_shared_after_it(accounts: Accounts, root: str) -> None:
+    made = accounts.keys.create_for(root, KeyRequest())
+    may_end = asyncio.Event()
+
+    class Slow(Authenticator):
+        async def verify(self, authorization: bytes | None) -> Verified:
+            verified = await super().verify(authorization)
+            await may_end.wait()
+            return verified
+
+    async def main() -> None:
+        authenticator = Slow(accounts)
+        before = asyncio.create_task(authenticator.authenticate(bearer(made.secret)))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(accounts.keys.revoke, made.key.id)
+        after = asyncio.create_task(authenticator.authenticate(bearer(made.secret)))
+        with pytest.raises(AuthenticationFailed):
+            await asyncio.wait_for(after, 10)
+        may_end.set()
+        await asyncio.gather(before, return_exceptions=True)  # whichever came first, its check or the revocation
+
+    asyncio.run(main())
+
+
 def test_rights_that_this_process_removes_are_refused_at_once(accounts: Accounts, root: str) -> None:
     made = accounts.keys.create_for(root, KeyRequest())
 
