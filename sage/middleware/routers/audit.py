@@ -16,11 +16,13 @@ from sage.middleware.audit.verification import verify
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.routers.http.deps import Caller, TheAudit
 from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.routers.http.key_names import TheKeyNames
 from sage.middleware.routers.items import reply
 from sage.middleware.usage.periods import read_period
 
 router = guarded_router("Audit")
 
+_KEY = re.compile(r"^(?:budget:)?key:([a-z0-9]+)$")
 _CURSOR = re.compile(r"[0-9]{1,18}")
 
 
@@ -42,10 +44,12 @@ class AuditEntry(BaseModel):
 
 
 class AuditEntries(BaseModel):
-    """Events, the newest first; `cursor` gives the next page, and is null at the last."""
+    """Events, the newest first; `cursor` gives the next page, and is null at the last. `key_names` has what the keys of
+    these events are called, by id."""
 
     events: list[AuditEntry]
     cursor: str | None
+    key_names: dict[str, str]
 
 
 class AuditVerified(BaseModel):
@@ -63,6 +67,7 @@ async def audit(
     *,
     log: TheAudit,
     caller: Caller,
+    key_names: TheKeyNames,
     actor: Annotated[str | None, Query(description="`ann` or `user:ann`, `operator`, `anonymous`.")] = None,
     action: Annotated[str | None, Query(description="Such as `key.create`, or a noun alone: `key`.")] = None,
     target: Annotated[str | None, Query(description="Such as `key:ab12`, `user:ann`, `model:gpt-4o`.")] = None,
@@ -80,7 +85,14 @@ async def audit(
         *(_reach(caller, tenant), actor, action, target), period.begin if begin else None, period.end if end else None
     )
     events, following = await asyncio.to_thread(log.page, wanted, _before(cursor), limit)
-    return reply({"events": events, "cursor": None if following is None else str(following)})
+    names = await key_names.of(
+        found
+        for event in events
+        for each in (event["credential"], event["target"])
+        for found in _KEY.findall(each or "")
+    )
+    following_page = None if following is None else str(following)
+    return reply({"events": events, "cursor": following_page, "key_names": names})
 
 
 @router.get("/audit/verify", name="audit_verify")

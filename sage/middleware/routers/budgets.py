@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from sage.errors import NotFound, PermissionDenied, Unavailable
 from sage.middleware.auth.accounts import Accounts
@@ -20,6 +20,7 @@ from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.routers.http.asgi import read_json
 from sage.middleware.routers.http.deps import Caller
 from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.routers.http.key_names import TheKeyNames
 from sage.middleware.routers.http.openapi_bodies import json_body
 from sage.middleware.routers.items import Deleted, reply
 from sage.middleware.settings.budgets import BudgetSettings
@@ -45,6 +46,7 @@ class BudgetAnswer(BaseModel):
     left: float
     opens_at: int | None
     source: str
+    key_name: str | None = Field(None, description="What a key is called; null if it has no name.")
 
 
 class BudgetAnswers(BaseModel):
@@ -66,14 +68,16 @@ Kind = Annotated[str, Path(description="`key`, `user`, `tenant`, `model` or `tag
 
 @router.get("/budgets", name="budgets_list", response_model=BudgetAnswers)
 @requires(Scope.USAGE)
-async def list_budgets(request: Request, caller: Caller) -> Response:
+async def list_budgets(request: Request, caller: Caller, key_names: TheKeyNames) -> Response:
     """The budgets that the caller's own calls meet; for owners those of their tenant, for admins all."""
     budgets: Budgets | None = request.app.state.budgets
     if budgets is None:
         return reply({"budgets": []})
     accounts: Accounts | None = request.app.state.accounts
     reader = budgets.reader
-    return reply({"budgets": await asyncio.to_thread(lambda: reader.views(_visible(reader, accounts, caller)))})
+    views = await asyncio.to_thread(lambda: reader.views(_visible(reader, accounts, caller)))
+    names = await key_names.of(view["name"] for view in views if view["kind"] == "key")
+    return reply({"budgets": [{**view, "key_name": names.get(view["name"])} for view in views]})
 
 
 @router.put(

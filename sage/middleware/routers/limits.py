@@ -13,6 +13,7 @@ from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.routers.http.deps import Caller, TheGateway
 from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.routers.http.key_names import TheKeyNames
 from sage.middleware.settings.limits import Limits, SubjectLimits
 from sage.middleware.settings.settings import Settings
 
@@ -43,6 +44,7 @@ class LimitsStanding(BaseModel):
     concurrent: int | None
     source: _Source
     used: LimitsUsed
+    key_name: str | None = Field(None, description="What a key is called; null if it has no name.")
 
 
 class LimitsStandings(BaseModel):
@@ -54,7 +56,7 @@ class LimitsStandings(BaseModel):
 
 @router.get("/limits", name="limits_list")
 @requires(Scope.USAGE)
-async def list_limits(request: Request, gateway: TheGateway, caller: Caller) -> LimitsStandings:
+async def list_limits(request: Request, gateway: TheGateway, caller: Caller, key_names: TheKeyNames) -> LimitsStandings:
     """The rate limits that the caller's own calls meet, with how far they are used; to owners those of their tenant, to
     admins all. Keys that are revoked have none."""
     accounts: Accounts | None = request.app.state.accounts
@@ -70,10 +72,12 @@ async def list_limits(request: Request, gateway: TheGateway, caller: Caller) -> 
     bounded = sorted((subject, *each) for subject, each in found.items() if each[0] != Limits())
     limiter = gateway.rates.limiter
     used = await limiter.standings([subject for subject, _, _ in bounded])
+    names = await key_names.of(subject[4:] for subject, _, _ in bounded if subject.startswith("key:"))
     standings = [
         LimitsStanding(
             **_named(SubjectLimits(subject, limits)),
             source=source,
+            key_name=names.get(subject[4:]) if subject.startswith("key:") else None,
             used=LimitsUsed(requests=use.requests, tokens=use.tokens, running=use.running),
         )
         for (subject, limits, source), use in zip(bounded, used, strict=True)

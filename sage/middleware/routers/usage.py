@@ -17,6 +17,7 @@ from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.routers.http.deps import AuditNote, Caller, TheGateway
 from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.routers.http.key_names import KeyNames, TheKeyNames
 from sage.middleware.routers.items import reply
 from sage.middleware.usage.csv_table import csv_table
 from sage.middleware.usage.ledger import Ledger
@@ -57,6 +58,7 @@ class UsageSum(BaseModel):
     unpriced: int
     ms: int
     priced: bool
+    key_name: str | None = Field(None, description="Of a sum of one key; null if it has none.")
 
 
 class UsageSums(BaseModel):
@@ -112,6 +114,7 @@ class UsageCall(BaseModel):
     admitted_ms: float | None
     steps: list[UsageStep]
     priced: bool
+    key_name: str | None = Field(None, description="What its key is called; null if it has no name.")
 
 
 class UsageCalls(BaseModel):
@@ -217,6 +220,13 @@ def _reach(caller: Principal, tenant: str | None, user: str | None) -> tuple[str
     return caller.tenant, caller.user
 
 
+async def _name_keys(rows: list[dict[str, Any]], key_names: KeyNames) -> None:
+    """Adds what the keys of ``rows`` are called."""
+    names = await key_names.of(row["key"] for row in rows)
+    for row in rows:
+        row["key_name"] = names.get(row["key"])
+
+
 async def _ledger(gateway: TheGateway) -> Ledger:
     if gateway.ledger is None or gateway.ledger.reader is None:
         raise NotFound("this gateway keeps no usage")
@@ -237,6 +247,7 @@ async def usage(
     ledger: TheLedger,
     period: Within,
     wanted: Wanted,
+    key_names: TheKeyNames,
     by: Annotated[_Group, Query(description="What calls are summed by.")] = "day",
     format: Format = None,
 ) -> Response:
@@ -244,8 +255,10 @@ async def usage(
     ended. Calls with several tags count under each of them."""
     await _all_stored(gateway, ledger)
     rows = await asyncio.to_thread(_reader(ledger).sums, by, period, wanted)
+    if by == "key":
+        await _name_keys(rows, key_names)
     if _wants_csv(request, format):
-        return _csv([by, *SUMS, "priced"], rows, f"usage-by-{by}")
+        return _csv([by, *SUMS, "priced", *(["key_name"] if by == "key" else [])], rows, f"usage-by-{by}")
     first, after = period.quarters
     return reply({"by": by, "from": first * 900, "to": after * 900, "rows": rows})
 
@@ -258,6 +271,7 @@ async def usage_requests(
     ledger: TheLedger,
     period: Within,
     wanted: Wanted,
+    key_names: TheKeyNames,
     status: Annotated[str | None, Query(description="A status (429), a class (5xx), or `failed`.")] = None,
     id: Annotated[str | None, Query(description="An `x-request-id`; give `from`, too, where there are many.")] = None,
     cursor: Annotated[str | None, Query(description="The `cursor` of the page before.")] = None,
@@ -268,6 +282,7 @@ async def usage_requests(
     wanted = replace(wanted, statuses=_statuses(status), id=id)
     await _all_stored(gateway, ledger)
     rows, following = await asyncio.to_thread(_reader(ledger).page, period, wanted, _before(cursor), limit)
+    await _name_keys(rows, key_names)
     if _wants_csv(request, format):
         for row in rows:
             row["time"] = datetime.fromtimestamp(row["time"], UTC).isoformat(timespec="milliseconds")

@@ -63,7 +63,7 @@ def test_what_is_not_well_leads_to_where_it_is_mended(watched: Watched, tmp_path
         row = "[...document.querySelectorAll('.troubles li')].find(each => each.innerText.includes('other: up/other'))"
         await page.wait_for(row)
         assert "因失败而被跳过" in await page.evaluate(f"{row}.innerText")
-        budget = "[...document.querySelectorAll('.troubles li')].find(each => each.innerText.includes('model:bench'))"
+        budget = "[...document.querySelectorAll('.troubles li')].find(each => each.innerText.includes('模型 bench'))"
         await page.wait_for(budget)
         assert "预算已用" in await page.evaluate(f"{budget}.innerText")
         assert await grave_faults(page) == []

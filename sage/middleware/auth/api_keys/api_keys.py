@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
@@ -25,6 +25,8 @@ from sage.middleware.auth.teams.tenants import check_tenant, ensure_tenant
 from sage.middleware.settings.limits import Limits
 
 _MAX_LIVE_KEYS = 1000
+_AT_ONCE = 500
+"""Keys that one query names: databases bound its parameters."""
 _MAX_DEPTH = 8
 """Keys that may have been made one with the other."""
 
@@ -113,6 +115,17 @@ class ApiKeys:
         with self._database.read() as session:
             row, owner = require_key(session, key_id, by)
             return _view(row, owner.name)
+
+    def names(self, ids: Iterable[str], by: Principal | None = None) -> dict[str, str]:
+        """The names of those keys that have one and that ``by`` may see, by id; of revoked ones too."""
+        query = select(KeyRow, UserRow).join(UserRow, UserRow.id == KeyRow.user_id).where(KeyRow.name != "")
+        wanted = sorted(set(ids))
+        found = {}
+        with self._database.read() as session:
+            for start in range(0, len(wanted), _AT_ONCE):
+                some = query.where(KeyRow.id.in_(wanted[start : start + _AT_ONCE]))
+                found.update({row.id: row.name for row, owner in session.execute(some).all() if sees(by, row, owner)})
+        return found
 
     def change(
         self, key_id: str, by: Principal | None = None, also: Also | None = None, **changes: Unpack[KeyChanges]

@@ -1,6 +1,7 @@
 /** Who changed what, newest first, and whether the chain of these entries is whole. */
 import {ChoiceFilter, TextFilter} from "../../components/filter_bar.js"
 import {Facts} from "../../components/facts.js"
+import {Subject} from "../../components/key_name.js"
 import {Empty, Failure, Waiting} from "../../components/notice.js"
 import {PageHead} from "../../components/page_head.js"
 import {Panel} from "../../components/panel.js"
@@ -24,13 +25,14 @@ export function Audit() {
   const {period: _period, from: _from, to: _to, ...wanted} = filter
   const {pages, cursor, error, next, reload} = usePages(`/audit?${queryOf({...usePeriod(/** @type {any} */ (filter)), ...wanted, limit: 200})}`)
   const events = pages.flatMap(page => page.events)
+  const names = Object.assign({}, ...pages.map(page => page.key_names))
   const text = name => html`<${TextFilter} key=${name} label=${t(name === "tenant" ? "people.team" : `audit.${name}`)} value=${filter[name]} onChange=${value => set({[name]: value})} />`
   const nouns = NOUNS.includes(filter.action) ? NOUNS : [...NOUNS, filter.action]
   const columns = [
     {key: "time", title: t("requests.time"), cell: event => html`<${When} at=${event.time} />`},
     {key: "actor", title: t("audit.actor"), cell: event => event.actor},
     {key: "action", title: t("audit.action"), cell: event => html`<code>${event.action}</code>`},
-    {key: "target", title: t("audit.target"), cell: event => event.target},
+    {key: "target", title: t("audit.target"), cell: event => html`<${Subject} subject=${event.target} names=${names} />`},
     {key: "details", title: t("audit.details"), cell: event => html`<code class="dim">${JSON.stringify(event.details)}</code>`},
     {key: "address", title: t("audit.address"), cell: event => event.address ?? "–"},
   ]
@@ -49,8 +51,8 @@ export function Audit() {
     ${cursor && html`<button class="quiet wide" onClick=${next}>${t("audit.more")}</button>`}
     ${open && html`
       <${Panel} title=${open.action} onClose=${() => setOpen(null)}>
-        <${Facts} items=${[[t("requests.time"), exactTime(open.time)], [t("audit.actor"), open.actor], [t("audit.credential"), open.credential],
-          [t("audit.target"), open.target], [t("people.team"), open.tenant], [t("audit.address"), open.address], [t("audit.number"), number(open.seq)],
+        <${Facts} items=${[[t("requests.time"), exactTime(open.time)], [t("audit.actor"), open.actor], [t("audit.credential"), html`<${Subject} subject=${open.credential} names=${names} />`],
+          [t("audit.target"), html`<${Subject} subject=${open.target} names=${names} />`], [t("people.team"), open.tenant], [t("audit.address"), open.address], [t("audit.number"), number(open.seq)],
           [t("audit.hash"), html`<code>${open.hash}</code>`]]} />
         <h3>${t("audit.details")}</h3><pre class="text" tabindex="0">${JSON.stringify(open.details, null, 2)}</pre>
       <//>`}`

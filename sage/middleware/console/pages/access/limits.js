@@ -1,5 +1,6 @@
 /** Rate limits: whose hold, where they come from, and how far they are used in the last minute. */
 import {Empty, Failure, Waiting} from "../../components/notice.js"
+import {KeyName} from "../../components/key_name.js"
 import {Meter} from "../../components/meter.js"
 import {PageHead} from "../../components/page_head.js"
 import {Table} from "../../components/table.js"
@@ -16,11 +17,11 @@ const USES = {rpm: "requests", tpm: "tokens", concurrent: "running"}
 export function Limits() {
   const {data, error, reload} = useLoaded(stop => get("/limits", stop))
   const used = (row, bound) => row[bound] === null ? "–" : html`
-    <span class="progress"><${Meter} value=${row.used[USES[bound]]} most=${row[bound]} label=${`${row.subject}: ${t(`limit.${bound}`)}`} />
+    <span class="progress"><${Meter} value=${row.used[USES[bound]]} most=${row[bound]} label=${`${row.key_name ?? row.name}: ${t(`limit.${bound}`)}`} />
       ${number(row.used[USES[bound]])} / ${number(row[bound])}</span>`
   const columns = [
     {key: "kind", title: t("limits.of"), cell: row => t(`usage.${row.kind}`)},
-    {key: "name", title: t("people.name"), cell: row => row.name},
+    {key: "name", title: t("people.name"), cell: row => row.kind === "key" ? html`<${KeyName} id=${row.name} name=${row.key_name} />` : row.name},
     ...Object.keys(USES).map(bound => ({key: bound, title: t(`limit.${bound}`), cell: row => used(row, bound)})),
     {key: "source", title: t("limits.source"), cell: row => t(`limits.${row.source}`)},
   ]

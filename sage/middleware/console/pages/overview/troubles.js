@@ -6,6 +6,7 @@ import {html, useLoaded} from "../../core/html.js"
 import {t} from "../../core/language.js"
 import {address} from "../../core/router.js"
 import {hasAccounts, may} from "../../core/session.js"
+import {called} from "../usage/budgets.js"
 
 const NEAR = 0.8 // of a budget
 const TIGHT = 2 * 1024 ** 3 // bytes of disk
@@ -45,7 +46,7 @@ export function troubles({ready, models, budgets, dead, servers}) {
   }
   for (const budget of budgets) {
     const share = budget.spent / (budget.usd ?? budget.tokens)
-    if (share >= NEAR) add(budget.subject, t("todo.spent", {percent: Math.floor(share * 100)}), address("usage"), t("todo.budget"), share >= 1)
+    if (share >= NEAR) add(called(budget), t("todo.spent", {percent: Math.floor(share * 100)}), address("usage"), t("todo.budget"), share >= 1)
   }
   if (dead.length > 0) add(t("page.jobs"), t("todo.dead", {count: number(dead.length)}), address("jobs"), t("todo.retry"))
   for (const {name, held} of servers) if (held > 0) add(`MCP ${name}`, t("mcp.held", {count: number(held)}), address("mcp"), t("todo.accept"), false)

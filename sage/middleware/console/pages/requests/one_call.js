@@ -1,6 +1,7 @@
 /** One call: its way, what it used, and its texts where the team keeps them. */
 import {Facts} from "../../components/facts.js"
 import {CopyButton} from "../../components/copyable.js"
+import {KeyName} from "../../components/key_name.js"
 import {Failure, Waiting} from "../../components/notice.js"
 import {Panel} from "../../components/panel.js"
 import {get} from "../../core/api.js"
@@ -61,7 +62,7 @@ function Call({call}) {
       [t("call.operation"), call.operation + (call.stream ? ` · ${t("call.stream")}` : "")],
       [t("call.user"), call.user],
       [t("call.tenant"), call.tenant],
-      [t("call.key"), call.key],
+      [t("call.key"), call.key && html`<${KeyName} id=${call.key} name=${call.key_name} />`],
       [t("call.tags"), call.tags.join(", ")],
       [t("call.attempts"), number(call.attempts)],
       [t("call.cached_tokens"), number(call.cached_tokens)],

@@ -71,4 +71,5 @@ const columns = () => [
   {key: "cost", title: t("usage.cost"), numeric: true, cell: each => money(each.cost)},
   {key: "first", title: t("requests.first"), numeric: true, cell: each => duration(each.first_token_ms)},
   {key: "ms", title: t("requests.took"), numeric: true, cell: each => duration(each.ms)},
+  {key: "key", title: t("call.key"), cell: each => each.key ? html`<span title=${each.key}>${each.key_name ?? each.key}</span>` : "–"},
 ]

@@ -3,6 +3,7 @@ import {BudgetFields, readBudget} from "../../components/budget_fields.js"
 import {Confirm} from "../../components/dialog.js"
 import {Field} from "../../components/field.js"
 import {FormDialog} from "../../components/form_dialog.js"
+import {KeyName} from "../../components/key_name.js"
 import {Meter} from "../../components/meter.js"
 import {Failure} from "../../components/notice.js"
 import {When} from "../../components/when.js"
@@ -15,6 +16,9 @@ import {may} from "../../core/session.js"
 const path = ({kind, name}) => `/budgets/${kind}/${encodeURIComponent(name)}`
 const isMoney = budget => budget.usd !== undefined && budget.usd !== null
 const most = budget => isMoney(budget) ? budget.usd : budget.tokens
+
+/** A budget's subject in words. */
+export const called = ({kind, name, key_name: label}) => `${t(`usage.${kind}`)} ${label ?? name}`
 
 /** An amount of a budget with its unit. */
 export const amount = (budget, value) => isMoney(budget) ? money(value) : t("usage.count_tokens", {count: number(value)})
@@ -36,19 +40,19 @@ export function Budgets({turn = 0}) {
       <ul class="cards">${budgets.map(budget => html`
         <li key=${budget.subject} class="card-link">
           <span class="dim">${t(`usage.${budget.kind}`)}${budget.source === "api" ? "" : ` · ${t(`budget.from_${budget.source}`)}`}</span>
-          <span class="name">${budget.name}</span>
-          <${Meter} value=${budget.spent} most=${most(budget)} label=${budget.subject} />
+          <span class="name">${budget.kind === "key" ? html`<${KeyName} id=${budget.name} name=${budget.key_name} />` : budget.name}</span>
+          <${Meter} value=${budget.spent} most=${most(budget)} label=${called(budget)} />
           <span>${amount(budget, budget.spent)} / ${amount(budget, most(budget))} · ${t(`window.${budget.window}`)}${budget.hard ? "" : ` · ${t("budget.soft")}`}</span>
           ${budget.reserved > 0 && html`<span class="dim">${t("budget.reserved", {amount: amount(budget, budget.reserved)})}</span>`}
           ${budget.opens_at && html`<span class="dim">${t("usage.opens")} <${When} at=${budget.opens_at} /></span>`}
           ${governs && (may.peek()("admin") || ["user", "key"].includes(budget.kind)) && html`<span class="buttons">
-            <button class="small quiet" onClick=${() => setEditing(budget)} aria-label=${t("budget.change_of", {name: budget.subject})}>${t("action.change")}</button>
+            <button class="small quiet" onClick=${() => setEditing(budget)} aria-label=${t("budget.change_of", {name: called(budget)})}>${t("action.change")}</button>
             ${budget.source === "api" && html`
-              <button class="small quiet" onClick=${() => setRemoving(budget)} aria-label=${t("budget.remove_of", {name: budget.subject})}>${t("action.remove")}</button>`}</span>`}
+              <button class="small quiet" onClick=${() => setRemoving(budget)} aria-label=${t("budget.remove_of", {name: called(budget)})}>${t("action.remove")}</button>`}</span>`}
         </li>`)}</ul>
     </section>
     ${editing && html`<${Editing} budget=${editing} onClose=${() => { setEditing(null); reload() }} />`}
-    ${removing && html`<${Confirm} title=${t("budget.remove_title", {name: removing.subject})} lost=${t("budget.remove_lost")} action=${t("action.remove")}
+    ${removing && html`<${Confirm} title=${t("budget.remove_title", {name: called(removing)})} lost=${t("budget.remove_lost")} action=${t("action.remove")}
       onClose=${() => setRemoving(null)} onConfirm=${async () => { await remove(path(removing)); reload() }} />`}`
 }
 
@@ -61,7 +65,7 @@ function Editing({budget, onClose}) {
     await call("PUT", path(named), {body: wanted})
   }
   return html`
-    <${FormDialog} title=${budget.subject ? t("budget.change_of", {name: budget.subject}) : t("budget.new")} action=${t("action.save")} send=${send} onClose=${onClose}>
+    <${FormDialog} title=${budget.subject ? t("budget.change_of", {name: called(budget)}) : t("budget.new")} action=${t("action.save")} send=${send} onClose=${onClose}>
       ${!budget.subject && html`
         <${Field} label=${t("budget.kind")}>${field => html`
           <select ...${field} name="kind">${kinds.map(each => html`<option key=${each} value=${each}>${t(`usage.${each}`)}</option>`)}</select>`}<//>

@@ -4,6 +4,7 @@ import {TimeChart} from "../../components/chart.js"
 import {ChoiceFilter} from "../../components/filter_bar.js"
 import {Empty, Failure, Waiting} from "../../components/notice.js"
 import {PageHead} from "../../components/page_head.js"
+import {KeyName} from "../../components/key_name.js"
 import {PERIODS, PeriodFilter, zone} from "../../components/period.js"
 import {Table} from "../../components/table.js"
 import {get, saveFile} from "../../core/api.js"
@@ -48,13 +49,19 @@ export function Usage() {
       <${ChoiceFilter} label=${t("usage.drawn")} value=${of} onChange=${value => set({of: value})} options=${Object.keys(OF).map(each => [each, t(`usage.${each}`)])} />
       ${Object.entries(wanted).filter(([, value]) => value).map(([name, value]) => html`
         <button key=${name} class="quiet" onClick=${() => set({[name]: ""})} aria-label=${t("filter.without", {name: `${t(`usage.${name}`)} ${value}`})}>
-          ${t(`usage.${name}`)}: <b>${value}</b> ×</button>`)}
+          ${t(`usage.${name}`)}: <b>${name === "key" ? html`<${OneKeyName} id=${value} />` : value}</b> ×</button>`)}
     </div>
     <${Failure} error=${error} retry=${reload} />
     ${!data ? !error && html`<${Waiting} />` : data.rows.length === 0
       ? html`<${Empty} title=${t("usage.none")}><p>${t("usage.none_hint")}</p><//>`
       : html`<${Sums} data=${data} of=${of} onOpen=${row => open(row[data.by], data.by, filter, set)} />`}
     <${Budgets} turn=${turn} />`
+}
+
+/** The name of a key, where the user may see the key. */
+function OneKeyName({id}) {
+  const {data} = useLoaded(stop => hasAccounts.peek() ? get(`/auth/keys/${encodeURIComponent(id)}`, stop).catch(() => null) : Promise.resolve(null), [id])
+  return html`<${KeyName} id=${id} name=${data?.name} />`
 }
 
 /** A row leads on: a day to its requests, anything else to its days. */
@@ -73,7 +80,7 @@ function Sums({data, of, onOpen}) {
   const tokens = total("prompt_tokens") + total("completion_tokens")
   const unpriced = total("unpriced")
   const columns = [
-    {key: by, title: t(`usage.${by}`), cell: row => row[by] || "–"},
+    {key: by, title: t(`usage.${by}`), cell: row => by === "key" ? html`<${KeyName} id=${row.key} name=${row.key_name} />` : row[by] || "–"},
     {key: "requests", title: t("usage.requests"), numeric: true, cell: row => number(row.requests)},
     {key: "failed", title: t("usage.failed"), numeric: true, cell: row => number(row.failed)},
     {key: "prompt", title: t("usage.prompt"), numeric: true, cell: row => number(row.prompt_tokens)},
@@ -81,7 +88,7 @@ function Sums({data, of, onOpen}) {
     {key: "cost", title: t("usage.cost"), numeric: true,
       cell: row => row.priced ? money(row.cost) : html`<span title=${t("usage.unpriced", {count: row.unpriced})}>${money(row.cost)} *</span>`},
   ]
-  const bars = by === "day" ? [] : rows.map(row => ({name: row[by] || "–", value: value(row), text: show(value(row))}))
+  const bars = by === "day" ? [] : rows.map(row => ({name: row.key_name || row[by] || "–", value: value(row), text: show(value(row))}))
     .sort((one, other) => other.value - one.value).slice(0, DRAWN)
   return html`
     <dl class="tiles">
