@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from browser import Page
 from console_browser import grave_faults, open_tab, visit
 from mcp_upstream import McpUpstream, tool
 from node_packages import NO_NODE, needs_node, node_folder
+from PIL import Image
 from running_gateway import Running
 from upstream import Script, Upstream, chat_chunk, stream, usage_chunk
 
@@ -184,8 +187,10 @@ def test_images_are_picked_pasted_dropped_and_bounded(watched: Watched, up: Upst
         await page.wait_for("document.querySelectorAll('.thumbnails li').length === 2")
         await give(page, "drop", f"{HOSTILE[:40]}.svg", b"<svg/>", kind="image/svg+xml")
         await page.wait_for("document.querySelector('.composer [role=alert]')?.innerText.includes('PNG, JPEG')")
-        await give(page, "drop", "huge.png", PIXEL, times=400_000)
-        await page.wait_for("document.querySelector('.composer [role=alert]')?.innerText.includes('20 MiB')")
+        await give(page, "drop", "huge.png", PIXEL, times=800_000)
+        await page.wait_for("document.querySelector('.composer [role=alert]')?.innerText.includes('50 MiB')")
+        await give(page, "drop", "text.png", b"this is no image")
+        await page.wait_for("document.querySelector('.composer [role=alert]')?.innerText.includes('cannot read it')")
         assert await grave_faults(page) == []
         await ask(page, "What is this?")
         assert await page.evaluate("document.querySelectorAll('.question img').length") == 2
@@ -195,6 +200,32 @@ def test_images_are_picked_pasted_dropped_and_bounded(watched: Watched, up: Upst
     picture = {"type": "image_url", "image_url": {"url": url}}
     content = asked(up)[0]["messages"][0]["content"]
     assert content == [{"type": "text", "text": "What is this?"}, picture, picture]
+
+
+def test_large_images_are_shrunk_before_they_are_sent(watched: Watched, up: Upstream, tmp_path: Path) -> None:
+    def image(mode: str, size: tuple[int, int], kind: str, colour: Any) -> bytes:
+        Image.new(mode, size, colour).save(written := io.BytesIO(), kind)
+        return written.getvalue()
+
+    noise = io.BytesIO()
+    Image.frombytes("RGB", (1600, 1200), random.Random(7).randbytes(1600 * 1200 * 3)).save(noise, "PNG")
+    assert len(noise.getvalue()) > 5 * 2**20
+
+    async def act(page: Page) -> None:
+        await open_tab(page, "playground")
+        await give(page, "pick", "wide.png", image("RGBA", (5000, 1000), "PNG", (0, 0, 0, 0)))
+        await page.wait_for("document.querySelector('.composer .note')?.innerText.includes('5000 × 1000')")
+        assert "2048 × 410" in await page.text(".composer .note")
+        await give(page, "paste", "heavy.png", noise.getvalue())
+        await page.wait_for("document.querySelectorAll('.composer .note').length === 2")
+        await ask(page, "What is this?")
+
+    visit(watched.gateway, tmp_path / "profile", act)
+    sent = [part["image_url"]["url"] for part in asked(up)[0]["messages"][0]["content"][1:]]
+    opened = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in sent]
+    assert [(each.format, each.size) for each in opened] == [("PNG", (2048, 410)), ("JPEG", (1600, 1200))]
+    assert opened[0].convert("RGBA").getpixel((9, 9)) == (0, 0, 0, 0)  # still transparent
+    assert all(len(url) < 5_000_000 for url in sent)
 
 
 async def give(page: Page, way: str, name: str, content: bytes, *, kind: str = "image/png", times: int = 1) -> None:

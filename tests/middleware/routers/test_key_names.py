@@ -1,4 +1,4 @@
-"""What a key is called stands wherever its id does: in usage, limits, budgets and the audit, for who may see the key."""
+"""What a key is called stands wherever its id does: in usage, limits, budgets, the audit; for who may see the key."""
 
 from __future__ import annotations
 

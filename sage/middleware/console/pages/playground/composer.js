@@ -52,6 +52,7 @@ export function Composer({question = "", pictures: first = [], earlier, onSend, 
     <form class=${over ? "composer over" : "composer"} onSubmit=${send} onPaste=${onPaste} onDrop=${onDrop}
           onDragOver=${event => { event.preventDefault(); setOver(true) }} onDragLeave=${() => setOver(false)}>
       <${Pictures} pictures=${pictures} onRemove=${name => draft(text, pictures.filter(each => each.name !== name))} />
+      ${pictures.filter(each => each.shrunk).map(({name, shrunk}) => html`<p class="note dim name" role="status" key=${name}>${t("playground.shrunk", {name, how: shrunk})}</p>`)}
       ${faults.map(fault => html`<p class="bad-text note" role="alert" key=${fault}>${fault}</p>`)}
       <label class="sr-only" for=${id}>${label}</label>
       <textarea id=${id} rows="2" value=${text} placeholder=${label} onInput=${event => draft(event.target.value, pictures)}
@@ -68,7 +69,7 @@ export function Composer({question = "", pictures: first = [], earlier, onSend, 
 
 /** Thumbnails; with `onRemove` each can be taken out again. */
 export const Pictures = ({pictures, onRemove}) => pictures.length > 0 && html`
-  <ul class="thumbnails">${pictures.map(({name, url}) => html`
-    <li key=${name}><img src=${url} alt=${name} title=${name} />
+  <ul class="thumbnails">${pictures.map(({name, url, shrunk}) => html`
+    <li key=${name}><img src=${url} alt=${name} title=${shrunk ? t("playground.shrunk", {name, how: shrunk}) : name} />
       ${onRemove && html`<button type="button" class="small" aria-label=${t("playground.remove_picture", {name})}
         onClick=${() => onRemove(name)}><${Icon} name="close" /></button>`}</li>`)}</ul>`

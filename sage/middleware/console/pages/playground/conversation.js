@@ -8,7 +8,7 @@ import {ask} from "./call.js"
 
 /**
  * @typedef {{id: string, name: string, arguments: string, result?: string}} ToolCall
- * @typedef {{name: string, type: string, size: number, url: string}} Picture `url` is a data URL
+ * @typedef {{name: string, type: string, size: number, url: string, shrunk?: string}} Picture `url` is a data URL, `shrunk` says how the picture was made smaller
  * @typedef {object} Answer what a model said, and what it took
  * @property {string} model
  * @property {string} text
