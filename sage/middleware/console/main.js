@@ -1,8 +1,8 @@
 /** Starts the console: theme, language, session; then the page that the address names. */
+import {Page} from "./components/page.js"
 import {Shell} from "./components/shell.js"
-import {Failure} from "./components/notice.js"
 import {keepFocus} from "./core/focus.js"
-import {html, render, useErrorBoundary, useSignal} from "./core/html.js"
+import {html, render, useSignal} from "./core/html.js"
 import {language, startLanguage} from "./core/language.js"
 import {place} from "./core/router.js"
 import {me, may, resume} from "./core/session.js"
@@ -19,13 +19,7 @@ function Console() {
   const pages = PAGES.filter(each => each.isFor(may.peek()))
   const shown = pages.find(each => each.name === page) ?? pages[0]
   if (shown.name !== page) place.value = {...place.peek(), page: shown.name, rest: ""}
-  return html`<${Shell} pages=${pages}><${Guarded} key=${shown.name} page=${shown.view} /><//>`
-}
-
-/** A page that fails shows why; the others stay. */
-function Guarded({page: View}) {
-  const [error, reset] = useErrorBoundary()
-  return error ? html`<${Failure} error=${error} retry=${reset} />` : html`<${View} />`
+  return html`<${Shell} pages=${pages}><${Page} key=${shown.name} page=${shown} /><//>`
 }
 
 startTheme()

@@ -8,11 +8,12 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import Body, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest, NotFound, PermissionDenied
 from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.engines.machine_memory import machine_memory
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Gateway
@@ -27,6 +28,7 @@ from sage.middleware.routers.http.guard import guarded_router, max_body, require
 from sage.middleware.routers.http.open_answers import STILL_ALLOWED
 from sage.middleware.routers.http.openapi_bodies import EVENTS
 from sage.middleware.routers.http.progress import ProgressStream, then
+from sage.middleware.routers.model_watch import NO_BUFFERS, watch_list, watch_one
 from sage.middleware.settings.settings import Model
 
 router = guarded_router("Models")
@@ -181,21 +183,45 @@ Question = Annotated[
 ]
 
 
-@router.get("/models", name="models_list")
+_WATCHED: dict[int | str, dict[str, Any]] = {200: {"content": {EVENTS: {}}}}
+Watch = Annotated[bool, Query(description="Whether states come as events, whenever they change.")]
+
+
+@router.get("/models", name="models_list", response_model=ModelStates, responses=_WATCHED)
 @requires(Scope.MODELS_READ)
-async def list_models(principal: Caller, gateway: TheGateway) -> ModelStates:
-    """The registered models that this credential may use, with their states."""
-    models = [model for model in gateway.registry.models() if principal.allows_model(model.name)]
-    await gateway.registry.refresh(models)
+async def list_models(request: Request, principal: Caller, gateway: TheGateway, watch: Watch = False) -> Any:
+    """The registered models that this credential may use, with their states.
+
+    With `watch=true` as server-sent events, for as long as the client listens: the first one is `whole`, a later one
+    has the `models` that have changed and the names of those that were `removed`.
+    """
+
+    async def models() -> list[PublicModel]:
+        found = [model for model in gateway.registry.models() if principal.allows_model(model.name)]
+        await gateway.registry.refresh(found)
+        return found
+
+    machine = await asyncio.to_thread(machine_memory)
+    rest = partial(_beside_models, gateway, principal, machine)
+    if not watch:
+        states = [ModelState.model_validate(model.describe()) for model in await models()]
+        return ModelStates.model_validate({"models": states, **rest()})
+    shown: set[str] = set()
+    request.scope["state"][STILL_ALLOWED] = lambda rights: [rights.require_model(name) for name in shown]
+    return StreamingResponse(watch_list(models, rest, shown), media_type=EVENTS, headers=NO_BUFFERS)
+
+
+def _beside_models(gateway: Gateway, principal: Principal, machine: int | None) -> dict[str, Any]:
+    """What :class:`ModelStates` has beside the models."""
     memory = gateway.registry.describe_memory()
     memory["engines"] = [
         each for each in memory["engines"] if principal.allows_model(f"{each['provider']}/{each['model']}")
     ]
-    return ModelStates(
-        models=[ModelState.model_validate(model.describe()) for model in models],
-        memory=MemoryUse(machine=await asyncio.to_thread(machine_memory), **memory),
-        providers=_providers(gateway) if _writes_models(principal) else [],
-    )
+    providers = gateway.registry.providers.items() if _writes_models(principal) else ()
+    return {
+        "memory": {"machine": machine, **memory},
+        "providers": [{"name": name, "kind": each.kind} for name, each in providers],
+    }
 
 
 @router.post(
@@ -274,17 +300,25 @@ async def pull_model(
     return ProgressStream(then(steps, pulled))
 
 
-@router.get("/models/{name:path}", name="models_show")
+@router.get("/models/{name:path}", name="models_show", response_model=ModelState, responses=_WATCHED)
 @requires(Scope.MODELS_READ)
-async def show_model(name: str, principal: Caller, gateway: TheGateway) -> ModelState:
-    """One model and its state."""
+async def show_model(name: str, request: Request, principal: Caller, gateway: TheGateway, watch: Watch = False) -> Any:
+    """One model and its state; with `watch=true` as server-sent events, whenever it has changed."""
     require_model_access(principal, name)
-    model = await gateway.registry.resolve(name)
-    await gateway.registry.refresh([model])
-    load = await gateway.registry.load_progress(model)
-    stored = gateway.registry.stored(model.name) if _writes_models(principal) else None
-    written = _written(stored) if stored is not None else {}
-    return ModelState.model_validate({**model.describe(), "load": load, **written})
+
+    async def state() -> dict[str, Any]:
+        model = await gateway.registry.resolve(name)
+        await gateway.registry.refresh([model])
+        load = await gateway.registry.load_progress(model)
+        stored = gateway.registry.stored(model.name) if _writes_models(principal) else None
+        written = _written(stored) if stored is not None else {}
+        return {**model.describe(), "load": load, **written}
+
+    first = await state()  # what does not exist has its own status
+    if not watch:
+        return ModelState.model_validate(first)
+    request.scope["state"][STILL_ALLOWED] = lambda rights: rights.require_model(name)
+    return StreamingResponse(watch_one(state), media_type=EVENTS, headers=NO_BUFFERS)
 
 
 @router.post(
@@ -355,10 +389,6 @@ def _differences(before: Model, after: Model) -> dict[str, Any]:
     old, new = registration(before), registration(after)
     names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     return {**{name: new.get(name) for name in names}, "before": {name: old.get(name) for name in names}}
-
-
-def _providers(gateway: Gateway) -> list[ProviderName]:
-    return [ProviderName(name=name, kind=each.kind) for name, each in gateway.registry.providers.items()]
 
 
 def require_model_access(principal: Principal, name: str) -> None:

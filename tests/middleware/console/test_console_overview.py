@@ -46,7 +46,10 @@ def test_it_is_live_and_shows_how_it_went(watched: Watched, tmp_path: Path) -> N
         for _ in range(5):
             await asyncio.to_thread(watched.gateway.chat)
         await page.wait_for(f"Number({tile}) > 0")
-        assert page.requested.count(f"{watched.gateway.url}/metrics/live") == 1
+        sums = "document.querySelector('[aria-labelledby=over-time] .tiles dd').innerText"
+        await page.wait_for(f"{sums} === '6'")  # of the period, without a reload
+        for live in ("/metrics/live", "/models?watch=true"):
+            assert page.requested.count(f"{watched.gateway.url}{live}") == 1
         charts = "[...document.querySelectorAll('.charts [role=img]')].map(each => each.ariaLabel)"
         await page.wait_for(f"{charts}.length === 4")
         assert "Time to the first token over time, half and 95 %" in await page.evaluate(charts)

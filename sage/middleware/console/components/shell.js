@@ -6,6 +6,7 @@ import {address, place} from "../core/router.js"
 import {hasAccounts, logOut, me} from "../core/session.js"
 import {theme, toggleTheme} from "../core/theme.js"
 import {Icon} from "./icon.js"
+import {prepare} from "./page.js"
 import {Toasts, told} from "./toast.js"
 
 export function Shell({pages, children}) {
@@ -56,9 +57,9 @@ const GROUPS = ["use", "run", "watch", "govern"]
 /** Some pages of the menu, under their heading. */
 const Group = ({name: group, pages, now}) => pages.length > 0 && html`
   <h2 id=${`menu-${group}`}>${t(`menu.${group}`)}</h2>
-  <div role="group" aria-labelledby=${`menu-${group}`}>${pages.map(({name}) => html`
-    <a key=${name} href=${address(name)} aria-current=${name === now ? "page" : undefined}>
-      <${Icon} name=${name} /> ${t(`page.${name}`)}</a>`)}</div>`
+  <div role="group" aria-labelledby=${`menu-${group}`}>${pages.map(page => html`
+    <a key=${page.name} href=${address(page.name)} aria-current=${page.name === now ? "page" : undefined} onPointerEnter=${() => prepare(page)}>
+      <${Icon} name=${page.name} /> ${t(`page.${page.name}`)}</a>`)}</div>`
 
 /** The language and the theme; also on the page that logs in. */
 export function Choices() {

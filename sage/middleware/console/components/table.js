@@ -1,4 +1,4 @@
-/** A table that draws only the rows that are seen, so that ten thousand scroll without a stall. */
+/** A table that draws only the rows that are seen, so that ten thousand scroll without a stall, and asks for more before its end. */
 import {html, useEffect, useMemo, useRef, useState} from "../core/html.js"
 
 const ROW = 40 // pixels: every row has this height, set in style.css as well
@@ -13,8 +13,9 @@ let made = 0
  * @param {(row: any) => string | number} properties.id
  * @param {string} properties.label what the table lists, for screen readers
  * @param {(row: any) => void} [properties.onOpen] a click or Enter on a row
+ * @param {(() => void) | null} [properties.onEnd] is called, where there are further rows, when the last ones are about to be seen
  */
-export function Table({columns, rows, id, label, onOpen}) {
+export function Table({columns, rows, id, label, onOpen, onEnd}) {
   const box = useRef(null)
   const own = useMemo(() => `table-${(made += 1)}`, [])
   const [seen, setSeen] = useState({first: 0, last: 60})
@@ -25,6 +26,7 @@ export function Table({columns, rows, id, label, onOpen}) {
     const first = Math.max(0, Math.floor(scrollTop / ROW / AHEAD - 1) * AHEAD) // drawn anew once in so many rows
     const last = (Math.ceil((scrollTop + clientHeight) / ROW / AHEAD) + 1) * AHEAD
     setSeen(before => before.first === first && before.last === last ? before : {first, last})
+    if (scrollTop > 0 && last + AHEAD > rows.length) onEnd?.()
   }
   useEffect(() => {
     const watch = new ResizeObserver(look)

@@ -101,9 +101,12 @@ export async function* events(answer) {
 
 /**
  * The events of a stream that is followed for as long as `stop` is not aborted: taken up anew when it breaks off, after
- * a pause that grows to half a minute.
+ * a pause that grows to half a minute. `onBreak` is told why.
+ * @param {string} path
+ * @param {AbortSignal} stop
+ * @param {(error: any) => void} [onBreak]
  */
-export async function* follow(path, stop) {
+export async function* follow(path, stop, onBreak = undefined) {
   let pause = 1
   while (!stop.aborted) {
     try {
@@ -114,6 +117,7 @@ export async function* follow(path, stop) {
     } catch (error) {
       if (stop.aborted) return
       if (error.status === 401 || error.status === 403 || error.status === 404) throw error
+      onBreak?.(error)
     }
     await new Promise(done => setTimeout(done, pause * 1000))
     pause = Math.min(30, pause * 2)

@@ -1,40 +1,24 @@
-/** The pages, in the order of the menu, each with who may see it. */
-import {Account} from "./access/account.js"
-import {Audit} from "./access/audit.js"
-import {Connect} from "./connect/connect.js"
-import {Jobs} from "./jobs/jobs.js"
-import {Keys} from "./access/keys.js"
-import {Limits} from "./access/limits.js"
-import {Mcp} from "./mcp/mcp.js"
-import {Models} from "./models/models.js"
-import {Overview} from "./overview/overview.js"
-import {People} from "./access/people.js"
-import {Playground} from "./playground/playground.js"
-import {Requests} from "./requests/requests.js"
-import {Search} from "./search/search.js"
-import {Settings} from "./settings/settings.js"
-import {Services} from "./services/services.js"
-import {Usage} from "./usage/usage.js"
+/** The pages, in the order of the menu, each with who may see it. What draws one is loaded when it is first shown. */
 import {hasAccounts} from "../core/session.js"
 
 const all = (...scopes) => may => scopes.every(may)
 const any = (...scopes) => may => scopes.some(may)
 
 export const PAGES = [
-  {name: "overview", group: "use", view: Overview, isFor: all("models:read")},
-  {name: "playground", group: "use", view: Playground, isFor: all("generate", "models:read")},
-  {name: "connect", group: "use", view: Connect, isFor: all("models:read")},
-  {name: "models", group: "run", view: Models, isFor: all("models:read")},
-  {name: "search", group: "run", view: Search, isFor: all("search")},
-  {name: "services", group: "run", view: Services, isFor: any("services:read", "memory", "kv", "vdb")},
-  {name: "jobs", group: "run", view: Jobs, isFor: all("tasks")},
-  {name: "mcp", group: "run", view: Mcp, isFor: all("tools")},
-  {name: "requests", group: "watch", view: Requests, isFor: all("usage")},
-  {name: "usage", group: "watch", view: Usage, isFor: all("usage")},
-  {name: "keys", group: "govern", view: Keys, isFor: all("account")},
-  {name: "people", group: "govern", view: People, isFor: may => hasAccounts.peek() && may("tenant:admin")},
-  {name: "limits", group: "govern", view: Limits, isFor: all("usage")},
-  {name: "audit", group: "govern", view: Audit, isFor: may => hasAccounts.peek() && may("tenant:admin")},
-  {name: "settings", group: "govern", view: Settings, isFor: may => hasAccounts.peek() && may("admin")},
-  {name: "account", group: "govern", view: Account, isFor: may => hasAccounts.peek() && may("account")},
+  {name: "overview", group: "use", load: () => import("./overview/overview.js").then(room => room.Overview), isFor: all("models:read")},
+  {name: "playground", group: "use", load: () => import("./playground/playground.js").then(room => room.Playground), isFor: all("generate", "models:read")},
+  {name: "connect", group: "use", load: () => import("./connect/connect.js").then(room => room.Connect), isFor: all("models:read")},
+  {name: "models", group: "run", load: () => import("./models/models.js").then(room => room.Models), isFor: all("models:read")},
+  {name: "search", group: "run", load: () => import("./search/search.js").then(room => room.Search), isFor: all("search")},
+  {name: "services", group: "run", load: () => import("./services/services.js").then(room => room.Services), isFor: any("services:read", "memory", "kv", "vdb")},
+  {name: "jobs", group: "run", load: () => import("./jobs/jobs.js").then(room => room.Jobs), isFor: all("tasks")},
+  {name: "mcp", group: "run", load: () => import("./mcp/mcp.js").then(room => room.Mcp), isFor: all("tools")},
+  {name: "requests", group: "watch", load: () => import("./requests/requests.js").then(room => room.Requests), isFor: all("usage")},
+  {name: "usage", group: "watch", load: () => import("./usage/usage.js").then(room => room.Usage), isFor: all("usage")},
+  {name: "keys", group: "govern", load: () => import("./access/keys.js").then(room => room.Keys), isFor: all("account")},
+  {name: "people", group: "govern", load: () => import("./access/people.js").then(room => room.People), isFor: may => hasAccounts.peek() && may("tenant:admin")},
+  {name: "limits", group: "govern", load: () => import("./access/limits.js").then(room => room.Limits), isFor: all("usage")},
+  {name: "audit", group: "govern", load: () => import("./access/audit.js").then(room => room.Audit), isFor: may => hasAccounts.peek() && may("tenant:admin")},
+  {name: "settings", group: "govern", load: () => import("./settings/settings.js").then(room => room.Settings), isFor: may => hasAccounts.peek() && may("admin")},
+  {name: "account", group: "govern", load: () => import("./access/account.js").then(room => room.Account), isFor: may => hasAccounts.peek() && may("account")},
 ]

@@ -23,7 +23,7 @@ export function Audit() {
   const [filter, set] = useQuery(DEFAULTS)
   const [open, setOpen] = useState(null)
   const {period: _period, from: _from, to: _to, ...wanted} = filter
-  const {pages, cursor, error, next, reload} = usePages(`/audit?${queryOf({...usePeriod(/** @type {any} */ (filter)), ...wanted, limit: 200})}`)
+  const {pages, cursor, error, next, more, retry, reload} = usePages(`/audit?${queryOf({...usePeriod(/** @type {any} */ (filter)), ...wanted, limit: 200})}`)
   const events = pages.flatMap(page => page.events)
   const names = Object.assign({}, ...pages.map(page => page.key_names))
   const text = name => html`<${TextFilter} key=${name} label=${t(name === "tenant" ? "people.team" : `audit.${name}`)} value=${filter[name]} onChange=${value => set({[name]: value})} />`
@@ -44,10 +44,10 @@ export function Audit() {
       <${ChoiceFilter} label=${t("audit.action")} value=${filter.action} onChange=${action => set({action})}
         options=${nouns.map(each => [each, each || t("requests.any")])} />
       ${["actor", "target", ...(may.peek()("admin") ? ["tenant"] : [])].map(text)}</div>
-    <${Failure} error=${error} retry=${reload} />
+    <${Failure} error=${error} retry=${retry} />
     ${pages.length === 0 ? !error && html`<${Waiting} />` : events.length === 0
       ? html`<${Empty} title=${t("audit.none")}><p>${t("audit.none_hint")}</p><//>`
-      : html`<${Table} label=${t("page.audit")} columns=${columns} rows=${events} id=${event => event.seq} onOpen=${setOpen} />`}
+      : html`<${Table} label=${t("page.audit")} columns=${columns} rows=${events} id=${event => event.seq} onOpen=${setOpen} onEnd=${more} />`}
     ${cursor && html`<button class="quiet wide" onClick=${next}>${t("audit.more")}</button>`}
     ${open && html`
       <${Panel} title=${open.action} onClose=${() => setOpen(null)}>

@@ -12,7 +12,7 @@ import {usePages} from "../../core/pages.js"
 import {OneJob} from "./one_job.js"
 
 export function DeadLetters() {
-  const {pages, cursor, error, next, reload} = usePages("/tasks?state=dead&limit=200", {parameter: "after", field: "next"})
+  const {pages, cursor, error, next, more, retry: again, reload} = usePages("/tasks?state=dead&limit=200", {parameter: "after", field: "next"})
   const [open, setOpen] = useState(null)
   const [failed, setFailed] = useState(undefined)
   const [discarding, setDiscarding] = useState(/** @type {any[] | null} */ (null))
@@ -43,14 +43,14 @@ export function DeadLetters() {
   ]
   return html`
     <p class="dim">${t("jobs.dead_hint")}</p>
-    <${Failure} error=${error ?? failed} retry=${reload} />
+    <${Failure} error=${error ?? failed} retry=${again} />
     ${pages.length === 0 ? !error && html`<${Waiting} />` : jobs.length === 0
       ? html`<${Empty} title=${t("jobs.no_dead")}><p>${t("jobs.no_dead_hint")}</p><//>`
       : html`
         <div class="actions start">
           <button onClick=${() => retry(jobs)}>${t("jobs.retry_all", {count: jobs.length})}</button>
           <button class="danger" onClick=${() => setDiscarding(jobs)}>${t("jobs.discard_all", {count: jobs.length})}</button></div>
-        <${Table} label=${t("jobs.dead")} columns=${columns} rows=${jobs} id=${job => job.id} onOpen=${job => setOpen(job.id)} />`}
+        <${Table} label=${t("jobs.dead")} columns=${columns} rows=${jobs} id=${job => job.id} onOpen=${job => setOpen(job.id)} onEnd=${more} />`}
     ${cursor && html`<button class="wide" onClick=${next}>${t("jobs.more")}</button>`}
     ${open && html`<${OneJob} key=${open} id=${open} onClose=${() => setOpen(null)} onChange=${reload} />`}
     ${discarding && html`<${Confirm} title=${t("jobs.discard_title")} lost=${t("jobs.discard_lost")} action=${t("jobs.discard")}

@@ -19,7 +19,7 @@ export function JobList() {
   const [filters, setFilters] = useState({state: "", kind: ""})
   const [open, setOpen] = useState(null)
   const query = Object.entries(filters).filter(([, value]) => value).map(([name, value]) => `&${name}=${value}`).join("")
-  const {pages, cursor, error, next, reload, refresh} = usePages(`/tasks?limit=200${query}`, {parameter: "after", field: "next"})
+  const {pages, cursor, error, next, more, retry, reload, refresh} = usePages(`/tasks?limit=200${query}`, {parameter: "after", field: "next"})
   const jobs = pages.flatMap(page => page.tasks)
   useEvery(refresh, jobs.some(job => !hasEnded(job)))
   const options = (prefix, values) => [["", t("requests.any")], ...values.map(each => [each, t(`${prefix}.${each}`)])]
@@ -38,10 +38,10 @@ export function JobList() {
       <${ChoiceFilter} label=${t("jobs.kind")} value=${filters.kind} options=${options("job", KINDS)} onChange=${kind => setFilters({...filters, kind})} />
       <button class="quiet" onClick=${reload}>${t("action.reload")}</button>
     </div>
-    <${Failure} error=${error} retry=${reload} />
+    <${Failure} error=${error} retry=${retry} />
     ${pages.length === 0 ? !error && html`<${Waiting} />` : jobs.length === 0
       ? html`<${Empty} title=${t("jobs.none")}><p>${t("jobs.none_hint")}</p><//>`
-      : html`<${Table} label=${t("page.jobs")} columns=${columns} rows=${jobs} id=${job => job.id} onOpen=${job => setOpen(job.id)} />`}
+      : html`<${Table} label=${t("page.jobs")} columns=${columns} rows=${jobs} id=${job => job.id} onOpen=${job => setOpen(job.id)} onEnd=${more} />`}
     ${cursor && html`<button class="wide" onClick=${next}>${t("jobs.more")}</button>`}
     ${open && html`<${OneJob} key=${open} id=${open} onClose=${() => setOpen(null)} onChange=${reload} />`}`
 }

@@ -19,7 +19,7 @@ export function ToolCalls() {
   const [filters, setFilters] = useState({tool: "", actor: "", outcome: ""})
   const [open, setOpen] = useState(null)
   const query = `${filters.tool && `&target=${encodeURIComponent(`mcp:${filters.tool}`)}`}${filters.actor && `&actor=${encodeURIComponent(filters.actor)}`}`
-  const {pages, cursor, error, next, reload} = usePages(`/audit?action=mcp.call&limit=200${query}`)
+  const {pages, cursor, error, next, more, retry, reload} = usePages(`/audit?action=mcp.call&limit=200${query}`)
   const calls = pages.flatMap(page => page.events).filter(each => !filters.outcome || each.details.outcome === filters.outcome)
   const set = name => value => setFilters(before => ({...before, [name]: value}))
   const outcome = each => html`<${StateBadge} state=${each.details.outcome} tone=${TONES[each.details.outcome]} />`
@@ -39,10 +39,10 @@ export function ToolCalls() {
         options=${[["", t("requests.any")], ...Object.keys(TONES).map(each => [each, t(`state.${each}`)])]} />
       <button class="quiet" onClick=${reload}>${t("action.reload")}</button>
     </div>
-    <${Failure} error=${error} retry=${reload} />
+    <${Failure} error=${error} retry=${retry} />
     ${pages.length === 0 ? !error && html`<${Waiting} />` : calls.length === 0
       ? html`<${Empty} title=${t("mcp.no_calls")}><p>${t("mcp.no_calls_hint")}</p><//>`
-      : html`<${Table} label=${t("mcp.calls")} columns=${columns} rows=${calls} id=${each => each.seq} onOpen=${setOpen} />`}
+      : html`<${Table} label=${t("mcp.calls")} columns=${columns} rows=${calls} id=${each => each.seq} onOpen=${setOpen} onEnd=${more} />`}
     ${cursor && html`<button class="wide" onClick=${next}>${t("mcp.earlier")}</button>`}
     ${open && html`
       <${Panel} title=${tool(open)} onClose=${() => setOpen(null)}>

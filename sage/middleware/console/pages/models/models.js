@@ -4,20 +4,16 @@ import {Icon} from "../../components/icon.js"
 import {StateBadge} from "../../components/state_badge.js"
 import {Table} from "../../components/table.js"
 import {When} from "../../components/when.js"
-import {get} from "../../core/api.js"
 import {bytes, number} from "../../core/format.js"
-import {html, useEffect, useLoaded, useSignal, useState} from "../../core/html.js"
+import {html, useSignal, useState} from "../../core/html.js"
 import {t} from "../../core/language.js"
 import {address, go, place} from "../../core/router.js"
 import {may} from "../../core/session.js"
+import {mergeModels, useWatched} from "../../core/watch.js"
 import {MemoryBar} from "./memory_bar.js"
 import {OneModel} from "./one_model.js"
 import {Pull} from "./pull.js"
 import {Register} from "./register.js"
-
-const SOON = 1000 // milliseconds until states are looked at again while one changes
-const LATER = 5000
-const MANY = 300 // longer lists are looked at again only while a state changes
 
 export function Models() {
   const {rest} = useSignal(place)
@@ -25,14 +21,8 @@ export function Models() {
 }
 
 function AllModels() {
-  const {data, error, loading, reload} = useLoaded(stop => get("/models", stop))
+  const {data, error, loading, reload} = useWatched("/models?watch=true", mergeModels)
   const [open, setOpen] = useState("")
-  const changing = data?.models.some(each => each.state === "loading" || each.state === "draining")
-  useEffect(() => {
-    if (loading || !(changing || data?.models.length < MANY)) return undefined
-    const timer = setTimeout(() => document.hidden || reload(), changing ? SOON : LATER)
-    return () => clearTimeout(timer)
-  }, [data, loading])
   const columns = [
     {key: "name", title: t("models.name"), cell: model => html`<a href=${address("models", model.name)}>${model.name}</a>`},
     {key: "state", title: t("models.state"), cell: model => html`<${StateBadge} state=${model.state} />${model.pin ? html` <span class="dim">${t("models.pinned")}</span>` : ""}`},
@@ -55,8 +45,8 @@ function AllModels() {
         ? html`<${Empty} title=${t("models.none")}><p>${t("models.none_hint")}</p><//>`
         : html`<${Table} label=${t("page.models")} columns=${columns} rows=${data.models} id=${model => model.name}
                  onOpen=${model => go("models", model.name)} />`}`}
-    ${open === "pull" && html`<${Pull} onClose=${() => { setOpen(""); reload() }} />`}
-    ${open === "register" && html`<${Register} providers=${data.providers} models=${data.models} onClose=${() => { setOpen(""); reload() }} />`}`
+    ${open === "pull" && html`<${Pull} onClose=${() => setOpen("")} />`}
+    ${open === "register" && html`<${Register} providers=${data.providers} models=${data.models} onClose=${() => setOpen("")} />`}`
 }
 
 /** A mark for each deployment, up to some; what is not well in words. */

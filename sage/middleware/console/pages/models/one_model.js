@@ -5,41 +5,31 @@ import {Meter} from "../../components/meter.js"
 import {StateBadge} from "../../components/state_badge.js"
 import {Table} from "../../components/table.js"
 import {When} from "../../components/when.js"
-import {get, post, remove} from "../../core/api.js"
+import {post, remove} from "../../core/api.js"
 import {bytes, duration, number} from "../../core/format.js"
-import {html, useEffect, useLoaded, useState} from "../../core/html.js"
+import {html, useState} from "../../core/html.js"
 import {t} from "../../core/language.js"
 import {addressOf} from "../../core/query.js"
 import {address, go} from "../../core/router.js"
 import {may} from "../../core/session.js"
+import {useWatched} from "../../core/watch.js"
 import {choose} from "../playground/conversation.js"
 import {Explain} from "./explain.js"
 import {dotted} from "../settings/value.js"
 import {modelPath} from "./model_path.js"
 import {Edit} from "./register.js"
 
-const SOON = 400 // milliseconds until the state is looked at again while it changes
-const LATER = 4000
-
 export function OneModel({name}) {
-  const {data: model, error, loading, reload} = useLoaded(stop => get(modelPath(name), stop), [name])
+  const {data: model, error, reload} = useWatched(`${modelPath(name)}?watch=true`)
   const [failed, setFailed] = useState(undefined)
   const [asking, setAsking] = useState("")
-  const changes = model && ["loading", "draining"].includes(model.state)
-  useEffect(() => {
-    if (loading || !model) return undefined
-    const timer = setTimeout(() => document.hidden || reload(), changes ? SOON : LATER)
-    return () => clearTimeout(timer)
-  }, [model, loading])
   const load = async () => {
     setFailed(undefined)
     try { await post(`${modelPath(name)}/load?wait=false`) } catch (problem) { setFailed(problem) }
-    reload()
   }
   const unload = () => {
     setFailed(undefined)
-    post(`${modelPath(name)}/unload`).catch(setFailed).finally(reload)
-    setTimeout(reload, SOON)
+    post(`${modelPath(name)}/unload`).catch(setFailed)
   }
   return html`
     <p><a href=${address("models")}>${t("models.back")}</a></p>
@@ -57,7 +47,7 @@ export function OneModel({name}) {
       ${model.deployments.length > 0 && html`<${Explain} name=${name} />`}`}
     ${asking === "unload" && html`<${Confirm} title=${t("models.unload_title", {name})} lost=${t("models.unload_lost")}
       action=${t("models.unload")} onClose=${() => setAsking("")} onConfirm=${async () => unload()} />`}
-    ${asking === "edit" && html`<${Edit} name=${name} onClose=${() => setAsking("")} onDone=${reload} />`}
+    ${asking === "edit" && html`<${Edit} name=${name} onClose=${() => setAsking("")} />`}
     ${asking === "remove" && html`<${Confirm} title=${t("models.remove_title", {name})}
       lost=${t(model.source === "file" ? "models.remove_file_lost" : "models.remove_lost")}
       action=${t("action.remove")} onClose=${() => setAsking("")}

@@ -23,9 +23,9 @@ export function Register({providers, models, onClose}) {
 
 /**
  * Only what differs is sent, and only if nobody else has changed the model since it was read here.
- * @param {{name: string, onClose: () => void, onDone: () => void}} properties
+ * @param {{name: string, onClose: () => void}} properties
  */
-export function Edit({name, onClose, onDone}) {
+export function Edit({name, onClose}) {
   const {data, error} = useLoaded(stop => Promise.all([get(modelPath(name), stop), get("/models", stop)]))
   const title = t("models.edit_title", {name})
   if (!data) return html`<${Dialog} title=${title} onClose=${onClose}><${Failure} error=${error} />${!error && html`<${Waiting} />`}<//>`
@@ -36,7 +36,6 @@ export function Edit({name, onClose, onDone}) {
     if (Object.keys(changes).length > 0) {
       await patch(`${modelPath(name)}?revision=${encodeURIComponent(revision)}`, changes)
       told(t("state.saved"))
-      onDone()
     }
     onClose()
   }

@@ -9,8 +9,7 @@ import {t} from "../../core/language.js"
 const KEPT = 120 // seconds that are drawn
 const RECENT = 10 // seconds that the figures are of
 
-/** `onFailed` is called after a second in which a request failed. */
-export function Now({onFailed}) {
+export function Now() {
   const [seconds, setSeconds] = useState([])
   const [error, setError] = useState(undefined)
   useEffect(() => {
@@ -18,7 +17,6 @@ export function Now({onFailed}) {
     const run = async () => {
       for await (const second of follow("/metrics/live", stop.signal)) {
         setSeconds(before => [...before, second].slice(-KEPT))
-        if (second.failed > 0) onFailed()
       }
     }
     run().catch(failed => stop.signal.aborted || setError(failed))

@@ -2,31 +2,32 @@
 import {Failure, Waiting} from "../../components/notice.js"
 import {PageHead} from "../../components/page_head.js"
 import {StateBadge} from "../../components/state_badge.js"
-import {get} from "../../core/api.js"
-import {html, useLoaded, useRef, useState} from "../../core/html.js"
+import {html, useEffect, useRef, useState} from "../../core/html.js"
 import {t} from "../../core/language.js"
 import {address} from "../../core/router.js"
 import {may} from "../../core/session.js"
+import {useSoon} from "../../core/soon.js"
+import {mergeModels, useWatched} from "../../core/watch.js"
 import {Now} from "./now.js"
 import {OverTime} from "./over_time.js"
 import {Troubles} from "./troubles.js"
 
-const PAUSE = 10_000 // milliseconds from one look at what is not well to the next
+const PAUSE = 5000 // milliseconds from something that happened to a look at the sums, which has all that happens until then
 const MOST = 60 // models that are shown
 
 export function Overview() {
   const [turn, setTurn] = useState(0)
-  const looked = useRef(Date.now())
-  const models = useLoaded(stop => get("/models", stop), [turn])
-  const again = () => {
-    if (Date.now() - looked.current < PAUSE) return
-    looked.current = Date.now()
-    setTurn(count => count + 1)
-  }
+  const models = useWatched("/models?watch=true", mergeModels)
+  const again = useSoon(() => setTurn(count => count + 1), PAUSE)
+  const isFirst = useRef(true)
+  useEffect(() => { // a call changes when its model was used last
+    if (models.data && !isFirst.current) again()
+    if (models.data) isFirst.current = false
+  }, [models.data])
   return html`
     <${PageHead} title=${t("page.overview")} />
-    <${Troubles} turn=${turn} />
-    ${may.peek()("metrics") && html`<${Now} onFailed=${again} />`}
+    <${Troubles} turn=${turn} models=${models.data?.models} />
+    ${may.peek()("metrics") && html`<${Now} />`}
     ${may.peek()("usage") && html`<${OverTime} turn=${turn} />`}
     <section aria-labelledby="models-title">
       <h2 id="models-title">${t("overview.models")}</h2>

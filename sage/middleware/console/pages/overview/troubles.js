@@ -19,14 +19,13 @@ const maybe = (allowed, path, stop) => allowed ? get(path, stop).catch(() => nul
 
 async function load(stop) {
   const allowed = may.peek()
-  const [ready, models, budgets, dead, mcp] = await Promise.all([
+  const [ready, budgets, dead, mcp] = await Promise.all([
     get("/ready", stop).catch(error => { if (error.status === 503) return {status: "not_ready"}; throw error }),
-    get("/models", stop),
     maybe(allowed("usage"), "/budgets", stop),
     maybe(allowed("tasks") && hasAccounts.peek(), "/tasks?state=dead&limit=100", stop),
     maybe(allowed("tools"), "/mcp/servers", stop),
   ])
-  return {ready, models: models.models, budgets: budgets?.budgets ?? [], dead: dead?.tasks ?? [], servers: mcp?.servers ?? []}
+  return {ready, budgets: budgets?.budgets ?? [], dead: dead?.tasks ?? [], servers: mcp?.servers ?? []}
 }
 
 /** Each: what it is about, why, the page where it is mended, and what to do there. */
@@ -57,12 +56,12 @@ export function troubles({ready, models, budgets, dead, servers}) {
   return found
 }
 
-/** `turn` changes when it is worth while to look again. */
-export function Troubles({turn}) {
+/** `turn` changes when it is worth while to look again; `models` are their states as they are now. */
+export function Troubles({turn, models}) {
   const {data, error, reload} = useLoaded(load, [turn])
   if (error) return html`<${Failure} error=${error} retry=${reload} />`
-  if (!data) return null
-  const found = troubles(data)
+  if (!data || !models) return null
+  const found = troubles({...data, models})
   if (found.length === 0) return html`<p class="notice good" role="status">${t("overview.well")}</p>`
   return html`
     <section class="troubles" aria-labelledby="troubles">

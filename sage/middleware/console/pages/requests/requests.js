@@ -33,7 +33,7 @@ export function Requests() {
   const [turn, setTurn] = useState(0)
   const {period: _period, from: _from, to: _to, at, ...wanted} = filter
   const path = `/usage/requests?${queryOf({...usePeriod(/** @type {any} */ (filter), turn), ...wanted})}`
-  const {pages, cursor, error, next, reload} = usePages(`${path}&limit=${PAGE}`)
+  const {pages, cursor, error, next, more, retry, reload} = usePages(`${path}&limit=${PAGE}`)
   const rows = pages.flatMap(page => page.requests)
   const text = name => html`<${TextFilter} key=${name} label=${t(`filter.${name}`)} value=${filter[name]} onChange=${value => set({[name]: value})} />`
   const isFiltered = Object.entries(wanted).some(([, value]) => value)
@@ -51,10 +51,10 @@ export function Requests() {
     </div>
     <details class="further" open=${FURTHER.some(name => filter[name])}><summary>${t("filter.more")}</summary>
       <div class="filters">${FURTHER.map(text)}</div></details>
-    <${Failure} error=${error} retry=${reload} />
+    <${Failure} error=${error} retry=${retry} />
     ${pages.length === 0 ? !error && html`<${Waiting} />` : rows.length === 0
       ? html`<${Empty} title=${t("requests.none")}><p>${t(isFiltered ? "requests.none_filtered" : "requests.none_hint")}</p><//>`
-      : html`<${Table} label=${t("page.requests")} columns=${columns()} rows=${rows} id=${each => `${each.id} ${each.time}`}
+      : html`<${Table} label=${t("page.requests")} columns=${columns()} rows=${rows} id=${each => `${each.id} ${each.time}`} onEnd=${more}
           onOpen=${call => set({at: String(call.time)}, call.id || "-")} />`}
     ${cursor && html`<button class="quiet wide" onClick=${next}>${t("requests.more")}</button>`}
     ${rest && html`<${OneCall} id=${rest} at=${at} known=${rows.find(each => (each.id || "-") === rest && String(each.time) === at)}

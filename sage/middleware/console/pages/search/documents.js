@@ -15,7 +15,7 @@ export function Documents({name, writes, onChange}) {
   const [filter, setFilter] = useState("")
   const [open, setOpen] = useState(null)
   const [deleting, setDeleting] = useState(false)
-  const {pages, cursor, error, next, reload} = usePages(path(name, `/documents?limit=200${filter && `&filter=${encodeURIComponent(filter)}`}`))
+  const {pages, cursor, error, next, more, retry, reload} = usePages(path(name, `/documents?limit=200${filter && `&filter=${encodeURIComponent(filter)}`}`))
   const rows = pages.flatMap(page => page.documents)
   const gone = () => { reload(); onChange() }
   const columns = [
@@ -28,10 +28,10 @@ export function Documents({name, writes, onChange}) {
       <${TextFilter} label=${t("search.filter")} value=${filter} onChange=${setFilter} placeholder='{"lang": "zh"}' />
       ${writes && filter && rows.length > 0 && html`<button class="danger" onClick=${() => setDeleting(true)}>${t("search.delete_filtered")}</button>`}
     </div>
-    <${Failure} error=${error} retry=${reload} />
+    <${Failure} error=${error} retry=${retry} />
     ${pages.length === 0 ? !error && html`<${Waiting} />` : rows.length === 0
       ? html`<${Empty} title=${t(filter ? "search.nothing" : "search.no_documents")}><p>${t(filter ? "search.nothing_hint" : "search.no_documents_hint")}</p><//>`
-      : html`<${Table} label=${t("search.documents_tab")} columns=${columns} rows=${rows} id=${each => each.id} onOpen=${each => setOpen(each.id)} />`}
+      : html`<${Table} label=${t("search.documents_tab")} columns=${columns} rows=${rows} id=${each => each.id} onOpen=${each => setOpen(each.id)} onEnd=${more} />`}
     ${cursor && html`<button class="wide" onClick=${next}>${t("services.further")}</button>`}
     ${open && html`<${OneDocument} key=${open} collection=${name} id=${open} onClose=${() => setOpen(null)} onGone=${writes ? gone : undefined} />`}
     ${deleting && html`<${Confirm} title=${t("search.delete_filtered")} lost=${t("search.filtered_lost", {filter})} action=${t("search.delete")}

@@ -17,17 +17,17 @@ export function Entries() {
   const [prefix, setPrefix] = useState("")
   const [open, setOpen] = useState(/** @type {string | null} */ (null))
   const [clearing, setClearing] = useState(false)
-  const {pages, cursor, error, next, reload} = usePages(`/kv?limit=1000&prefix=${encodeURIComponent(prefix)}`, {parameter: "after", field: "next"})
+  const {pages, cursor, error, next, more, retry, reload} = usePages(`/kv?limit=1000&prefix=${encodeURIComponent(prefix)}`, {parameter: "after", field: "next"})
   const rows = pages.flatMap(page => page.keys).map(key => ({key}))
   const columns = [{key: "key", title: t("kv.key"), cell: row => html`<code>${row.key}</code>`}]
   return html`
     <div class="filters"><${TextFilter} label=${t("kv.prefix")} value=${prefix} onChange=${setPrefix} />
       <button class="primary" onClick=${() => setOpen("")}>${t("kv.new")}</button>
       ${prefix && rows.length > 0 && html`<button class="danger" onClick=${() => setClearing(true)}>${t("kv.clear", {prefix})}</button>`}</div>
-    <${Failure} error=${error} retry=${reload} />
+    <${Failure} error=${error} retry=${retry} />
     ${pages.length === 0 ? !error && html`<${Waiting} />` : rows.length === 0
       ? html`<${Empty} title=${t("kv.none")}><p>${t("kv.none_hint")}</p><//>`
-      : html`<${Table} label=${t("services.kv")} columns=${columns} rows=${rows} id=${row => row.key} onOpen=${row => setOpen(row.key)} />`}
+      : html`<${Table} label=${t("services.kv")} columns=${columns} rows=${rows} id=${row => row.key} onOpen=${row => setOpen(row.key)} onEnd=${more} />`}
     ${cursor && html`<button class="wide" onClick=${next}>${t("services.further")}</button>`}
     ${open !== null && html`<${Entry} key=${open} name=${open} prefix=${prefix} onClose=${() => setOpen(null)} onChange=${reload} />`}
     ${clearing && html`<${Confirm} title=${t("kv.clear", {prefix})} lost=${t("kv.clear_lost", {prefix})} action=${t("search.delete")}

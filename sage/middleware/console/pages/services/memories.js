@@ -7,7 +7,7 @@ import {told} from "../../components/toast.js"
 import {When} from "../../components/when.js"
 import {get, post, remove} from "../../core/api.js"
 import {number} from "../../core/format.js"
-import {html, useEffect, useState} from "../../core/html.js"
+import {html, useEffect, useRef, useState} from "../../core/html.js"
 import {t} from "../../core/language.js"
 import {usePages} from "../../core/pages.js"
 import {OneMemory} from "./one_memory.js"
@@ -21,7 +21,7 @@ export function Memories() {
   const [shown, setShown] = useState(/** @type {{session?: string, query?: string} | null} */ (null))
   const [forgetting, setForgetting] = useState(/** @type {{session?: string} | null} */ (null))
   const query = scopeQuery(scope)
-  const {pages, cursor, error, next, reload} = usePages(`/memory/sessions?limit=200&${query}`, {parameter: "after", field: "next"})
+  const {pages, cursor, error, next, more, retry, reload} = usePages(`/memory/sessions?limit=200&${query}`, {parameter: "after", field: "next"})
   useEffect(() => { setShown(null) }, [query])
   const sessions = pages.flatMap(page => page.sessions)
   const ask = event => {
@@ -52,11 +52,11 @@ export function Memories() {
         <button class="primary">${t("search.search")}</button></form>
       ${whose && sessions.length > 0 && html`<button class="danger" onClick=${() => setForgetting({})}>${t("memory.forget_all", {whose})}</button>`}
     </div>
-    <${Failure} error=${error} retry=${reload} />
+    <${Failure} error=${error} retry=${retry} />
     ${shown ? html`<${Found} key=${JSON.stringify(shown)} shown=${shown} scope=${scope} onBack=${() => { setShown(null); reload() }} />`
       : pages.length === 0 ? !error && html`<${Waiting} />` : sessions.length === 0
         ? html`<${Empty} title=${t("memory.none")}><p>${t(whose ? "memory.none_of" : "memory.none_hint", {whose})}</p><//>`
-        : html`<${Table} label=${t("services.memory")} columns=${columns} rows=${sessions} id=${each => each.session_id}
+        : html`<${Table} label=${t("services.memory")} columns=${columns} rows=${sessions} id=${each => each.session_id} onEnd=${more}
             onOpen=${each => setShown({session: each.session_id})} />
           ${cursor && html`<button class="wide" onClick=${next}>${t("services.further")}</button>`}`}
     ${forgetting && html`<${Confirm} action=${t("memory.forget")} onClose=${() => setForgetting(null)} onConfirm=${forget}
@@ -76,11 +76,17 @@ function Found({shown, scope, onBack}) {
         setState({rows: results, next: null})
       } else {
         const page = await get(`/memory/sessions/${encodeURIComponent(shown.session)}?limit=200&${scopeQuery(scope)}${after && `&after=${encodeURIComponent(after)}`}`)
-        setState(before => ({rows: after ? [...before.rows, ...page.memories] : page.memories, next: page.next}))
+        setState(before => ({error: undefined, rows: after ? [...before.rows, ...page.memories] : page.memories, next: page.next}))
       }
     } catch (error) {
       setState(before => ({...before, error, rows: error.status === 404 ? [] : before.rows}))
     }
+  }
+  const asked = useRef("")
+  const further = () => {
+    if (asked.current === state.next) return // it is on its way
+    asked.current = state.next
+    load(state.next).finally(() => { asked.current = "" })
   }
   useEffect(() => { load() }, [])
   const columns = [
@@ -98,7 +104,8 @@ function Found({shown, scope, onBack}) {
     <${Failure} error=${state.error} />
     ${!state.rows ? !state.error && html`<${Waiting} />` : state.rows.length === 0
       ? html`<${Empty} title=${t("search.nothing")}><p>${t("memory.nothing_hint")}</p><//>`
-      : html`<${Table} label=${t("services.memory")} columns=${columns} rows=${state.rows} id=${each => each.id} onOpen=${setOpen} />`}
-    ${state.next && html`<button class="wide" onClick=${() => load(state.next)}>${t("services.further")}</button>`}
+      : html`<${Table} label=${t("services.memory")} columns=${columns} rows=${state.rows} id=${each => each.id} onOpen=${setOpen}
+          onEnd=${state.next && !state.error ? further : null} />`}
+    ${state.next && html`<button class="wide" onClick=${further}>${t("services.further")}</button>`}
     ${open && html`<${OneMemory} key=${open.id} memory=${open} scope=${given(scope)} onClose=${() => setOpen(null)} onChange=${() => { setOpen(null); load() }} />`}`
 }

@@ -28,7 +28,7 @@ export function Vectors() {
 }
 
 function VectorCollection({name, onBack, onGone}) {
-  const {pages, cursor, error, next, reload} = usePages(`${path(name)}?limit=200`)
+  const {pages, cursor, error, next, more, retry, reload} = usePages(`${path(name)}?limit=200`)
   const [found, setFound] = useState(/** @type {any[] | null} */ (null))
   const [failed, setFailed] = useState(undefined)
   const [open, setOpen] = useState(null)
@@ -62,10 +62,10 @@ function VectorCollection({name, onBack, onGone}) {
       <button class="primary">${t("search.search")}</button>
       ${found && html`<button type="button" class="quiet" onClick=${() => setFound(null)}>${t("vdb.all")}</button>`}
     </form>
-    <${Failure} error=${error ?? failed} retry=${reload} />
+    <${Failure} error=${error ?? failed} retry=${retry} />
     ${pages.length === 0 ? !error && html`<${Waiting} />` : rows.length === 0
       ? html`<${Empty} title=${t(found ? "search.nothing" : "vdb.empty")}><p>${t(found ? "search.nothing_hint" : "vdb.none_hint")}</p><//>`
-      : html`<${Table} label=${name} columns=${columns} rows=${rows} id=${each => each.id} onOpen=${each => setOpen(each.id)} />`}
+      : html`<${Table} label=${name} columns=${columns} rows=${rows} id=${each => each.id} onOpen=${each => setOpen(each.id)} onEnd=${found ? null : more} />`}
     ${!found && cursor && html`<button class="wide" onClick=${next}>${t("services.further")}</button>`}
     ${open && html`<${OneItem} key=${open} name=${name} id=${open} onClose=${() => setOpen(null)}
       onGone=${() => { setFound(found?.filter(each => each.id !== open) ?? null); setOpen(null); reload() }} />`}

@@ -18,11 +18,11 @@ const AT_ONCE = 500 // thousands of models have tens of thousands of settings
 export function Settings() {
   const [{find, source, section}, set] = useQuery(DEFAULTS)
   const query = queryOf({limit: AT_ONCE, contains: find, source: source === ALL ? "" : source, prefix: section})
-  const {pages, cursor, error, next, reload} = usePages(`/settings?${query}`)
+  const {pages, cursor, error, next, more, retry, reload} = usePages(`/settings?${query}`)
   const [open, setOpen] = useState(/** @type {any} */ (null))
   const [reloading, setReloading] = useState(false)
   const [about] = pages
-  if (!about) return html`<h1>${t("page.settings")}</h1><${Failure} error=${error} retry=${reload} />${!error && html`<${Waiting} />`}`
+  if (!about) return html`<h1>${t("page.settings")}</h1><${Failure} error=${error} retry=${retry} />${!error && html`<${Waiting} />`}`
   const rows = pages.flatMap(page => page.settings)
   const columns = [
     {key: "path", title: t("settings.setting"), cell: each => html`<code title=${dotted(each.path)}>${dotted(each.path)}</code>`},
@@ -43,10 +43,10 @@ export function Settings() {
         options=${["", ...new Set([...about.sections, section])].filter((each, at) => at === 0 || each).map(each => [each, each || t("requests.any")])} />
       <span class="dim" role="status">${t("settings.count", {count: about.total})}</span>
     </div>
-    <${Failure} error=${error} retry=${reload} />
+    <${Failure} error=${error} retry=${retry} />
     ${rows.length === 0
       ? html`<${Empty} title=${t("settings.none")}><p>${t(source === "set" && find === "" ? "settings.none_set" : "settings.none_hint")}</p><//>`
-      : html`<${Table} label=${t("page.settings")} columns=${columns} rows=${rows} id=${each => JSON.stringify(each.path)} onOpen=${setOpen} />`}
+      : html`<${Table} label=${t("page.settings")} columns=${columns} rows=${rows} id=${each => JSON.stringify(each.path)} onOpen=${setOpen} onEnd=${more} />`}
     ${cursor && html`<button class="quiet wide" onClick=${next}>${t("settings.more", {count: about.total - rows.length})}</button>`}
     ${open && html`<${OneSetting} setting=${open} onClose=${() => setOpen(null)} />`}
     ${reloading && html`<${Reload} restartOnly=${about.restart_only} onClose=${() => setReloading(false)} onDone=${reload} />`}`
