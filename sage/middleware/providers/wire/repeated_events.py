@@ -108,8 +108,16 @@ class EventShape:
         """As :meth:`texts`, for those of ``events`` from the place ``start`` on that have this shape, up to the first
         that has not; and where that begins."""
         before, after = self._before, self._after
+        texts: list[bytes] = []
+        if not events.startswith(before, start):
+            return texts, start
+        texts = events[start + len(before) :].split(self._between)
+        last = texts[-1]  # with what follows
+        texts[-1] = last[: last.find(b'"')]
+        if last.startswith(after, len(texts[-1])) and _is_plain(b" ".join(texts)):
+            return texts, start + len(before) + len(self._between.join(texts)) + len(after)
         texts = []
-        while events.startswith(before, start):
+        while events.startswith(before, start):  # it may be another shape that follows, and then this one again
             begin = start + len(before)
             end = events.find(b'"', begin)
             text = events[begin:end]

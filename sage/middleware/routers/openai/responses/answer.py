@@ -8,30 +8,24 @@ from typing import Any
 from sage.middleware.gateway.tools.server_tool import ToolRun
 from sage.middleware.gateway.vector_stores.citations import cite
 from sage.middleware.providers.wire.json_values import objects
-from sage.middleware.providers.wire.messages import finish_of, read_message
+from sage.middleware.providers.wire.messages import finish_of, plain_text, read_message
 from sage.middleware.routers.openai.responses import resource
 from sage.middleware.routers.openai.responses.request import ENCRYPTED, ResponsesRequest
 from sage.middleware.routers.openai.responses.server_tools import ServerTools, run_item
 
-_BESIDE_TEXT = frozenset(
-    {"tool_calls", "function_call", "refusal", "reasoning_content", "reasoning", "thinking", "thinking_blocks"}
-)
-"""Fields of a message that says more than a text."""
-
 
 def complete(request: ResponsesRequest, response: dict[str, Any], chat: dict[str, Any]) -> dict[str, Any]:
     """``response`` with what the ``chat`` has answered."""
-    choices = objects(chat.get("choices"))
-    choice = choices[0] if choices else {}
-    finish = finish_of(choice)
-    sent = choice.get("message")
-    if finish == "stop" and type(sent) is dict and _BESIDE_TEXT.isdisjoint(sent) and not choice.get("logprobs"):
-        content = sent.get("content")
-        if type(content) is str:  # nearly every answer
-            name = resource.item_id("msg", response["id"], 0)
-            output = [resource.message_item(name, [resource.text_part(content)])]
-            return resource.ended(response, output, finish, chat.get("usage"), chat.get("service_tier"))
-    output = output_items(request, response["id"], choice, 0, incomplete=finish in ("length", "content_filter"))
+    choices = chat.get("choices")
+    first = choices[0] if type(choices) is list and choices else None
+    choice: dict[str, Any] = first if type(first) is dict else next(iter(objects(choices)), {})
+    finish, sent = finish_of(choice), choice.get("message")
+    text = plain_text(sent) if finish == "stop" and type(sent) is dict and not choice.get("logprobs") else None
+    if text is not None:  # nearly every answer
+        name = resource.item_id("msg", response["id"], 0)
+        output = [resource.message_item(name, [resource.text_part(text)])]
+    else:
+        output = output_items(request, response["id"], choice, 0, incomplete=finish in ("length", "content_filter"))
     return resource.ended(response, output, finish, chat.get("usage"), chat.get("service_tier"))
 
 

@@ -58,7 +58,7 @@ class ResponseAnswering:
         """What writes the events of a stream."""
         if self._has_native and answer.answers_in(WIRE):
             return native.NativeEvents(self.response, self.keep)
-        return ChatStreamEvents(self.request, EventWriter(self.response), self.keep)
+        return ChatStreamEvents(self.request, EventWriter(self.response), self.keep, sender=answer.sender)
 
     def events(self, answer: GatewayCall) -> Events:
         """The events of a stream."""

@@ -147,7 +147,8 @@ class BackgroundRun:
             return made
 
         async def end() -> bytes:
-            made = await events.end()
+            last = events.end()
+            made = last if isinstance(last, bytes) else await last
             self._note(made)
             await self._write()
             return made

@@ -13,9 +13,10 @@ from typing import Any
 from sage.errors import SageError
 from sage.middleware.gateway.tools.server_tool import ToolRun
 from sage.middleware.gateway.vector_stores.citations import CitationStream
+from sage.middleware.providers.wire.event_bytes import DONE
 from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.providers.wire.messages import DeltaReader, finish_of
-from sage.middleware.providers.wire.repeated_events import in_runs
+from sage.middleware.providers.wire.repeated_events import HasShape, in_runs
 from sage.middleware.providers.wire.sse import payloads
 from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCall
 from sage.middleware.routers.openai.responses import resource
@@ -46,6 +47,11 @@ class _OpenItem:
         self.annotations: list[dict[str, Any]] = []
         """Those of that part."""
 
+    @property
+    def is_one_text(self) -> bool:
+        """Whether it is a message that has nothing but a text which goes on."""
+        return self.part == "output_text" and not self.parts and self.citing is None and not self.logprobs
+
 
 class ChatStreamEvents:
     """The events that the chunks of one chat add to a response."""
@@ -58,9 +64,11 @@ class ChatStreamEvents:
         found: Sequence[Mapping[str, Any]] | None = None,
         find_run: Callable[[str], ToolRun | None] = lambda _: None,
         lists: Sequence[dict[str, Any]] = (),
+        sender: HasShape | None = None,
     ) -> None:
         """``found`` are passages of files that the text may cite, and may become more; ``find_run`` finds a run of a
-        tool of the gateway by its id; ``lists`` are items that come first."""
+        tool of the gateway by its id; ``lists`` are items that come first; ``sender`` is who sends the chunks, if it
+        does so by their shape."""
         self._request = request
         self._found = found
         self._find_run = find_run
@@ -68,7 +76,7 @@ class ChatStreamEvents:
         self._lists = list(lists)
         self._writer = writer
         self._keep = keep
-        self._deltas = TextDeltas(writer)
+        self._deltas = TextDeltas(writer, sender)
         self._reader = DeltaReader()
         self._open: _OpenItem | None = None
         self._call: ToolCall | None = None
@@ -90,21 +98,27 @@ class ChatStreamEvents:
 
     def _translated(self, event: bytes) -> bytes:
         """One event that is like none before."""
-        chunks = [chunk for chunk in payloads(event) if isinstance(chunk, dict)]
-        translated = b"".join([self._chunk(chunk) for chunk in chunks])
-        item = self._open
-        if item is not None and item.part == "output_text" and item.citing is None:
-            self._deltas.learn(event, chunks, self._part_place(item), item.texts)
+        if event == DONE:
+            return b""
+        before, translated = self._open, b""
+        for chunk in payloads(event):
+            if isinstance(chunk, dict):
+                translated += self._chunk(chunk)
+                item = self._open  # the event that opens one is mostly like no other one
+                if item is not None and item is before and item.part == "output_text" and item.citing is None:
+                    self._deltas.learn(event, chunk, item.name, len(item.parts), item.texts)
         return translated
 
-    async def end(self) -> bytes:
+    def end(self) -> bytes | Awaitable[bytes]:
         """The last events of a complete answer; it is kept first where it is to be."""
         last = self.close()
         writer = self._writer
         resource.ended(writer.response, writer.output, self.finish, self.usage, self._tier)
-        if self._keep is not None:
-            await self._keep(writer.response)
-        return last + writer.last()
+        return last + writer.last() if self._keep is None else self._kept(self._keep, last)
+
+    async def _kept(self, keep: Keep, last: bytes) -> bytes:
+        await keep(self._writer.response)
+        return last + self._writer.last()
 
     def close(self) -> bytes:
         """Ends what is open at the end of the chat."""
@@ -138,7 +152,7 @@ class ChatStreamEvents:
         if choice.get("finish_reason"):
             self.finish = finish_of(choice)
         delta = choice.get("delta")
-        return events + (self._delta(delta, choice) if isinstance(delta, dict) else b"")
+        return events + (self._delta(delta, choice) if delta and isinstance(delta, dict) else b"")
 
     def _ran(self, runs: Any) -> bytes:
         """What has become of runs of the gateway's tools."""
@@ -193,7 +207,11 @@ class ChatStreamEvents:
         if item is None or item.kind != "message":
             events = self._close("completed")
             item = self._open = _OpenItem("message", self._name("msg"))
-            events += self._writer.added(resource.message_item(item.name, [], "in_progress"))
+            if kind == "output_text" and self._found is None:  # as nearly all do
+                item.part = kind
+                events += self._writer.text_begun(item.name)
+            else:
+                events += self._writer.added(resource.message_item(item.name, [], "in_progress"))
         if item.part != kind:
             events += self._end_part(item)
             item.part = kind
@@ -203,10 +221,9 @@ class ChatStreamEvents:
             events += self._writer.event("response.content_part.added", **place, part=part)
         if not text and not logprobs:
             return events
-        place = self._part_place(item)
         if kind == "refusal":
             item.texts.append(text)
-            return events + self._writer.event("response.refusal.delta", **place, delta=text)
+            return events + self._writer.event("response.refusal.delta", **self._part_place(item), delta=text)
         if item.citing is None:
             return events + self._text_delta(item, text, [], logprobs)
         return events + self._text_delta(item, *item.citing.feed(text), logprobs)
@@ -263,6 +280,10 @@ class ChatStreamEvents:
         item, call = self._open, self._call
         if item is not None:
             text = "".join(item.texts)
+            if item.is_one_text:
+                self._open = None
+                self._deltas.forget()
+                return self._writer.text_ended(item.name, text, status)
             events, self._open = self._end_part(item), None
             if item.kind == "message":
                 return events + self._writer.done(resource.message_item(item.name, item.parts, status))

@@ -3,6 +3,7 @@ translated to a chat where it has not."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any
 
 import orjson
@@ -15,7 +16,16 @@ from sage.middleware.gateway.context.chat_memory import MemoryRequest
 from sage.middleware.gateway.context.context import add_context
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.providers.base import ModelCall, Operation
-from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, read_json, send_json, take_model
+from sage.middleware.routers.http.asgi import (
+    Receive,
+    Scope,
+    Send,
+    caller,
+    read_json,
+    read_json_at_once,
+    send_json,
+    take_model,
+)
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.memory_turn import in_context, read_memory
 from sage.middleware.routers.http.openapi_bodies import OpenBody
@@ -24,10 +34,13 @@ from sage.middleware.routers.http.streaming import end_stream, send_events, star
 from sage.middleware.routers.openai.responses import approvals, background, native, resource
 from sage.middleware.routers.openai.responses.answering import ResponseAnswering, ToolAnswering
 from sage.middleware.routers.openai.responses.events import Keep
+from sage.middleware.routers.openai.responses.plain import PlainRequest
 from sage.middleware.routers.openai.responses.recall import keeper, recall
 from sage.middleware.routers.openai.responses.request import ResponsesRequest
 from sage.middleware.routers.openai.responses.server_tools import open_tools
 from sage.middleware.routers.openai.responses.truncation import context_of, truncate
+
+_CHAT = Operation.CHAT  # to look up a member of an enum costs a call on Python 3.11
 
 
 class Responses:
@@ -36,8 +49,28 @@ class Responses:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_json(receive, scope)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        body = read_json_at_once(receive, scope)
+        return self._read(scope, receive, send) if body is None else self._answer(body, scope, receive, send)
+
+    async def _read(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Nothing here holds the body, which the call lets go of once its stream has begun.
+        await self._answer(await read_json(receive, scope), scope, receive, send)
+
+    def _answer(self, body: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        request = PlainRequest.read(body)
+        public = self._gateway.registry.get(request.model) if request is not None else None
+        if request is None or public is None or native.has_route(public):
+            return self._look_at(body, scope, receive, send)
+        state, model = scope["state"], request.model
+        state["log"]["model"] = model
+        keep = keeper(self._gateway, state["principal"], request) if request.store else None
+        call = ModelCall(_CHAT, request.chat, model, stream=request.stream, wants_usage=True)
+        answering = ResponseAnswering(request, request.response(resource.response_id()), keep, False)
+        return respond(self._gateway, call, scope, receive, send, answering.whole, answering.events)
+
+    async def _look_at(self, body: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers any request, also one that needs more than a chat."""
         memory = read_memory(body) if "memory" in body else None
         model = take_model(body)
         fallbacks = admission.fallbacks(body)

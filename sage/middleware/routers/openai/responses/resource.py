@@ -16,7 +16,7 @@ from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.routers.openai.responses import reasoning
 from sage.middleware.routers.openai.responses.tools import ToolName, custom_input
 
-_DEFAULTS: Mapping[str, Any] = {
+DEFAULTS: Mapping[str, Any] = {
     "object": "response",
     "created_at": 0,
     "status": "in_progress",
@@ -57,6 +57,8 @@ _ECHOED = frozenset(
     | {"user", "prompt_cache_retention"}
 )
 _PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+_REASONS: Mapping[str | None, str] = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""Why a response is incomplete, by the chat's reason."""
 _FUNCTION = {"description": None, "parameters": None, "strict": None}
 _CODES = {"rate_limit_error": "rate_limit_exceeded", "invalid_request_error": "invalid_prompt"}
 """OpenAI's codes of a response that has failed, by the types of our errors; others are its ``server_error``."""
@@ -75,7 +77,7 @@ def item_id(prefix: str, response: str, number: int) -> str:
 def new_response(body: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The response to ``body`` before there is anything of it."""
     echoed = {field: body[field] for field in _ECHOED.intersection(body) if body[field] is not None}
-    response = {"id": name, **_DEFAULTS, **echoed, "created_at": int(time.time())}
+    response = {"id": name, **DEFAULTS, **echoed, "created_at": int(time.time())}
     if "tools" in echoed:
         response["tools"] = [
             {**_FUNCTION, **tool} if tool.get("type") == "function" else tool for tool in objects(echoed["tools"])
@@ -99,7 +101,7 @@ def ended(
     if isinstance(tier, str):
         response["service_tier"] = tier
     response["usage"] = response_usage(usage)
-    reason = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(finish or "")
+    reason = _REASONS.get(finish) if finish != "stop" else None
     if reason is None:
         response["status"], response["completed_at"] = "completed", int(time.time())
     else:
@@ -168,7 +170,7 @@ def message_item(name: str, content: list[dict[str, Any]], status: str = "comple
 
 def text_part(text: str, logprobs: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """A part of text."""
-    return {"type": "output_text", "annotations": [], "logprobs": list(logprobs), "text": text}
+    return {"type": "output_text", "annotations": [], "logprobs": [*logprobs], "text": text}
 
 
 def refusal_part(text: str) -> dict[str, Any]:

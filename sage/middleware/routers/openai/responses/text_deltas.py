@@ -3,15 +3,11 @@ parsed, and their events are not built anew."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
-from sage.middleware.providers.wire.repeated_events import EventShape, has_text_alone
+from sage.middleware.providers.wire.repeated_events import EventShape, HasShape, has_text_alone
 from sage.middleware.routers.openai.responses.writer import EventWriter
 
-_KIND = "response.output_text.delta"
 _MOST_LEARNED = 8
 """How often it is tried to find chunks that are alike: some servers number each of them."""
 
@@ -19,8 +15,9 @@ _MOST_LEARNED = 8
 class TextDeltas:
     """The chunks of one stream that are like one that was seen in the part of text that goes on."""
 
-    def __init__(self, writer: EventWriter) -> None:
+    def __init__(self, writer: EventWriter, sender: HasShape | None) -> None:
         self._writer = writer
+        self._sender = sender
         self.shape: EventShape | None = None
         self._form = b""
         self._texts: list[str] = []
@@ -29,7 +26,7 @@ class TextDeltas:
     def relay(self, events: bytes) -> bytes | None:
         """``events`` as those of the response; ``None`` unless each of them is like the one that was learned."""
         shape = self.shape
-        texts = shape.texts(events) if shape is not None else None
+        texts = shape.texts_sent(self._sender, events) if shape is not None else None
         return None if texts is None else self.write(texts)
 
     def write(self, texts: list[bytes]) -> bytes:
@@ -37,20 +34,15 @@ class TextDeltas:
         self._texts.append(b"".join(texts).decode())
         return self._writer.repeated(self._form, texts)
 
-    def learn(self, event: bytes, chunks: list[dict[str, Any]], place: Mapping[str, Any], texts: list[str]) -> None:
-        """Has the chunks that are like those of ``event`` add to ``texts``, and to the part at ``place``."""
-        if chunks and self._tries < _MOST_LEARNED and all(map(_is_text, chunks)):
+    def learn(self, event: bytes, chunk: dict[str, Any], name: str, part: int, texts: list[str]) -> None:
+        """Has the chunks that are like that of ``event`` add to ``texts``, and to that ``part`` of the message of that
+        ``name``."""
+        if self._tries < _MOST_LEARNED and has_text_alone(chunk) and not chunk["choices"][0].get("logprobs"):
             self._tries += 1
             self.shape = EventShape.under(b"content", event)
-            fields = orjson.dumps({**place, "delta": "", "logprobs": []}).replace(b"%", b"%%")
-            head = f'event: {_KIND}\ndata: {{"type":"{_KIND}","sequence_number":%d,'.encode()
-            self._form = head + fields[1:].replace(b'"delta":""', b'"delta":"%b"') + b"\n\n"
+            self._form = self._writer.text_form(name, part)
             self._texts = texts
 
     def forget(self) -> None:
         """The part of text has ended."""
         self.shape = None
-
-
-def _is_text(chunk: dict[str, Any]) -> bool:
-    return has_text_alone(chunk) and not chunk["choices"][0].get("logprobs")

@@ -10,6 +10,34 @@ from typing import Any
 
 import orjson
 
+from sage.middleware.routers.openai.responses import resource
+
+_BEGIN = (
+    b'event: response.created\ndata: {"type":"response.created","sequence_number":%d,"response":%b}\n\n'
+    b'event: response.in_progress\ndata: {"type":"response.in_progress","sequence_number":%d,"response":%b}\n\n'
+)
+_TEXT_BEGUN = (
+    b'event: response.output_item.added\ndata: {"type":"response.output_item.added","sequence_number":%d,'
+    b'"output_index":%d,"item":{"id":"%b","type":"message","status":"in_progress","role":"assistant","content":[]}}\n\n'
+    b'event: response.content_part.added\ndata: {"type":"response.content_part.added","sequence_number":%d,'
+    b'"item_id":"%b","output_index":%d,"content_index":0,'
+    b'"part":{"type":"output_text","annotations":[],"logprobs":[],"text":""}}\n\n'
+)
+_TEXT_DELTA = (
+    b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":%%d,'
+    b'"item_id":"%b","output_index":%d,"content_index":%d,"delta":"%%b","logprobs":[]}\n\n'
+)
+_TEXT_ENDED = (
+    b'event: response.output_text.done\ndata: {"type":"response.output_text.done","sequence_number":%d,'
+    b'"item_id":"%b","output_index":%d,"content_index":0,"text":%b,"logprobs":[]}\n\n'
+    b'event: response.content_part.done\ndata: {"type":"response.content_part.done","sequence_number":%d,'
+    b'"item_id":"%b","output_index":%d,"content_index":0,'
+    b'"part":{"type":"output_text","annotations":[],"logprobs":[],"text":%b}}\n\n'
+    b'event: response.output_item.done\ndata: {"type":"response.output_item.done","sequence_number":%d,'
+    b'"output_index":%d,"item":{"id":"%b","type":"message","status":"%b","role":"assistant","content":'
+    b'[{"type":"output_text","annotations":[],"logprobs":[],"text":%b}]}}\n\n'
+)
+
 
 class EventWriter:
     """Writes the events of one response, and numbers them."""
@@ -39,7 +67,27 @@ class EventWriter:
 
     def begin(self) -> bytes:
         """The first events."""
-        return self.snapshot("response.created") + self.snapshot("response.in_progress")
+        response, number = orjson.dumps(self.response), self._number
+        self._number = number + 2
+        return _BEGIN % (number, response, number + 1, response)
+
+    def text_begun(self, name: str) -> bytes:
+        """A message of that name begins, and in it its first part, a text."""
+        number, index, item = self._number, len(self.output), name.encode()
+        self._number = number + 2
+        return _TEXT_BEGUN % (number, index, item, number + 1, item, index)
+
+    def text_form(self, name: str, part: int) -> bytes:
+        """What :meth:`repeated` makes the deltas of a text of."""
+        return _TEXT_DELTA % (name.encode(), len(self.output), part)
+
+    def text_ended(self, name: str, text: str, status: str) -> bytes:
+        """A message is whole that has nothing but one ``text``."""
+        number, index, item, written = self._number, len(self.output), name.encode(), orjson.dumps(text)
+        self._number = number + 3
+        self.output.append(resource.message_item(name, [resource.text_part(text)], status))
+        done = (number, item, index, written, number + 1, item, index, written)
+        return _TEXT_ENDED % (*done, number + 2, index, item, status.encode(), written)
 
     def added(self, item: dict[str, Any]) -> bytes:
         """An item begins."""

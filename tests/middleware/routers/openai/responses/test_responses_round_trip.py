@@ -3,7 +3,6 @@ docs/surfaces.md names. A chat that is asked as a request is one of them."""
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from typing import Any
 
@@ -80,7 +79,10 @@ def test_a_stream_says_what_the_whole_answer_says(answer: dict[str, Any], fields
     events = ChatStreamEvents(ResponsesRequest(body), EventWriter(resource.new_response(body, "resp_7")))
     chunks = shapes.chunks(answer)
     pieces = [b"".join(chunks[start : start + size]) for start in range(0, len(chunks), size)]
-    sent = b"".join(map(events.translate, pieces)) + asyncio.run(events.end())
+    sent = b"".join(map(events.translate, pieces))
+    last = events.end()
+    assert isinstance(last, bytes)
+    sent += last
     said, once = check_events(events_of(sent)), whole(body, answer)
     for name in ("output", "usage", "status", "incomplete_details"):
         assert said[name] == once[name]
