@@ -36,8 +36,8 @@ export function Server({server, onChange}) {
       <div class="title-row"><h2 class="name">${server.name}</h2><${StateBadge} state=${server.state} />
         <span class="dim">${server.transport} · ${t("mcp.tools", {count: server.tools})}${server.held ? ` · ${t("mcp.held", {count: server.held})}` : ""}</span>
         ${may.peek()("tools:write") && html`<button class="quiet small" onClick=${refresh}>${t("mcp.refresh")}</button>`}</div>
-      ${server.error && html`<p class="notice bad">${server.error}</p>`}
-      ${server.left_out.map(each => html`<p key=${each} class="dim">${each}</p>`)}
+      ${server.error && html`<p class="notice bad name">${server.error}</p>`}
+      ${server.left_out.map(each => html`<p key=${each} class="dim name">${each}</p>`)}
       <${Failure} error=${error ?? failed} retry=${reload} />
       ${!data ? !error && html`<${Waiting} />` : data.tools.length === 0 ? html`<p class="dim">${t("mcp.no_tools")}</p>`
         : html`<${Table} label=${server.name} columns=${columns} rows=${data.tools} id=${tool => tool.tool} onOpen=${setOpen} />`}
