@@ -18,7 +18,12 @@ from sage.middleware.retrieval.vectors.trial import Trial
 from sage.middleware.settings.retrieval import Metric
 
 _TRAINING = 20_000  # vectors that the ranges of SQ8 and the centre of RaBitQ are taken from
-_CANDIDATES = ((350, 500, 750, 1000, 2000), (800, 1000, 1400, 2000, 3000, 5000))  # to try, for each depth
+_CANDIDATES = (
+    (350, 500, 750, 1000, 2000),
+    (500, 700, 1000, 1400, 2000, 3000, 5000),
+    (800, 1000, 1400, 2000, 3000, 5000),
+)
+"""To try, for each depth."""
 _SHARES = (0.05, 0.07, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)  # of the lists, to try
 
 

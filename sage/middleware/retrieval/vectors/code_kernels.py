@@ -12,10 +12,15 @@ from typing import Any
 import numpy as np
 
 from sage.middleware.retrieval.machine_code.compilation import Entry, compiled, load_numba
+from sage.middleware.retrieval.machine_code.instructions import CACHE_LINE, compiled_bit_count, compiled_prefetch
 from sage.middleware.retrieval.machine_code.kept_code import KeptCode
 from sage.middleware.retrieval.machine_code.top_heap import HEAP, offer, sort_heap
 from sage.middleware.retrieval.vectors import bit_kernels
 from sage.middleware.retrieval.vectors.bit_kernels import BITS, find_candidates, scan_bits
+
+AHEAD = 8
+"""So many vectors before its turn the code of one is brought from memory. The codes of candidates are anywhere, and to
+wait for each takes two to four times as long as to compute with it."""
 
 
 def compile_kernels() -> list[Callable[..., Any]]:
@@ -42,19 +47,23 @@ def compile_kernels() -> list[Callable[..., Any]]:
         (scan_bits, scan),
         (find_candidates, find),
     ]
-    names = {**vars(bit_kernels), **globals(), "bit_count": _compiled_bit_count()}
+    names = {**vars(bit_kernels), **globals(), "bit_count": compiled_bit_count(), "prefetch": compiled_prefetch()}
     return compiled(entries, _CALLED, names, kept_kernels(), fast=True)
 
 
 def kept_kernels() -> KeptCode:
     """Those of :func:`compile_kernels` as an earlier process made them."""
-    return KeptCode("vectors", (find_candidates, *_CALLED))
+    return KeptCode("vectors", (find_candidates, compiled_prefetch, *_CALLED))
 
 
 def _score_codes(codes: Any, ordinals: Any, steps: Any, lowest: Any, is_distance: Any, scores: Any) -> None:
     """Fills in the score of each vector of ``ordinals`` by its code of 8 bits for each dimension: see
     :func:`_score_code`."""
     for place in range(len(ordinals)):
+        if place + AHEAD < len(ordinals):
+            first = ordinals[place + AHEAD] * len(steps)
+            for byte in range(0, len(steps), CACHE_LINE):
+                prefetch(codes, first + byte)
         scores[place] = _score_code(codes, ordinals[place], steps, lowest, is_distance)
 
 
@@ -64,6 +73,10 @@ def _best_codes(codes: Any, ordinals: Any, steps: Any, lowest: Any, is_distance:
     count = np.int64(0)
     is_all = len(ordinals) == 0
     for place in range(len(codes) if is_all else len(ordinals)):
+        if place + AHEAD < len(ordinals):  # not a function of its own, which would not be inlined
+            first = ordinals[place + AHEAD] * len(steps)
+            for byte in range(0, len(steps), CACHE_LINE):
+                prefetch(codes, first + byte)
         ordinal = np.int64(place) if is_all else ordinals[place]
         score = _score_code(codes, ordinal, steps, lowest, is_distance)
         if count < len(rows) or score >= scores[0]:
@@ -86,16 +99,8 @@ def _score_code(codes: Any, ordinal: Any, steps: Any, lowest: Any, is_distance: 
     return total
 
 
-def _compiled_bit_count() -> Any:
-    numba = load_numba()
-
-    def typed(context: Any, number: Any) -> Any:
-        def generated(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.ctpop(arguments[0])
-
-        return numba.types.uint64(numba.types.uint64), generated
-
-    return numba.extending.intrinsic(typed)
+def prefetch(array: Any, byte: Any) -> None:
+    """Compiled, it is one instruction: see :func:`compiled_prefetch`."""
 
 
 _CALLED = (*HEAP, _score_code, *BITS)

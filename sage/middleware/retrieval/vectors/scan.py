@@ -22,8 +22,9 @@ from sage.middleware.settings.retrieval import Metric
 Found = tuple[Ordinals, NDArray[np.float32]]
 """Ordinals and their scores, best first."""
 
-DEPTHS = (10, 100)
-"""The values of ``k`` for which a staged kind measures how widely it has to search."""
+DEPTHS = (10, 50, 100)
+"""The values of ``k`` for which a staged kind measures how widely it has to search. A hybrid search takes the middle
+one: see :data:`sage.middleware.retrieval.query.hybrid.FIRST`."""
 
 
 class Scan(Protocol):

@@ -172,16 +172,18 @@ class Staged(ABC):
         return None
 
     def head(self) -> dict[str, Any]:
-        # "looks" is the key that files of older releases have
-        return {"looks": [asdict(setting) for setting in self.settings], **self.codes.head()}
+        # "looks" is the key that files of older releases have, and they know two depths
+        first, middle, last = (asdict(setting) for setting in self.settings)
+        return {"looks": [first, last], "middle_look": middle, **self.codes.head()}
 
     def arrays(self) -> Arrays:
         return {"base": self.blob, **self.codes.arrays()}
 
     @classmethod
     def restore(cls, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], metric: Metric) -> Self:
-        settings = [ProbeSetting(**setting) for setting in head["looks"]]
-        return cls(arrays["base"], Coded.restore(head, arrays, metric), settings)
+        first, last = (ProbeSetting(**setting) for setting in head["looks"])
+        middle = ProbeSetting(**head["middle_look"]) if "middle_look" in head else last
+        return cls(arrays["base"], Coded.restore(head, arrays, metric), (first, middle, last))
 
 
 class RaBitQ(Staged):

@@ -26,6 +26,8 @@ FILES = {
 """The names in a head and of the arrays, as files of existing collections have them: they must not change."""
 RESIDUALS = {"bf16", "sq8", "rabitq", "ivf"}
 """Kinds whose newer files say how far codes are from vectors; older ones do without."""
+STAGED = {"rabitq", "ivf"}
+"""Kinds whose newer files say how widely a search for fifty looks; with older ones it looks as for a hundred."""
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
@@ -71,11 +73,24 @@ def test_the_format_of_files_stays(kind: Kind) -> None:
     heads, names = scan.head().keys(), scan.arrays().keys()
     if kind.name in RESIDUALS:
         heads, names = heads - {"residual"}, names - {"residuals"}
+    if kind.name in STAGED:
+        heads = heads - {"middle_look"}
     assert (heads, names) == FILES[kind.name]
     arrays = VectorIndex(3000, Metric.EUCLIDEAN, scan, None).arrays()
     head = orjson.loads(arrays["head"].tobytes())
     assert head == {"kind": kind.name, "metric": "euclidean", "size": 3000, **scan.head()}
     assert VectorIndex.from_arrays(arrays).kind == kind.name
+
+
+@pytest.mark.parametrize("name", sorted(STAGED))
+def test_a_file_without_a_middle_depth_is_searched_as_for_a_hundred(name: str) -> None:
+    scan = built(next(kind for kind in KINDS if kind.name == name))
+    head = orjson.loads(orjson.dumps(scan.head()))
+    of_ten, of_hundred = head["looks"]
+    del head["middle_look"]
+    older = restore_scan(name, head, scan.arrays(), Metric.EUCLIDEAN)
+    assert older.head()["looks"] == [of_ten, of_hundred]
+    assert older.head()["middle_look"] == of_hundred
 
 
 def test_no_kind_of_existing_files_is_dropped() -> None:
