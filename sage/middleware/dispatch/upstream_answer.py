@@ -60,6 +60,11 @@ class UpstreamAnswer:
         """
         return b""
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether nothing is left for :meth:`drain`."""
+        return True
+
     async def drain(self) -> None:
         """Reads the end of a finished stream, if it has come, so that the connection can serve again."""
 
@@ -166,6 +171,10 @@ class UpstreamStream(UpstreamAnswer):
             self._fault = exc
             return False
         return not relay.finished and relay.error is None
+
+    @property
+    def is_drained(self) -> bool:
+        return self._is_drained
 
     async def drain(self) -> None:
         if self._is_drained:

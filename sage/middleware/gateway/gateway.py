@@ -373,6 +373,11 @@ class GatewayCall:
         capture.add(events)
         return events
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether nothing is left for :meth:`drain`."""
+        return self._answer.is_drained
+
     async def drain(self) -> None:
         """Makes the upstream's connection ready for other calls, after the client was sent the complete stream."""
         await self._answer.drain()

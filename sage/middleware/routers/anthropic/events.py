@@ -60,8 +60,8 @@ class MessageEvents:
         self._blocks = 0
         self.shape: EventShape | None = None
         """What most chunks of the block of text that is open look like."""
-        self._before = self._after = b""
-        """All of an event of that block but its text."""
+        self._before = self._between = self._after = b""
+        """What stands around the texts in the events of that block."""
         self._learned = 0
         self._is_signed = False
         """Whether the block of thinking that is open has its signature."""
@@ -90,7 +90,7 @@ class MessageEvents:
             texts = [text for text in texts if text]
             if not texts:
                 return b""
-        written = self._before + (self._after + self._before).join(texts) + self._after
+        written = self._before + self._between.join(texts) + self._after
         self._answer_tokens += -(-len(written) // _BYTES_OF_TOKEN)
         return written
 
@@ -103,10 +103,15 @@ class MessageEvents:
         for chunk in payloads(event):
             if isinstance(chunk, dict):
                 translated += self._chunk(chunk)
-                if was_text and self._block == "text" and self._learned < _MOST_LEARNED and has_text_alone(chunk):
-                    self._learned += 1
-                    self.shape = EventShape.under(b"content", event)
+                if translated and was_text and self._block == "text":
+                    self._learn(event, chunk)
         return translated
+
+    def _learn(self, event: bytes, chunk: dict[str, Any]) -> None:
+        """Lets events that are like this one go on unread, if it has nothing but a text of the block that is open."""
+        if self._learned < _MOST_LEARNED and has_text_alone(chunk):
+            self._learned += 1
+            self.shape = EventShape.under(b"content", event)
 
     def end(self) -> bytes:
         """The last events of a complete answer."""
@@ -238,6 +243,7 @@ class MessageEvents:
         self._block = kind
         if kind == "text":
             self._before, _, self._after = self._text_delta(_MARK).partition(_MARK.encode())
+            self._between = self._after + self._before
         return events + _event("content_block_start", index=self._blocks, content_block=block)
 
     def _close(self) -> bytes:

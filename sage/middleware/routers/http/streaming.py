@@ -74,8 +74,13 @@ async def stream(
                 has_head = False
             events = await answer.more(write)
         if end is not None:
-            last = end()
-            await send_events(send, last if isinstance(last, bytes) else await last)
+            made = end()
+            last = made if isinstance(made, bytes) else await made
+            if answer.is_drained:  # as it mostly is: the last events and the end are one piece
+                await end_stream(send, last)
+                watching.stop()
+                return
+            await send_events(send, last)
         watching.stop()
         await answer.drain()
     except SageError as error:
@@ -95,9 +100,9 @@ async def stream(
     await end_stream(send)
 
 
-def end_stream(send: Send) -> Awaitable[None]:
-    """Sends the end of a stream."""
-    return send({"type": "http.response.body", "body": b"", "more_body": False})
+def end_stream(send: Send, last: bytes = b"") -> Awaitable[None]:
+    """Sends the end of a stream, after its ``last`` events."""
+    return send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 def start_stream(send: Send, headers: Headers, media_type: bytes = EVENTS) -> Awaitable[None]:
