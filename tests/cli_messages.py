@@ -160,8 +160,24 @@ def _in_code() -> Iterator[tuple[str, str]]:
         path = ROOT / room
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             place = str(file.relative_to(ROOT))
-            for message in _of_calls(ast.parse(file.read_text(encoding="utf-8")), errors, room == _CLI):
+            tree = _with_constants(ast.parse(file.read_text(encoding="utf-8")))
+            for message in _of_calls(tree, errors, room == _CLI):
                 yield place, message
+
+
+def _with_constants(module: ast.Module) -> ast.AST:
+    """The module with the texts of its constants where f-strings name them: they are words of a message."""
+    texts = {}
+    for node in module.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            texts[_name(node.targets[0])] = node.value
+
+    class Filled(ast.NodeTransformer):
+        def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
+            plain = node.conversion == -1 and node.format_spec is None
+            return texts.get(node.value.id, node) if plain and isinstance(node.value, ast.Name) else node
+
+    return Filled().visit(module)
 
 
 def _error_classes() -> set[str]:
