@@ -89,13 +89,24 @@ def _prepare(config: pytest.Config, *, fast: bool) -> None:
     hypothesis.settings.register_profile("reduced", max_examples=40, deadline=None)
     hypothesis.settings.register_profile("fast", max_examples=20, deadline=None)
     reduced = "fast" if fast else "reduced"
-    hypothesis.settings.load_profile("full" if os.environ.get("SAGE_TEST_FULL") else reduced)
+    if os.environ.get("SAGE_TEST_FULL"):
+        hypothesis.settings.load_profile("full")
+    else:
+        hypothesis.settings.load_profile(reduced)
+        _look_for_no_constants()
     config.pluginmanager.import_plugin("gateway_fixtures")
     config.pluginmanager.import_plugin("database_fixtures")
     if os.environ.get("SAGE_TEST_TRANSPORT"):
         from transports import set_default_transport
 
         set_default_transport(os.environ["SAGE_TEST_TRANSPORT"])
+
+
+def _look_for_no_constants() -> None:
+    """Hypothesis parses every module here for constants to try: four seconds a process before it has kept them."""
+    from hypothesis.internal.conjecture import providers
+
+    vars(providers)["_get_local_constants"] = lambda: providers._local_constants
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -128,11 +139,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_sessionfinish() -> None:
     if (browser := sys.modules.get("browser")) is not None:
         browser.close_browser()
+    if (forks := sys.modules.get("loaded_process")) is not None:
+        forks.close_server()
 
 
 def pytest_collection_finish() -> None:
-    """From here on, garbage is collected again, but never among what the modules hold."""
-    gc.collect()
+    """From here on, garbage is collected again, but never among what the modules hold, which takes a second to walk."""
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     gc.enable()

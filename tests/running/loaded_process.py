@@ -5,7 +5,6 @@ Loading is most of what ``sage serve`` takes until it listens, and nearly all of
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
 import select
@@ -22,10 +21,13 @@ from typing import IO
 
 import loaded_sage
 
+_started: list[tuple[subprocess.Popen[bytes], str]] = []
+"""The process that forks, with the directory of its socket."""
+
 
 @functools.cache
 def _server() -> str:
-    """The address where forks can be asked for until this process ends."""
+    """The address where forks can be asked for until :func:`close_server`."""
     directory = tempfile.mkdtemp(prefix="sage-loaded-")
     address = f"{directory}/socket"
     process = subprocess.Popen(
@@ -35,14 +37,22 @@ def _server() -> str:
         stdout=subprocess.PIPE,
         start_new_session=True,
     )
-    assert process.stdin is not None
+    _started.append((process, directory))
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == b"ready\n"
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    atexit.register(process.wait, 10)
-    atexit.register(process.stdin.close)
     return address
+
+
+def close_server() -> None:
+    """Ends what forks, if it was started; the next fork starts it anew."""
+    _server.cache_clear()
+    while _started:
+        process, directory = _started.pop()
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(10)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _environment() -> dict[str, str]:

@@ -1,7 +1,8 @@
 """``sage`` commands and programs that use ours, as forks of a process that has loaded the program: most of what a short
 one takes is loading.
 
-Each is a process of its own with its arguments, environment, directory and files, and ends as any Python does. With
+Each is a process of its own with its arguments, environment, directory and files, and ends as any Python does, but that
+a command does not take its modules apart. With
 ``SAGE_TEST_FULL=1``, on a terminal, where it would go on for ever, and where the environment changes how Python starts,
 it is ``python -m`` as ever.
 
@@ -18,6 +19,10 @@ import select
 import signal
 import socket
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 COMMAND = (sys.executable, "-m", "sage.middleware.cli.main")
@@ -133,10 +138,31 @@ def _serve(address: str) -> None:
         sys.stdout.flush()
         script, arguments = _Server(listening).run()
     sys.argv = [script or "sage", *arguments]
-    if script is None:
+    if script is not None:
+        _run_program(script)
+    elif arguments[:1] in ([name] for name in _ENDLESS):
         main()
     else:
-        _run_program(script)
+        _end_soon(main)
+
+
+def _end_soon(main: Callable[[], None]) -> None:
+    """Ends the process as Python does, but for taking every module apart: half of what a short command took."""
+    import atexit
+    import threading
+
+    try:
+        main()
+        status: object = 0
+    except SystemExit as exc:
+        status = exc.code
+    if status is not None and not isinstance(status, int):
+        sys.exit(str(status))
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit((status or 0) & 0xFF)
 
 
 def _run_program(script: str) -> None:

@@ -22,6 +22,9 @@ pytestmark = pytest.mark.slow  # nearly each test starts a gateway, or has sever
 
 _COMMAND = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"]
 _MORE = ["--max-examples", "20"] if os.environ.get("SAGE_TEST_FULL") else []
+_ENVIRONMENT = (
+    dict(os.environ) if _MORE else {**os.environ, "SCHEMATHESIS_HOOKS": str(ROOT / "tests/schemathesis_sample.py")}
+)
 
 
 @pytest.mark.slow
@@ -40,6 +43,7 @@ def test_every_operation_does_as_its_description_says(gateway: Callable[..., Run
         credential = f"Authorization: Bearer {running.key}"
         done = subprocess.run(
             [*_COMMAND, "--config-file", config, "run", document, "-H", credential, "--no-color", *_MORE],
+            env=_ENVIRONMENT,
             cwd=tmp_path,
             capture_output=True,
             text=True,
