@@ -11,6 +11,8 @@ from sage.middleware.providers.wire.event_bytes import is_utf8
 
 _TEXT = re.compile(rb'"(?:content|text|reasoning_content)"\s*:\s*"([^"\\]*)"')
 _NO_TEXT = b'"\\\n\r'
+_SHORT = 16 * 1024
+"""Bytes of events that are looked at as a whole, though that may have to be done again after each that is unlike."""
 
 
 class EventShape:
@@ -111,12 +113,13 @@ class EventShape:
         texts: list[bytes] = []
         if not events.startswith(before, start):
             return texts, start
-        texts = events[start + len(before) :].split(self._between)
-        last = texts[-1]  # with what follows
-        texts[-1] = last[: last.find(b'"')]
-        if last.startswith(after, len(texts[-1])) and _is_plain(b" ".join(texts)):
-            return texts, start + len(before) + len(self._between.join(texts)) + len(after)
-        texts = []
+        if len(events) - start <= _SHORT:
+            texts = events[start + len(before) :].split(self._between)
+            last = texts[-1]  # with what follows
+            texts[-1] = last[: last.find(b'"')]
+            if last.startswith(after, len(texts[-1])) and _is_plain(b" ".join(texts)):
+                return texts, start + len(before) + len(self._between.join(texts)) + len(after)
+            texts = []
         while events.startswith(before, start):  # it may be another shape that follows, and then this one again
             begin = start + len(before)
             end = events.find(b'"', begin)

@@ -122,7 +122,7 @@ def usage(counted: Any, estimated: tuple[int, int]) -> dict[str, Any]:
         prompt, answer = counted["prompt_tokens"], counted["completion_tokens"]
         if type(prompt) is type(answer) is int and 0 <= prompt <= MAX_COUNT and 0 <= answer <= MAX_COUNT:
             return _usage(prompt, answer)
-    read = read_usage(counted)
+    read = read_usage(counted) if counted is not None else None
     if read is None:
         return _usage(*estimated)
     cached, reasoning, units = token_details(counted)

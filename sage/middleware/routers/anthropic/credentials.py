@@ -15,10 +15,20 @@ def take_api_key(scope: Scope) -> None:
 
     Raises :class:`AuthenticationFailed` for two credentials that are not the same.
     """
-    fields = scope[FIELDS]
+    fields: Fields = scope[FIELDS]
     key = fields.get(_KEY)
     if key is None:
         return
+    keyed = fields.keyed
+    if keyed is None:
+        keyed = fields.keyed = _keyed(scope, fields, key)
+    if keyed is not None:
+        scope[FIELDS] = keyed
+        scope["headers"] = [*scope["headers"], (_AUTHORIZATION, keyed[_AUTHORIZATION])]
+
+
+def _keyed(scope: Scope, fields: Fields, key: bytes) -> Fields | None:
+    """``fields`` with ``key`` in ``Authorization``; ``None`` if it stands there."""
     given = [value for name, value in scope["headers"] if name == _AUTHORIZATION]
     keys = {value.strip() for name, value in scope["headers"] if name == _KEY}
     if len(keys) > 1 or any(_bearer(value) not in keys for value in given):
@@ -26,10 +36,7 @@ def take_api_key(scope: Scope) -> None:
             "the request has two credentials that differ, in 'x-api-key' and 'Authorization': send one of them",
             code="two_credentials",
         )
-    if not given:
-        value = b"Bearer " + key.strip()
-        scope[FIELDS] = Fields({**fields, _AUTHORIZATION: value}.items())
-        scope["headers"] = [*scope["headers"], (_AUTHORIZATION, value)]
+    return None if given else Fields({**fields, _AUTHORIZATION: b"Bearer " + key.strip()}.items())
 
 
 def _bearer(authorization: bytes) -> bytes:

@@ -38,7 +38,7 @@ class Fields(dict[bytes, bytes]):
     """The headers of a request by their names, of several with one name the first. They are never changed: requests of
     a connection whose heads are the same share them, and what was found out of them."""
 
-    __slots__ = ("admitted", "digest")
+    __slots__ = ("admitted", "digest", "keyed")
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         super().__init__(headers)
@@ -46,12 +46,16 @@ class Fields(dict[bytes, bytes]):
         """What the edge has found in a head that it lets in."""
         self.digest: bytes | None = None
         """That of the credential."""
+        self.keyed: Fields | None = None
+        """The same with the credential in ``Authorization``, where it came in another header."""
 
     def with_field(self, name: bytes, value: bytes) -> Fields:
         """The same with another ``value`` of the header ``name``, on which nothing depends that was found out."""
         fields = Fields(self.items())
         fields[name] = value
         fields.admitted, fields.digest = self.admitted, self.digest
+        if self.keyed is not None:
+            fields.keyed = self.keyed.with_field(name, value)
         return fields
 
 

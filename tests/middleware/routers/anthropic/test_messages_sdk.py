@@ -630,6 +630,26 @@ def test_x_api_key_is_taken_here_alone(running: Any, up: Upstream) -> None:
     assert requests.get(running.url + "/auth/keys", headers={"x-api-key": key}).status_code == 401
 
 
+def test_x_api_key_holds_for_each_request_of_a_connection(running: Any) -> None:
+    """Heads of one connection that are alike share what was found in them, whatever the length of their bodies."""
+    key, other = running.key, running.new_key(name="elsewhere", models=["team/*"])
+    with requests.Session() as session:
+
+        def post(text: str, key: str, **headers: str) -> requests.Response:
+            body = {"model": "bench", "max_tokens": 9, "messages": [{"role": "user", "content": text}]}
+            return session.post(running.url + "/v1/messages", json=body, headers={"x-api-key": key, **headers})
+
+        assert [post("a" * size, key).status_code for size in (1, 1, 30, 300, 1)] == [200] * 5
+        assert post("a", other).status_code == 403
+        assert [post("a" * size, key).status_code for size in (1, 1, 30)] == [200] * 3
+        differ = post("a", key, authorization=f"Bearer {other}")
+        assert (differ.status_code, differ.json()["error"]["code"]) == (401, "two_credentials")
+        both = [post("a" * size, key, authorization=f"Bearer {key}") for size in (1, 1, 30)]
+        assert [(answer.status_code, answer.headers["request-id"]) for answer in both] == [
+            (200, answer.headers["x-request-id"]) for answer in both
+        ]
+
+
 def test_a_key_without_the_right(running: Any, up: Upstream) -> None:
     key = running.new_key(name="narrow", models=["team/*"])
     with anthropic.Anthropic(api_key=key, base_url=running.url, max_retries=0) as client:
