@@ -20,8 +20,8 @@ HIGH_WATER = 64 * 1024
 class MemoryTransport(asyncio.Transport):
     """Bytes of answers wait in ``buffer`` until the client reads them."""
 
-    def __init__(self, protocol: GatewayProtocol, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__({"peername": ("10.0.0.1", 5), "sockname": ("10.0.0.2", 80)})
+    def __init__(self, protocol: GatewayProtocol, loop: asyncio.AbstractEventLoop, client: tuple[str, int]) -> None:
+        super().__init__({"peername": client, "sockname": ("10.0.0.2", 80)})
         self._protocol = protocol
         self._loop = loop
         self.buffer = bytearray()
@@ -80,14 +80,21 @@ class MemoryTransport(asyncio.Transport):
 
 
 class MemoryConnection:
-    """A connection to ``app``; to be made within a running loop."""
+    """A connection to ``app``; to be made within a running loop. ``connections`` are those of its server, if it has
+    others."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        client: tuple[str, int] = ("10.0.0.1", 5),
+        connections: ClientConnections | None = None,
+    ) -> None:
         config = Config(app, ws="none", lifespan="off", log_config=None, proxy_headers=False)
         config.load()
         self.state = ServerState()
         self.state.default_headers = [(b"date", b"now")]
-        self.connections = ClientConnections(ConnectionLimits(10, 10, 30.0))
+        self.connections = ClientConnections(ConnectionLimits(10, 10, 30.0)) if connections is None else connections
+        self._others = len(self.connections)
         self.protocol = GatewayProtocol(
             config,
             self.state,
@@ -95,7 +102,7 @@ class MemoryConnection:
             connections=self.connections,
             refusals=Refusals(lambda: b"id", (), None),
         )
-        self.transport = MemoryTransport(self.protocol, asyncio.get_running_loop())
+        self.transport = MemoryTransport(self.protocol, asyncio.get_running_loop(), client)
         self.protocol.connection_made(self.transport)
 
     @property
@@ -136,4 +143,4 @@ class MemoryConnection:
                     await asyncio.sleep(0)
         assert not self.state.tasks
         assert not self.state.connections
-        assert len(self.connections) == 0
+        assert len(self.connections) == self._others

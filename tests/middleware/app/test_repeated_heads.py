@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_connection import MemoryConnection
 
+from sage.middleware.app.http.connections import Phase
 from sage.middleware.app.http.repeated_head import LONGEST
 from sage.middleware.routers.http.asgi import FIELDS, Receive, Scope, Send
 
 HEAD = b"POST /x?a=%%62 HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\nX-Own: a\r\nx-own: b\r\n\r\n"
-SEEN = ("method", "path", "raw_path", "query_string", "headers", "http_version")
+SEEN = ("client", "method", "path", "raw_path", "query_string", "headers", "http_version")
 
 
 class Application:
@@ -37,6 +38,8 @@ class Application:
         assert dict(reversed(scope["headers"])) == scope[FIELDS]
         self.seen.append({name: scope[name] for name in SEEN} | {"body": body})
         self.fields.append(scope[FIELDS])
+        if scope[FIELDS].digest is None:
+            scope[FIELDS].digest = b"%d" % len(self.seen)
         await send({"type": "http.response.start", "status": 200, "headers": [], "body": b"%d" % len(self.seen)})
 
 
@@ -69,6 +72,39 @@ def test_the_same_head_is_known_again_and_its_bodies_are_their_own() -> None:
     assert got.count(b"HTTP/1.1 200 OK\r\n") == len(bodies)
     first, second, third = app.fields[:3]
     assert first is second is not third  # the same object, so what was found in it need not be found again
+
+
+def test_a_head_is_known_on_another_connection_of_the_same_host_alone() -> None:
+    app = Application()
+
+    async def run() -> None:
+        first = MemoryConnection(app)
+        await first.send([request(b"one")], pause=4)
+        second = MemoryConnection(app, ("10.0.0.1", 6), first.connections)
+        await second.send([request(b"three")[:-2]], pause=4)
+        assert second.protocol.waits_for() is Phase.BODY
+        await second.send([b"ee", request(b"four")], pause=4)
+        assert second.protocol.waits_for() is Phase.IDLE
+        stranger = MemoryConnection(app, ("10.0.0.2", 6), first.connections)
+        await stranger.send([request(b"five")], pause=4)
+        third = MemoryConnection(app, ("10.0.0.1", 7), first.connections)
+        third.protocol.shutdown()  # it closes, and nothing that comes now is a request
+        third.protocol.data_received(request(b"nobody"))
+        for connection in (third, stranger, second, first):
+            await connection.leave()
+        assert not first.connections.heads
+        late = MemoryConnection(app, connections=first.connections)
+        await late.send([request(b"six")], pause=4)
+        await late.leave()
+
+    asyncio.run(run())
+    assert [seen["body"] for seen in app.seen] == [b"one", b"three", b"four", b"five", b"six"]
+    assert [seen["client"] for seen in app.seen] == [
+        *[("10.0.0.1", 5), ("10.0.0.1", 6), ("10.0.0.1", 6), ("10.0.0.2", 6), ("10.0.0.1", 5)]
+    ]
+    assert [dict(seen["headers"])[b"content-length"] for seen in app.seen] == [b"3", b"5", b"4", b"4", b"3"]
+    # What was found in a head of the same lines is known; after the last connection of a host nothing is.
+    assert [fields.digest for fields in app.fields] == [b"1", b"1", b"1", b"4", b"5"]
 
 
 @pytest.mark.parametrize(

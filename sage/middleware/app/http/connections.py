@@ -14,6 +14,7 @@ from enum import Enum
 from heapq import nsmallest
 from typing import Protocol
 
+from sage.middleware.app.http.repeated_head import RepeatedHead
 from sage.middleware.settings.settings import Api
 
 KEEP_ALIVE = 75.0
@@ -97,6 +98,8 @@ class ClientConnections:
         self._periods: dict[ClientConnection, _Period] = {}
         self._by_address: defaultdict[str, set[ClientConnection]] = defaultdict(set)
         self._look_again = 0.0
+        self.heads: dict[str, RepeatedHead] = {}
+        """By address, the head that was parsed last of those that connections may repeat, while it has connections."""
 
     def __len__(self) -> int:
         return len(self._periods)
@@ -125,6 +128,7 @@ class ClientConnections:
             own.discard(connection)
             if not own:
                 del self._by_address[connection.address]
+                self.heads.pop(connection.address, None)
 
     def check(self, now: float) -> None:
         """Gives up those whose clients have kept them waiting for too long. To be called once a second."""

@@ -197,6 +197,10 @@ class Exchange:
             return None
         return self._taken()
 
+    def put_back(self, body: bytes) -> None:
+        """Has the whole body that was taken again, for another reader."""
+        self._body, self._news = body, True
+
     def _taken(self) -> bytes:
         """What has come of the body and was not taken."""
         body, parts = self._body, self._parts

@@ -161,6 +161,8 @@ class GatewayProtocol(asyncio.Protocol):
             if not data:
                 return
         repeated, running = self._repeated, self._running
+        if not self._received:
+            repeated = self._known_head(data)
         if repeated is not None and self._is_between and (running is None or running.answered):
             body = repeated.body_of(data)
             if body is not None:
@@ -168,9 +170,18 @@ class GatewayProtocol(asyncio.Protocol):
                 return
         self._parse(data)
 
+    def _known_head(self, data: bytes) -> RepeatedHead | None:
+        """Of the first bytes of a connection: the head that other connections of this client had, if they may have
+        it."""
+        known = self._all.heads.get(self.address)
+        if known is not None and not self.transport.is_closing():
+            self._repeated = known.of_connection(data, self._scope)
+        return self._repeated
+
     def _repeat(self, repeated: RepeatedHead, body: bytes, size: int) -> None:
         """Runs a request with the head of the last one, of which so many bytes have come."""
         self._received += size
+        self._head_complete = True
         scope = repeated.scope()
         missing = repeated.length - len(body)
         exchange = self._exchange(scope, True, True, None if missing else body)
@@ -213,6 +224,8 @@ class GatewayProtocol(asyncio.Protocol):
         if self._plain is not None:
             if was_between and self._begun == 1:  # the bytes are those of this request alone
                 self._repeated = repeatable(data, self._plain)
+                if self._repeated is not None:
+                    self._all.heads[self.address] = self._repeated
             self._plain = None
 
     def on_message_begin(self) -> None:

@@ -1,7 +1,9 @@
 """The head of a connection's last request, by which the next one is known without being parsed.
 
 Clients send the same lines with each request of a connection, but for the length of the body. To compare them costs a
-tenth of what it costs to parse them, and what an application has found in them (:class:`Fields`) holds for all.
+tenth of what it costs to parse them, and what an application has found in them (:class:`Fields`) holds for all. A
+client that opens many connections sends them on each: the first request of one is compared with what came last from
+the same host.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ LONGEST = 64 * 1024
 """Bytes of a body that such a request has at most."""
 OF_ONE_REQUEST = ("state", "sage.exchange")
 """What the scope of a request has that no other one's has."""
+_OF_A_LISTENER = ("server", "scheme")
 _LENGTH = b"content-length"
 _LENGTH_LINE = b"\r\n" + _LENGTH + b":"
 _MOST_DIGITS = len(str(LONGEST))
@@ -47,6 +50,21 @@ class RepeatedHead:
             return None
         body = data[end + len(after) :]
         return body if len(body) <= self.length else None
+
+    def of_connection(self, data: bytes, scope: Scope) -> RepeatedHead | None:
+        """This head for another connection, whose requests have ``scope``, of which ``data`` is the first that came;
+        ``None`` if that begins otherwise, or if more differs between the two connections than the client's port."""
+        own = self._scope
+        if not data.startswith(self._before):
+            return None
+        host = scope["client"] and scope["client"][0]
+        if host != (own["client"] and own["client"][0]) or any(own[name] != scope[name] for name in _OF_A_LISTENER):
+            return None
+        head = RepeatedHead.__new__(RepeatedHead)
+        head._before, head._digits, head._after, head.length = self._before, self._digits, self._after, self.length
+        head._scope = own.copy()
+        head._scope["client"] = scope["client"]
+        return head
 
     def scope(self) -> Scope:
         """The scope of a request that has this head, without :data:`OF_ONE_REQUEST`."""

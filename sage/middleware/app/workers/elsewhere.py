@@ -163,7 +163,13 @@ class FrontGateway(Gateway):
         raise Elsewhere("tools")
 
     def admit_known(self, principal: Principal, call: ModelCall) -> list[PublicModel] | None:
-        return None
+        registry = self.registry
+        if call.model not in registry.here or principal.tenant in registry.captured:
+            return None
+        models = super().admit_known(principal, call)
+        if models is not None and registry.budgeted is not None and registry.budgeted.of(principal, [call.model]):
+            raise Elsewhere("budgets")
+        return models
 
     async def admit(self, principal: Principal, call: ModelCall) -> list[PublicModel]:
         registry = self.registry

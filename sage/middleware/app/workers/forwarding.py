@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from sage.errors import Unavailable
 from sage.middleware.app.edge import answer_error
+from sage.middleware.app.http.exchange import Exchange
 from sage.middleware.app.workers.frames import FrameQueue, PeerGone, body_frames, frame
 from sage.middleware.app.workers.passed_sockets import pass_socket
 from sage.middleware.routers.http.asgi import Message, Receive, Scope, Send
@@ -200,31 +201,41 @@ class ForwardedRequest:
 class RecordedRequest:
     """A request that a front may answer itself: what it reads of the body is kept until it is known that it does."""
 
-    __slots__ = ("_parts", "_receive", "send")
+    __slots__ = ("_body", "_exchange", "_parts", "receiver", "send")
 
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive = receive
+    def __init__(self, exchange: Exchange, send: Send) -> None:
+        self._exchange = exchange
         self._parts: list[Message] | None = []
+        self._body = body = exchange.take_body()
+        """All of it, if it has come; then the exchange has it, too, and nothing has to be kept as it is read."""
+        if body is not None:
+            exchange.put_back(body)
+        self.receiver: Receive = self._receive if body is None else exchange.receive
+        """ASGI's ``receive``."""
         self.send = send
         """Past everything that changes an answer on its way out."""
 
-    async def receive(self) -> Message:
-        message = await self._receive()
+    async def _receive(self) -> Message:
+        message = await self._exchange.receive()
         if self._parts is not None:
             self._parts.append(message)
         return message
 
     def keep(self) -> None:
         """The request is answered here: what was read of it is not needed again."""
-        self._parts = None
+        self._parts = self._body = None
 
     def again(self) -> Receive:
         """A ``receive`` that begins at the body's first byte."""
-        parts = iter(cast(list[Message], self._parts))
-        self._parts = None
+        if self._body is not None:
+            self._exchange.take_body()  # if nobody has
+            parts = iter([cast(Message, {"type": "http.request", "body": self._body, "more_body": False})])
+        else:
+            parts = iter(cast(list[Message], self._parts))
+        self.keep()
 
         async def receive() -> Message:
             part: Any = next(parts, None)
-            return await self._receive() if part is None else part
+            return await self._exchange.receive() if part is None else part
 
         return receive

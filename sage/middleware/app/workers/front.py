@@ -52,9 +52,9 @@ class FrontApplication:
         if (scope["method"], scope["path"]) not in self._hot:
             await self._forwarder.forward(scope, receive, send)
             return
-        recorded = scope[RECORDED] = RecordedRequest(receive, send)
+        recorded = scope[RECORDED] = RecordedRequest(scope["sage.exchange"], send)
         scope.setdefault("state", {})["log"] = {"worker": self._index}
-        await self._edge(scope, recorded.receive, send)
+        await self._edge(scope, recorded.receiver, send)
 
 
 class Front:

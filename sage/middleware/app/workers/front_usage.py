@@ -37,7 +37,7 @@ class FrontRecords:
             return None
         del self._calls[: len(calls)]
         offset = time.time() - time.perf_counter()
-        return SettledCalls(tuple(self._recorder.record(call, offset)[0] for call in calls))
+        return SettledCalls.of(self._recorder.record(call, offset)[0] for call in calls)
 
 
 def _by_the_owner(deployment: PricedDeployment) -> tuple[bool, Price | None]:

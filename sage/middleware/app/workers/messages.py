@@ -6,8 +6,9 @@ They are pickled: both ends are this program, and no other process has an end of
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sage.errors import SageError
 from sage.middleware.auth.credential_cache import Verified
@@ -109,7 +110,16 @@ class SettledCalls:
     """Front to owner, ten times a second while there are some, and before :class:`FrontCounts`: calls that have ended,
     for the usage ledger. Their costs are not known, but for those that cost nothing."""
 
-    records: tuple[UsageRecord, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    """Each is the fields of a :class:`UsageRecord`: as plain tuples, which pickle reads and writes by itself."""
+
+    @classmethod
+    def of(cls, records: Iterable[UsageRecord]) -> SettledCalls:
+        return cls(tuple(map(tuple, records)))
+
+    @property
+    def records(self) -> Iterator[UsageRecord]:
+        return map(UsageRecord._make, self.rows)
 
 
 @dataclass(frozen=True, slots=True)
