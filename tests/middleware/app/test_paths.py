@@ -128,7 +128,7 @@ def test_the_root_answers_everyone(gateway: Callable[..., Running], auth: bool) 
         ("/collections", {"GET", "HEAD", "POST"}),
         ("/collections/c", {"GET", "HEAD", "DELETE"}),
         ("/kv/a", {"GET", "HEAD", "PUT", "DELETE"}),
-        ("/models/m", {"GET", "HEAD", "POST", "DELETE"}),
+        ("/models/m", {"GET", "HEAD", "POST", "PATCH", "DELETE"}),
         ("/auth/keys", {"GET", "HEAD", "POST"}),
         ("/auth/users", {"GET", "HEAD", "POST", "PATCH"}),
         ("/generate", {"POST"}),
