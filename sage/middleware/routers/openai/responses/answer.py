@@ -7,7 +7,7 @@ from typing import Any
 
 from sage.middleware.gateway.tools.server_tool import ToolRun
 from sage.middleware.gateway.vector_stores.citations import cite
-from sage.middleware.providers.wire.json_values import objects
+from sage.middleware.providers.wire.json_values import first_object, objects
 from sage.middleware.providers.wire.messages import finish_of, plain_text, read_message
 from sage.middleware.routers.openai.responses import resource
 from sage.middleware.routers.openai.responses.request import ENCRYPTED, ResponsesRequest
@@ -16,9 +16,7 @@ from sage.middleware.routers.openai.responses.server_tools import ServerTools, r
 
 def complete(request: ResponsesRequest, response: dict[str, Any], chat: dict[str, Any]) -> dict[str, Any]:
     """``response`` with what the ``chat`` has answered."""
-    choices = chat.get("choices")
-    first = choices[0] if type(choices) is list and choices else None
-    choice: dict[str, Any] = first if type(first) is dict else next(iter(objects(choices)), {})
+    choice = first_object(chat.get("choices"))
     finish, sent = finish_of(choice), choice.get("message")
     text = plain_text(sent) if finish == "stop" and type(sent) is dict and not choice.get("logprobs") else None
     if text is not None:  # nearly every answer

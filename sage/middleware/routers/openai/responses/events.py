@@ -14,8 +14,8 @@ from sage.errors import SageError
 from sage.middleware.gateway.tools.server_tool import ToolRun
 from sage.middleware.gateway.vector_stores.citations import CitationStream
 from sage.middleware.providers.wire.event_bytes import DONE
-from sage.middleware.providers.wire.json_values import objects
-from sage.middleware.providers.wire.messages import DeltaReader, finish_of
+from sage.middleware.providers.wire.json_values import first_object, objects
+from sage.middleware.providers.wire.messages import DeltaReader, finish_of, plain_text
 from sage.middleware.providers.wire.repeated_events import HasShape, in_runs
 from sage.middleware.providers.wire.sse import payloads
 from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCall
@@ -76,7 +76,8 @@ class ChatStreamEvents:
         self._lists = list(lists)
         self._writer = writer
         self._keep = keep
-        self._deltas = TextDeltas(writer, sender)
+        self._deltas = TextDeltas(writer)
+        self._sender = sender
         self._reader = DeltaReader()
         self._open: _OpenItem | None = None
         self._call: ToolCall | None = None
@@ -91,10 +92,12 @@ class ChatStreamEvents:
 
     def translate(self, events: bytes) -> bytes:
         """The complete chat ``events`` as those of the response."""
-        relayed = self._deltas.relay(events)
-        if relayed is not None:
-            return relayed
-        return self._begin() + in_runs(events, self._deltas, self._deltas.write, self._translated)
+        deltas = self._deltas
+        if deltas.shape is not None:
+            texts = deltas.shape.texts_sent(self._sender, events)
+            if texts is not None:
+                return deltas.write(texts)
+        return self._begin() + in_runs(events, deltas, deltas.write, self._translated)
 
     def _translated(self, event: bytes) -> bytes:
         """One event that is like none before."""
@@ -145,14 +148,19 @@ class ChatStreamEvents:
             self.usage = chunk["usage"]
         self._tier = chunk.get("service_tier") or self._tier
         events = self._ran(chunk["tool_runs"]) if "tool_runs" in chunk else b""
-        choices = objects(chunk.get("choices"))
+        choices = chunk.get("choices")
         if not choices:
             return events
-        choice = choices[0]
+        choice = first_object(choices)
         if choice.get("finish_reason"):
             self.finish = finish_of(choice)
         delta = choice.get("delta")
-        return events + (self._delta(delta, choice) if delta and isinstance(delta, dict) else b"")
+        if not delta or not isinstance(delta, dict):
+            return events
+        text = plain_text(delta) if not choice.get("logprobs") else None
+        if text is None:
+            return events + self._delta(delta, choice)
+        return events + self._text("output_text", text, []) if text else events
 
     def _ran(self, runs: Any) -> bytes:
         """What has become of runs of the gateway's tools."""

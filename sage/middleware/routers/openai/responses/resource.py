@@ -121,7 +121,7 @@ def response_usage(usage: Any) -> dict[str, Any] | None:
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if type(prompt) is not int or type(completion) is not int or prompt < 0 or completion < 0:
+    if not (type(prompt) is type(completion) is int and prompt >= 0 <= completion):
         prompt, completion = _count(prompt), _count(completion)
     if _PLAIN.issuperset(usage):
         return {

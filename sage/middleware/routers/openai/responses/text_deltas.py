@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sage.middleware.providers.wire.repeated_events import EventShape, HasShape, has_text_alone
+from sage.middleware.providers.wire.repeated_events import EventShape, has_text_alone
 from sage.middleware.routers.openai.responses.writer import EventWriter
 
 _MOST_LEARNED = 8
@@ -15,19 +15,12 @@ _MOST_LEARNED = 8
 class TextDeltas:
     """The chunks of one stream that are like one that was seen in the part of text that goes on."""
 
-    def __init__(self, writer: EventWriter, sender: HasShape | None) -> None:
+    def __init__(self, writer: EventWriter) -> None:
         self._writer = writer
-        self._sender = sender
         self.shape: EventShape | None = None
         self._form = b""
         self._texts: list[str] = []
         self._tries = 0
-
-    def relay(self, events: bytes) -> bytes | None:
-        """``events`` as those of the response; ``None`` unless each of them is like the one that was learned."""
-        shape = self.shape
-        texts = shape.texts_sent(self._sender, events) if shape is not None else None
-        return None if texts is None else self.write(texts)
 
     def write(self, texts: list[bytes]) -> bytes:
         """The events of the response for ``texts`` as they stand in JSON."""

@@ -56,10 +56,9 @@ class EventWriter:
 
     def repeated(self, form: bytes, texts: list[bytes]) -> bytes:
         """Events that are alike but for their number and their text, for which ``form`` has ``%d`` and ``%b``."""
-        number = self._number
-        self._number += len(texts)
-        values = chain.from_iterable(zip(range(number, self._number), texts, strict=True))
-        return form * len(texts) % tuple(values)
+        number, count = self._number, len(texts)
+        self._number = end = number + count
+        return form * count % tuple(chain.from_iterable(zip(range(number, end), texts)))  # noqa: B905 costs a call
 
     def snapshot(self, kind: str) -> bytes:
         """An event that has all of the response."""
