@@ -72,6 +72,10 @@ class PresetProvider(OpenAIProvider):
         for field, value in dropped:  # the first in the row is told of
             if has_effect(field, call.body[field]):
                 self._cannot(target, field, f" with '{value}'" if value else "")
+        for field, values in self._fixed_in(call.body, target.model) if has_it else ():
+            only = " or ".join(map(str, values))
+            self._cannot(target, field, f" other than {only} in '{target.model}'")
+            dropped.append((field, ""))
         if dropped:
             fields = {field for field, _ in dropped}
             call = replace(call, body=_without(call.body, fields))
@@ -115,6 +119,13 @@ class PresetProvider(OpenAIProvider):
             requested = body.get(field)
             if requested is not None and (not value or value == _choice(requested)):
                 yield field, value
+
+    def _fixed_in(self, body: Mapping[str, Any], model: str) -> Iterator[tuple[str, tuple[float, ...]]]:
+        """The numbers in ``body`` that ``model`` does not take, and what it takes in their place."""
+        fixed = next((numbers for pattern, numbers in self._preset.fixed_by if fnmatchcase(model, pattern)), {})
+        for field, values in fixed.items():
+            if body.get(field) is not None and body[field] not in values:
+                yield field, values
 
     # Errors in answers of status 200
 

@@ -48,8 +48,10 @@ def running(up: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     providers["preview"]["responses"] = True
     for kind in ("xai", "volcengine", "minimax"):
         providers[f"own-{kind}"] = {"kind": kind, "base_url": up.url, "api_key": "k", "responses": True}
-    models = {"two": {"deployments": [{"provider": "nvidia", "model": "one"}], "fallbacks": ["second"]}}
+    models: dict[str, Any] = {"two": {"deployments": [{"provider": "nvidia", "model": "one"}], "fallbacks": ["second"]}}
     models["second"] = {"deployments": [{"provider": "together", "model": "two"}]}
+    kimi = [{"provider": "moonshot", "model": "kimi-k2.6"}]
+    models["lenient-kimi"] = {"deployments": kimi, "drop_unsupported": True}
     data = {"data_dir": tmp_path_factory.mktemp("data"), "api": {"port": 0, "access_log": False}}
     with run_gateway(Settings.model_validate({**data, "llm": {"providers": providers, "models": models}})) as gateway:
         yield gateway
@@ -154,6 +156,44 @@ def test_xai_models_that_reason_refuse(running: Running, up: Upstream, model: st
         assert response.json()["error"]["param"] == field
     else:
         assert up.requests[0].body[field] == value
+
+
+# moonshot
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "value", "refused"),
+    [
+        ("kimi-k2.5", "temperature", 0.3, True),
+        ("kimi-k2.5", "temperature", 1, False),
+        ("kimi-k2.6", "temperature", 0.6, False),  # as it is where it does not think
+        ("kimi-k2.7-code", "temperature", 0.6, True),
+        ("kimi-k3", "temperature", 0, True),
+        ("kimi-k3", "n", 2, True),
+        ("kimi-k2.6", "top_p", 0.9, True),
+        ("kimi-k2.6", "top_p", 0.95, False),
+        ("kimi-k2.6", "presence_penalty", 0.5, True),
+        ("kimi-k2.6", "frequency_penalty", 0, False),
+        ("kimi-k2.6", "max_tokens", 9, False),
+        ("kimi-k2-0905-preview", "temperature", 0.3, False),
+        ("moonshot-v1-8k", "n", 2, False),
+    ],
+)
+def test_moonshot_models_that_think_have_fixed_numbers(
+    running: Running, up: Upstream, model: str, field: str, value: float, refused: bool
+) -> None:
+    response = chat(running, f"moonshot/{model}", **{field: value})
+    assert response.status_code == (400 if refused else 200), response.text
+    if refused:
+        assert response.json()["error"]["param"] == field
+        assert f"'{model}'" in response.json()["error"]["message"]
+    else:
+        assert up.requests[0].body[field] == value
+
+
+def test_moonshot_fixed_numbers_can_be_left_out(running: Running, up: Upstream) -> None:
+    assert chat(running, "lenient-kimi", temperature=0.3, n=2, top_p=0.95, max_tokens=9).status_code == 200
+    assert up.requests[0].body.keys() & {"temperature", "n", "top_p", "max_tokens"} == {"top_p", "max_tokens"}
 
 
 # minimax

@@ -74,6 +74,9 @@ class Preset(ProviderKind):
     the value is its ``type``): refused with 400, or left out for a model with ``drop_unsupported``."""
     unsupported_by: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """The same for some of its models, by patterns of their names; the first that fits holds."""
+    fixed_by: tuple[tuple[str, Mapping[str, tuple[float, ...]]], ...] = ()
+    """Numbers that some of its models take at these values alone, by patterns of their names; the first that fits
+    holds. Others are refused with 400, or left out for a model with ``drop_unsupported``."""
     renames: Mapping[str, str] = field(default_factory=dict)
     """OpenAI's fields that have another name there."""
     refused_hints: tuple[str, ...] = ()

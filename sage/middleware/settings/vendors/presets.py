@@ -9,6 +9,11 @@ from __future__ import annotations
 
 from sage.middleware.settings.vendors.kind import Preset
 
+_KIMI = {
+    **{"temperature": (1, 0.6), "top_p": (0.95,), "n": (1,)},
+    **{"presence_penalty": (0,), "frequency_penalty": (0,)},
+}
+
 PRESETS: tuple[Preset, ...] = (
     Preset(  # api-docs.deepseek.com/guides/thinking_mode, /guides/responses_api, /api/create-response
         name="deepseek",
@@ -38,11 +43,19 @@ PRESETS: tuple[Preset, ...] = (
         responses=True,
         sampling=("top_k", "top_a", "min_p", "repetition_penalty"),
     ),
-    Preset(  # platform.kimi.ai/docs; in China https://api.moonshot.cn/v1, with keys of its own
+    # platform.kimi.ai/docs/api/models-overview: what cannot be modified (0.6 is for one that does not think, as issues
+    # tell; of models after kimi-k2.6: second-hand, and their top_p is not said). In China https://api.moonshot.cn/v1,
+    # with keys of its own.
+    Preset(
         name="moonshot",
         variables={"MOONSHOT_API_KEY": "api_key"},
         default_url="https://api.moonshot.ai/v1",
         families=("kimi-*", "moonshot-v1-*"),
+        fixed_by=(
+            ("kimi-k2.[56]*", _KIMI),
+            ("kimi-k2.[7-9]*", {**_KIMI, "temperature": (1,), "top_p": (0.95, 1)}),
+            ("kimi-k[3-9]*", {**_KIMI, "temperature": (1,), "top_p": (0.95, 1)}),
+        ),
     ),
     # docs.siliconflow.cn/llms.txt, /cn/api-reference/chat-completions; outside China https://api.siliconflow.com/v1.
     # Its images have a wire of their own (`image_size`, and `images` in the answer).
