@@ -205,6 +205,18 @@ class Page:
         """Types ``text`` in place of what is selected."""
         await self._call("Input.insertText", text=text)
 
+    async def select_all(self) -> None:
+        """Selects what the field holds, as Ctrl+A does."""
+        keys = {"key": "a", "code": "KeyA", "windowsVirtualKeyCode": 65, "modifiers": 2}
+        await self._call("Input.dispatchKeyEvent", type="keyDown", commands=["selectAll"], **keys)
+        await self._call("Input.dispatchKeyEvent", type="keyUp", **keys)
+
+    async def choose_files(self, selector: str, *files: Path) -> None:
+        """Gives ``files`` to the picker of that CSS selector, as the dialog of the system would."""
+        found = await self._call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
+        names = [str(file) for file in files]
+        await self._call("DOM.setFileInputFiles", objectId=found["result"]["objectId"], files=names)
+
     async def press(self, key: str, code: int, *, shift: bool = False) -> None:
         """Presses a key, such as ``Enter``, whose virtual code is ``code``."""
         held = {"modifiers": 8} if shift else {}

@@ -116,6 +116,17 @@ def test_dialogs_give_the_focus_back(running: Running, tmp_path: Path) -> None:
         await press(page, "Enter", "Escape")  # at once
         await until(page, "!document.querySelector('dialog')")
         await focus_is(page, "main button.primary")
+        # What was typed and unticked stays while the page around it is drawn anew.
+        await press(page, "Enter")
+        await tab_to(page, "dialog input[name=name]")
+        await page.insert("kept")
+        await page.evaluate("document.querySelector('dialog input[name=scope]').click()")
+        await page.evaluate("import('/console/core/language.js').then(texts => texts.useLanguage('zh'))")
+        await until(page, "document.querySelector('dialog h2').innerText === '新建密钥'")
+        kept = "[document.querySelector('[name=name]').value, document.querySelector('[name=scope]').checked]"
+        assert await page.evaluate(kept) == ["kept", False]
+        await press(page, "Escape")
+        await until(page, "!document.querySelector('dialog')")
         # What goes leaves the focus in the page: at its table, or at the heading.
         await tab_to(page, "main table[tabindex]")
         await press(page, "End", "Enter")

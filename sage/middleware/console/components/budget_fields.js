@@ -10,7 +10,7 @@ const BOUNDS = ["rpm", "tpm", "concurrent"]
 export const BudgetFields = ({budget, name = "", label = t("people.budget")}) => html`
   <fieldset class="row-fields"><legend>${label}</legend>
     <${Field} label=${t("budget.amount")} hint=${t("people.budget_hint")}>${field => html`
-      <input ...${field} name=${`${name}amount`} type="number" min="0" step="any" value=${budget ? budget.usd ?? budget.tokens : ""} />`}<//>
+      <input ...${field} name=${`${name}amount`} type="number" min="0" step="any" defaultValue=${budget ? budget.usd ?? budget.tokens : ""} />`}<//>
     <${Field} label=${t("budget.unit")}>${field => html`
       <select ...${field} name=${`${name}unit`}>${["usd", "tokens"].map(each => html`
         <option key=${each} value=${each} selected=${each === (budget?.tokens ? "tokens" : "usd")}>${t(`budget.${each}`)}</option>`)}</select>`}<//>
@@ -30,7 +30,7 @@ export function readBudget(/** @type {FormData} */ form, name = "") {
 export const LimitFields = ({limits, name = "", label = t("page.limits")}) => html`
   <fieldset class="row-fields"><legend>${label}</legend>
     ${BOUNDS.map(bound => html`<${Field} key=${bound} label=${t(`limit.${bound}`)}>${field => html`
-      <input ...${field} name=${name + bound} type="number" min="1" step="1" value=${limits?.[bound] ?? ""} />`}<//>`)}
+      <input ...${field} name=${name + bound} type="number" min="1" step="1" defaultValue=${limits?.[bound] ?? ""} />`}<//>`)}
   </fieldset>`
 
 /** The limits of a form; `null` where none is given. */

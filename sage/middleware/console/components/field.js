@@ -3,7 +3,11 @@ import {html, useMemo} from "../core/html.js"
 
 let made = 0
 
-/** `children` is drawn with the field's id; `hint` stands below it, `error` in its place when there is one. */
+/**
+ * `children` is drawn with the field's id; `hint` stands below it, `error` in its place when there is one.
+ * A field that a form reads when it is sent has `defaultValue` or `defaultChecked`: `value` and `checked` would take back what was
+ * typed whenever the page around it is drawn anew.
+ */
 export function Field({label, hint, error, children}) {
   const id = useMemo(() => `field-${(made += 1)}`, [])
   const note = error ?? hint

@@ -78,7 +78,7 @@ function Setup({token}) {
     <p class="dim">${t("setup.intro")}</p>
     <${Form} act=${act} button=${t("setup.action")}>
       <${Field} label=${t("setup.token")} hint=${t("setup.token_hint")}>${field => html`
-        <input ...${field} name="given" value=${token} autocomplete="off" spellcheck="false" required />`}<//>
+        <input ...${field} name="given" defaultValue=${token} autocomplete="off" spellcheck="false" required />`}<//>
       <${Field} label=${t("login.user")}>${field => html`
         <input ...${field} name="username" autocomplete="username" required />`}<//>
       <${Field} label=${t("login.password")} hint=${t("setup.password_hint")}>${field => html`

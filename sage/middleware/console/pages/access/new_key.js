@@ -49,7 +49,7 @@ export function NewKey({onClose}) {
         ${may.peek()("tenant:admin") && html`<${TextField} label=${t("people.user")} name="user" hint=${t("keys.user_hint")} />`}
         <fieldset><legend>${t("keys.rights")}</legend>
           ${offered.map(scope => html`<label class="check" key=${scope}>
-            <input type="checkbox" name="scope" value=${scope} defaultChecked=${true} checked /> ${t(`scope.${scope}`)}</label>`)}
+            <input type="checkbox" name="scope" value=${scope} defaultChecked=${true} /> ${t(`scope.${scope}`)}</label>`)}
         </fieldset>
         <${TextField} label=${t("keys.models")} name="models" hint=${t("keys.models_hint")} />
         <${Field} label=${t("keys.expires")}>${field => html`

@@ -17,7 +17,7 @@ export const words = text => String(text ?? "").split(/[\s,]+/).filter(Boolean)
 export const patternText = patterns => patterns.includes("*") ? t("keys.all_models") : patterns.join(", ")
 
 export const TextField = ({label, name, value = "", hint = undefined, ...more}) => html`
-  <${Field} label=${label} hint=${hint}>${field => html`<input ...${field} name=${name} value=${value} spellcheck="false" autocomplete="off" ...${more} />`}<//>`
+  <${Field} label=${label} hint=${hint}>${field => html`<input ...${field} name=${name} defaultValue=${value} spellcheck="false" autocomplete="off" ...${more} />`}<//>`
 
 /** Unix seconds as a field for a local time has them; empty for none. */
 export function localTime(seconds) {

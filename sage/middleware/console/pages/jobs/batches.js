@@ -72,7 +72,7 @@ function NewBatch({onClose, onMade}) {
           <input ...${field} name="file" type="file" accept=".jsonl,.ndjson" required />`}<//>
         <${Field} label=${t("jobs.endpoint")}>${field => html`
           <select ...${field} name="endpoint">${ENDPOINTS.map(each => html`<option key=${each} value=${each}>${each}</option>`)}</select>`}<//>
-        <${Field} label=${t("jobs.window")} hint=${t("jobs.window_hint")}>${field => html`<input ...${field} name="window" defaultValue="24h" value="24h" required />`}<//>
+        <${Field} label=${t("jobs.window")} hint=${t("jobs.window_hint")}>${field => html`<input ...${field} name="window" defaultValue="24h" required />`}<//>
         <${Failure} error=${failed} />
         <div class="actions"><button type="button" class="quiet" onClick=${onClose}>${t("action.cancel")}</button>
           <button class="primary" disabled=${busy}>${t("jobs.make_batch")}</button></div>

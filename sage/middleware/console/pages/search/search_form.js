@@ -45,7 +45,7 @@ export function SearchForm({collection}) {
       </div>
       <details class="further"><summary>${t("search.more")}</summary>
         <div class="options">
-          <${Field} label=${t("search.top")}>${field => html`<input ...${field} name="top_k" type="number" min="1" max="100" defaultValue="10" value="10" />`}<//>
+          <${Field} label=${t("search.top")}>${field => html`<input ...${field} name="top_k" type="number" min="1" max="100" defaultValue="10" />`}<//>
           <${Field} label=${t("search.threshold")}>${field => html`<input ...${field} name="threshold" type="number" min="0" max="1" step="0.01" placeholder="0–1" />`}<//>
           <${Field} label=${t("search.weight")}>${field => html`
             <select ...${field} name="alpha"><option value="">${t("search.automatic")}</option>

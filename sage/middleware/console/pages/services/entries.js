@@ -59,7 +59,7 @@ function Entry({name, prefix, onClose, onChange}) {
       <${Failure} error=${error} />
       ${!data ? !error && html`<${Waiting} />` : html`
         <form onSubmit=${save}>
-          ${!name && html`<${Field} label=${t("kv.key")}>${field => html`<input ...${field} name="key" defaultValue=${prefix} value=${prefix} required spellcheck="false" />`}<//>`}
+          ${!name && html`<${Field} label=${t("kv.key")}>${field => html`<input ...${field} name="key" defaultValue=${prefix} required spellcheck="false" />`}<//>`}
           <${Field} label=${data.encoding ? t("kv.bytes", {encoding: data.encoding}) : t("kv.value")} hint=${t("kv.value_hint")}>${field => html`
             <textarea ...${field} class="code" name="value" rows="12" spellcheck="false" readonly=${!!data.encoding}
               defaultValue=${JSON.stringify(data.value, null, 2)} />`}<//>
