@@ -44,8 +44,14 @@ class Rooms:
                 answer = gateway.chat("bench", key=key["key"])
                 assert answer.status_code == 200, answer.text
         self._jobs()
-        upstream.handler = lambda _: reply({"error": {"message": "".join(WHOLE[:40])}}, 400)
-        gateway.chat("bench")
+        failure = {"error": {"message": "".join(WHOLE[:40]), "type": WHOLE[0], "code": WHOLE[1]}}
+        upstream.handler = lambda _: reply(failure, status=400)
+        assert gateway.chat("bench").status_code == 400
+
+    def tools(self) -> list[str]:
+        """The descriptions of the tools that were taken: a server has 256 at most."""
+        answers = [self.gateway.get(f"/mcp/servers/{name}/tools").json() for name in ("docs", "more")]
+        return [each["definition"]["description"] for answer in answers for each in answer["tools"]]
 
     def _put(self, room: str, text: str, method: str, path: str, body: Any) -> Any:
         headers = {"content-type": "application/json"}
@@ -76,19 +82,27 @@ class Rooms:
 def rooms(module_gateway: Callable[..., Running]) -> Iterator[Rooms]:
     from mcp_upstream import McpUpstream, tool
 
-    schema = {"type": "object", "properties": {text: {"type": "string", "description": text} for text in WHOLE}}
-    tools = [tool(f"tool{number}", text, inputSchema=schema, title=text) for number, text in enumerate(WHOLE)]
+    tools = [
+        tool(
+            f"tool{number}",
+            text,
+            title=text,
+            inputSchema={"type": "object", "properties": {text: {"description": text}}},
+        )
+        for number, text in enumerate(WHOLE)
+    ]
     named = [tool(text) for text in WHOLE[:20]]  # such names are left out, and that is told
     params = {"model": "bench", "requests": [{"prompt": text} for text in WHOLE]}
     schedules = {"nightly": {"cron": "0 3 * * *", "task": "generate", "params": params, "user": "root"}}
     webhooks = {"hosts": ["hooks.example"], "secret": "whsec_" + "c2VjcmV0LXpxWHd3ZWJob29rLTc3NzctYWJjZGVm"}
-    with Upstream() as upstream, McpUpstream(*tools, *named) as docs:
+    half = len(tools) // 2
+    with Upstream() as upstream, McpUpstream(*tools[:half], *named) as docs, McpUpstream(*tools[half:]) as more:
         providers = {"up": {"kind": "openai", "base_url": upstream.url, "api_key": "sk-upstream"}}
         models = {"bench": {"deployments": [{"provider": "up", "model": "m"}]}}
         gateway = module_gateway(
             llm={"providers": providers, "models": models},
             queue={"embedded_worker": False, "schedules": schedules, "webhooks": webhooks},
-            mcp={"servers": {"docs": {"url": docs.url}}},
+            mcp={"servers": {"docs": {"url": docs.url}, "more": {"url": more.url}}},
         )
         yield Rooms(gateway, upstream)
 
@@ -119,11 +133,12 @@ def test_rooms_show_text(rooms: Rooms, tmp_path: Path) -> None:
     async def act(page: Page) -> None:
         await open_tab(page, "mcp")
         await page.wait_for("document.querySelector('tbody')?.innerText.includes('docs__tool0')")
-        await look(page, "mcp", WHOLE)
+        await page.wait_for("document.querySelectorAll('tbody')[1]?.innerText.includes('more__tool')")
+        await look(page, "mcp", rooms.tools())
         await opened(page, "mcp", 12)
         await open_tab(page, "jobs")
         await page.wait_for("document.querySelector('main tbody tr')")
-        await look(page, "jobs", rooms.taken["errors"])
+        await look(page, "jobs", rooms.taken["errors"][-200:])  # a page of them
         await opened(page, "jobs", 12)
         for tab in (1, 2, 3, 4):
             await page.evaluate(f"document.querySelectorAll('main [role=tab]')[{tab}].click()")
@@ -147,10 +162,11 @@ def test_rooms_show_text(rooms: Rooms, tmp_path: Path) -> None:
     async def opened_limits(page: Page) -> None:
         """A row leads to where the limit is changed."""
         await page.evaluate("document.querySelector('main tbody tr.opens').cells[0].click()")
-        await page.wait_for("location.hash !== '#/limits'")
+        await page.wait_for("location.hash !== '#/limits' && document.querySelector('dialog, main h1')")
 
     visit(rooms.gateway, tmp_path / "profile", act)
-    assert faults == []
+    assert not faults, json.dumps(faults)[:4000]
+    assert len(rooms.tools()) > 5
     assert min(len(rooms.taken[room]) for room in ("tags", "models", "notes", "keys", "errors")) > 5
 
 

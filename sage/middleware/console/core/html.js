@@ -1,5 +1,5 @@
 /** The page's own view of the vendored libraries: hooks and templates, and signals that components follow. */
-import {useEffect, useState} from "../vendor/preact-htm.js"
+import {useEffect, useRef, useState} from "../vendor/preact-htm.js"
 import {effect} from "../vendor/signals-core.js"
 
 export {html, render, useCallback, useEffect, useErrorBoundary, useLayoutEffect, useMemo, useRef, useState} from "../vendor/preact-htm.js"
@@ -13,15 +13,12 @@ export {computed, effect, signal} from "../vendor/signals-core.js"
  */
 export function useSignal(source) {
   const [, redraw] = useState(0)
-  useEffect(() => {
-    let first = true
-    return effect(() => {
-      source.value
-      if (!first) redraw(count => count + 1)
-      first = false
-    })
-  }, [source])
-  return source.peek()
+  const shown = useRef(/** @type {any} */ (undefined))
+  shown.current = source.peek()
+  useEffect(() => effect(() => { // it may have changed since it was drawn: effects begin after the page was painted
+    if (source.value !== shown.current) redraw(count => count + 1)
+  }), [source])
+  return shown.current
 }
 
 /**

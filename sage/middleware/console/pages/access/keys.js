@@ -8,6 +8,7 @@ import {get} from "../../core/api.js"
 import {html, useLoaded, useState} from "../../core/html.js"
 import {t} from "../../core/language.js"
 import {queryOf, useQuery} from "../../core/query.js"
+import {place} from "../../core/router.js"
 import {hasAccounts, may, me} from "../../core/session.js"
 import {NewKey} from "./new_key.js"
 import {OneKey} from "./one_key.js"
@@ -30,9 +31,11 @@ function KeyList() {
   const {data, error, reload} = useLoaded(stop => get(path, stop), [path])
   const teams = useLoaded(stop => governs ? get("/auth/teams", stop) : Promise.resolve({teams: []}))
   const [making, setMaking] = useState(false)
-  const [open, setOpen] = useState("")
+  const [open, setOpen] = useState(place.peek().query.get("open") ?? "")
   const keys = data?.keys.filter(key => filter.ended || key.revoked_at === null)
-  const of = data?.keys.find(key => key.id === open)
+  const listed = data?.keys.find(key => key.id === open)
+  const elsewhere = useLoaded(stop => open && data && !listed ? get(`/auth/keys/${encodeURIComponent(open)}`, stop) : Promise.resolve(null), [open, !data, !listed])
+  const of = open ? listed ?? elsewhere.data : undefined
   return html`
     <${PageHead} title=${t("page.keys")} hint=${t("keys.hint")}>
       <button class="primary" onClick=${() => setMaking(true)}>${t("keys.make")}</button><//>
@@ -42,12 +45,12 @@ function KeyList() {
         <${TextFilter} label=${t("filter.user")} value=${filter.user} onChange=${user => set({user})} />`}
       <label class="check"><input type="checkbox" checked=${!!filter.ended} onChange=${event => set({ended: event.target.checked ? "1" : ""})} /> ${t("keys.with_ended")}</label>
     </div>
-    <${Failure} error=${error} retry=${reload} />
+    <${Failure} error=${error ?? elsewhere.error} retry=${reload} />
     ${!keys ? !error && html`<${Waiting} />` : keys.length === 0
       ? html`<${Empty} title=${t("keys.none")}><p>${t("keys.none_hint")}</p><//>`
       : html`<${Table} label=${t("page.keys")} columns=${columns(keys)} rows=${keys} id=${key => key.id} onOpen=${key => setOpen(key.id)} />`}
     ${making && html`<${NewKey} onClose=${() => { setMaking(false); reload() }} />`}
-    ${of && html`<${OneKey} key=${of.id} of=${of} onClose=${() => setOpen("")} onChanged=${reload} />`}`
+    ${of && html`<${OneKey} key=${of.id} of=${of} onClose=${() => setOpen("")} onChanged=${() => { reload(); elsewhere.reload() }} />`}`
 }
 
 const columns = keys => [

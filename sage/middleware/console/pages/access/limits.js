@@ -38,5 +38,6 @@ export function Limits() {
 /** To where it is changed. */
 function open({kind, name}) {
   if (kind === "model") return go("models", name)
-  location.hash = kind === "key" ? addressOf("keys", "", {}) : kind === "user" && may.peek()("tenant:admin") ? addressOf("people", "", {}) : addressOf("requests", "", {})
+  location.hash = kind === "key" ? addressOf("keys", "", {open: name})
+    : may.peek()("tenant:admin") ? addressOf("people", "", kind === "user" ? {user: name} : {team: name}) : addressOf("requests", "", {})
 }

@@ -9,6 +9,7 @@ import {get, post} from "../../core/api.js"
 import {number} from "../../core/format.js"
 import {html, useLoaded, useState} from "../../core/html.js"
 import {t} from "../../core/language.js"
+import {place} from "../../core/router.js"
 import {may} from "../../core/session.js"
 import {amount} from "../usage/budgets.js"
 import {OneTeam} from "./one_team.js"
@@ -18,11 +19,11 @@ import {TextField, patternText} from "./rights.js"
 export function People() {
   const users = useLoaded(stop => get("/auth/users", stop))
   const teams = useLoaded(stop => get("/auth/teams", stop))
-  const [open, setOpen] = useState(/** @type {any} */ ({}))
+  const [open, setOpen] = useState(/** @type {any} */ (Object.fromEntries(place.peek().query)))
   const close = () => setOpen({})
   const reload = () => { users.reload(); teams.reload() }
   const user = users.data?.users.find(each => each.name === open.user)
-  const team = teams.data?.teams.find(each => each.id === open.team)
+  const team = teams.data?.teams.find(each => each.id === open.team || each.name === open.team)
   const live = (teams.data?.teams ?? []).filter(each => !each.deleted)
   return html`
     <${PageHead} title=${t("page.people")} hint=${t("people.hint")}>
