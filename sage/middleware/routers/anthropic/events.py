@@ -23,12 +23,15 @@ from sage.middleware.routers.anthropic import answer
 from sage.middleware.routers.anthropic.errors import error_object
 from sage.middleware.usage.estimates import text_tokens
 
-_MARK = "@"
 _MOST_LEARNED = 8
 """How often it is tried to find chunks that are alike: some servers number each of them."""
 _BYTES_OF_TOKEN = 128
 """About how many bytes of an event there are for each token: most have the text of one, and 100 bytes around it."""
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+_BEFORE_TEXT = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":"text_delta","text":"'
+)
+_AFTER_TEXT = b'"}}\n\n'
 _BLOCK_STOP = b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n'
 _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
@@ -60,8 +63,8 @@ class MessageEvents:
         self._blocks = 0
         self.shape: EventShape | None = None
         """What most chunks of the block of text that is open look like."""
-        self._before = self._between = self._after = b""
-        """What stands around the texts in the events of that block."""
+        self._before = self._between = b""
+        """What stands before the text of an event of that block, and between two of them."""
         self._learned = 0
         self._is_signed = False
         """Whether the block of thinking that is open has its signature."""
@@ -90,7 +93,7 @@ class MessageEvents:
             texts = [text for text in texts if text]
             if not texts:
                 return b""
-        written = self._before + self._between.join(texts) + self._after
+        written = self._before + self._between.join(texts) + _AFTER_TEXT
         self._answer_tokens += -(-len(written) // _BYTES_OF_TOKEN)
         return written
 
@@ -175,7 +178,7 @@ class MessageEvents:
         return events
 
     def _text_delta(self, text: str) -> bytes:
-        return _event("content_block_delta", index=self._blocks, delta={"type": "text_delta", "text": text})
+        return self._before + orjson.dumps(text)[1:-1] + _AFTER_TEXT
 
     def _thinking(self, reasoning: str, signed: list[dict[str, Any]]) -> bytes:
         """What a delta adds to the thinking: its text, and the signatures. Blocks that are signed may say once more
@@ -242,8 +245,8 @@ class MessageEvents:
         events = self._close()
         self._block = kind
         if kind == "text":
-            self._before, _, self._after = self._text_delta(_MARK).partition(_MARK.encode())
-            self._between = self._after + self._before
+            self._before = _BEFORE_TEXT % self._blocks
+            self._between = _AFTER_TEXT + self._before
         return events + _event("content_block_start", index=self._blocks, content_block=block)
 
     def _close(self) -> bytes:
