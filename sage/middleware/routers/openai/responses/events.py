@@ -50,7 +50,12 @@ class _OpenItem:
     @property
     def is_one_text(self) -> bool:
         """Whether it is a message that has nothing but a text which goes on."""
-        return self.part == "output_text" and not self.parts and self.citing is None and not self.logprobs
+        return self.is_plain_text and not self.parts and not self.logprobs
+
+    @property
+    def is_plain_text(self) -> bool:
+        """Whether the part that goes on is a text without citations."""
+        return self.part == "output_text" and self.citing is None
 
 
 class ChatStreamEvents:
@@ -108,7 +113,7 @@ class ChatStreamEvents:
             if isinstance(chunk, dict):
                 translated += self._chunk(chunk)
                 item = self._open  # the event that opens one is mostly like no other one
-                if item is not None and item is before and item.part == "output_text" and item.citing is None:
+                if translated and item is not None and item is before and item.is_plain_text:
                     self._deltas.learn(event, chunk, item.name, len(item.parts), item.texts)
         return translated
 
@@ -229,6 +234,9 @@ class ChatStreamEvents:
             events += self._writer.event("response.content_part.added", **place, part=part)
         if not text and not logprobs:
             return events
+        if item.citing is None and not logprobs and kind == "output_text":
+            item.texts.append(text)
+            return events + self._writer.text_delta(item.name, len(item.parts), text)
         if kind == "refusal":
             item.texts.append(text)
             return events + self._writer.event("response.refusal.delta", **self._part_place(item), delta=text)

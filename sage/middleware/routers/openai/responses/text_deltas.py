@@ -23,7 +23,9 @@ class TextDeltas:
         self._tries = 0
 
     def write(self, texts: list[bytes]) -> bytes:
-        """The events of the response for ``texts`` as they stand in JSON."""
+        """The events of the response for ``texts`` as they stand in JSON; an empty one has none."""
+        if b"" in texts:
+            texts = [text for text in texts if text]
         self._texts.append(b"".join(texts).decode())
         return self._writer.repeated(self._form, texts)
 

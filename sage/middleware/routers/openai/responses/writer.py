@@ -76,6 +76,10 @@ class EventWriter:
         self._number = number + 2
         return _TEXT_BEGUN % (number, index, item, number + 1, item, index)
 
+    def text_delta(self, name: str, part: int, text: str) -> bytes:
+        """More of the text that is the part of that number in the message of that name."""
+        return self.repeated(self.text_form(name, part), [orjson.dumps(text)[1:-1]])
+
     def text_form(self, name: str, part: int) -> bytes:
         """What :meth:`repeated` makes the deltas of a text of."""
         return _TEXT_DELTA % (name.encode(), len(self.output), part)

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from response_oracle import check_events, check_response, events_of
 from running_gateway import Running
@@ -193,6 +193,7 @@ def _translated(deltas: list[dict[str, Any]], finish: str, cuts: list[int], *, p
     return re.sub(rb'"completed_at":\d+', b'"completed_at":1', out + end)
 
 
+@example(pieces=[("content", "a"), ("content", "b"), ("content", "")], with_role="none", finish="stop", cuts=[])
 @given(
     pieces=st.lists(st.tuples(st.sampled_from(["content"] * 6 + ["reasoning_content", "refusal"]), _TEXT), max_size=16),
     with_role=st.sampled_from(["first", "each", "none"]),
