@@ -147,7 +147,10 @@ def test_rooms_show_text(rooms: Rooms, tmp_path: Path) -> None:
             if tab == 2:
                 await opened(page, "schedules", 1)
         await page.evaluate("location.hash = '#/usage?by=tag'")
-        await page.wait_for("document.querySelector('#budgets') && document.querySelector('main tbody tr')")
+        budgets = len(rooms.taken["tags"])
+        await page.wait_for(
+            f"document.querySelectorAll('.cards li').length >= {budgets} && document.querySelector('main tbody tr')"
+        )
         await look(page, "usage", [*rooms.taken["tags"], *rooms.taken["keys"]])
         await page.evaluate("location.hash = '#/usage?by=key'")
         await page.wait_for("document.querySelector('main th')?.innerText === 'Key'")
