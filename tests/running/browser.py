@@ -211,6 +211,10 @@ class Page:
         await self._call("Input.dispatchKeyEvent", type="keyDown", commands=["selectAll"], **keys)
         await self._call("Input.dispatchKeyEvent", type="keyUp", **keys)
 
+    async def block(self, *urls: str) -> None:
+        """Lets no request to these URLs, with ``*`` for anything, leave the tab; none: all leave it again."""
+        await self._call("Network.setBlockedURLs", urls=list(urls))
+
     async def choose_files(self, selector: str, *files: Path) -> None:
         """Gives ``files`` to the picker of that CSS selector, as the dialog of the system would."""
         found = await self._call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
