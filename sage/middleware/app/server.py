@@ -22,6 +22,7 @@ from sage.middleware.app.main import create_app
 from sage.middleware.app.memory import leave_alone_what_lives, prepare_for_large_blocks
 from sage.middleware.app.worker_process import WorkerProcess
 from sage.middleware.app.workers.listening import bind_all, check_workers, share_of
+from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.jobs.opening import Queue
 from sage.middleware.routers.http.asgi import ASGIApp
 from sage.middleware.settings.reading import LoadedSettings
@@ -36,6 +37,7 @@ class MainServer(GatewayServer):
 
     own_worker: WorkerProcess | None
     queue: Queue
+    gateway: Gateway
     fronts: Fronts | None = None
     """The other processes that take connections; ``None`` means that there are none."""
     on_ready: Callable[[], None]
@@ -56,6 +58,7 @@ class MainServer(GatewayServer):
 
     def closing(self) -> None:
         self.queue.end_watching()
+        self.gateway.ending.set()
         running = len(self.server_state.tasks)
         if self.fronts is not None:
             running += self.fronts.in_flight()
@@ -91,6 +94,7 @@ def make_server(
     connections = ClientConnections(ConnectionLimits.of(settings.api))
     server = MainServer(http_config(served, app.refusals(), settings, connections), connections)
     server.own_worker, server.queue, server.on_ready = state.own_worker, state.queue, on_ready
+    server.gateway = state.gateway
     server.fronts = fronts
     return server
 

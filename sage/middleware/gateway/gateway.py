@@ -94,6 +94,8 @@ class Gateway:
             metrics.services,
         )
         self.responses = KeptResponses(settings)
+        self.ending = asyncio.Event()
+        """Set when the gateway shuts down: who watches it would keep it for ever."""
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop that it runs on; ``None`` means that it does not run yet."""
         self._dispatch = dispatch

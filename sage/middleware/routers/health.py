@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Literal
@@ -124,9 +125,13 @@ async def metrics_live(gateway: TheGateway) -> Response:
     how long it was; `requests` that ended in it and how many `failed` (a status from 400); those `in_flight`;
     `prompt_tokens` and `completion_tokens`; `p50` and `p95` of `duration` and of `first_token`, in seconds, null if
     none ended; and requests, failed and in flight by model in `models`."""
-    return StreamingResponse(_seconds(live_metrics(gateway.metrics)), media_type=EVENTS, headers=NO_BUFFERS)
+    return StreamingResponse(
+        _seconds(live_metrics(gateway.metrics), gateway.ending), media_type=EVENTS, headers=NO_BUFFERS
+    )
 
 
-async def _seconds(seconds: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def _seconds(seconds: AsyncIterator[dict[str, Any]], ending: asyncio.Event) -> AsyncIterator[bytes]:
     async for second in seconds:
+        if ending.is_set():
+            return
         yield b"data: " + orjson.dumps(second) + b"\n\n"

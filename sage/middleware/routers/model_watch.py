@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
@@ -27,7 +28,10 @@ State = dict[str, Any]
 
 
 async def watch_list(
-    models: Callable[[], Awaitable[Iterable[PublicModel]]], rest: Callable[[], State], shown: set[str]
+    models: Callable[[], Awaitable[Iterable[PublicModel]]],
+    rest: Callable[[], State],
+    shown: set[str],
+    ending: asyncio.Event,
 ) -> AsyncIterator[bytes]:
     """Events ``{"models", "removed", "whole", …}`` with what ``rest`` tells: the first one is ``whole`` and has every
     model, a later one those that have changed and the names of those that are gone.
@@ -36,7 +40,7 @@ async def watch_list(
     """
     known: dict[str, int] = {}
     rest_before, is_first = b"", True
-    async for is_due in _looks():
+    async for is_due in _looks(ending):
         changed: list[bytes] = []
         present: set[str] = set()
         for number, model in enumerate(await models(), 1):
@@ -61,11 +65,11 @@ async def watch_list(
         is_first = False
 
 
-async def watch_one(state: Callable[[], Awaitable[State]]) -> AsyncIterator[bytes]:
+async def watch_one(state: Callable[[], Awaitable[State]], ending: asyncio.Event) -> AsyncIterator[bytes]:
     """An event with the whole ``state`` whenever it has changed; an error ends them, as an event."""
     before = b""
     try:
-        async for is_due in _looks():
+        async for is_due in _looks(ending):
             now = orjson.dumps(await state())
             if now != before:
                 yield b"data: " + now + b"\n\n"
@@ -76,13 +80,15 @@ async def watch_one(state: Callable[[], Awaitable[State]]) -> AsyncIterator[byte
         yield b"data: " + orjson.dumps(error.envelope()) + b"\n\n"
 
 
-async def _looks() -> AsyncIterator[bool]:
-    """One item for each look; true where none has been for so long that a sign of life is due."""
+async def _looks(ending: asyncio.Event) -> AsyncIterator[bool]:
+    """One item for each look until the gateway ends; true where none has been for so long that a comment is due."""
     told = time.monotonic()
-    while True:
+    while not ending.is_set():
         began = time.monotonic()
         is_due = began - told >= _QUIET
         if is_due:
             told = began
         yield is_due
-        await asyncio.sleep(max(_PAUSE, (time.monotonic() - began) * _SHARE))
+        pause = max(_PAUSE, (time.monotonic() - began) * _SHARE)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ending.wait(), pause)

@@ -208,7 +208,7 @@ async def list_models(request: Request, principal: Caller, gateway: TheGateway, 
         return ModelStates.model_validate({"models": states, **rest()})
     shown: set[str] = set()
     request.scope["state"][STILL_ALLOWED] = lambda rights: [rights.require_model(name) for name in shown]
-    return StreamingResponse(watch_list(models, rest, shown), media_type=EVENTS, headers=NO_BUFFERS)
+    return StreamingResponse(watch_list(models, rest, shown, gateway.ending), media_type=EVENTS, headers=NO_BUFFERS)
 
 
 def _beside_models(gateway: Gateway, principal: Principal, machine: int | None) -> dict[str, Any]:
@@ -318,7 +318,7 @@ async def show_model(name: str, request: Request, principal: Caller, gateway: Th
     if not watch:
         return ModelState.model_validate(first)
     request.scope["state"][STILL_ALLOWED] = lambda rights: rights.require_model(name)
-    return StreamingResponse(watch_one(state), media_type=EVENTS, headers=NO_BUFFERS)
+    return StreamingResponse(watch_one(state, gateway.ending), media_type=EVENTS, headers=NO_BUFFERS)
 
 
 @router.post(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from running_gateway import Running
+from running_gateway import Running, run_gateway
 from upstream import Upstream
+
+from sage.middleware.settings.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -79,3 +83,16 @@ def test_a_key_sees_its_models_alone_and_no_longer_than_it_may(running: Running)
         assert next(events, None) is None
     with watching(running, "/models?watch=true", made["key"]) as events:
         assert names(next(events)) == ["other"]
+
+
+def test_who_watches_does_not_keep_a_gateway_that_shuts_down(tmp_path: Path) -> None:
+    """It would wait for them as for a request, half a minute long."""
+    settings = Settings.model_validate({"data_dir": tmp_path, "api": {"port": 0, "access_log": False}})
+    with ExitStack() as open_streams:
+        with run_gateway(settings) as ending:
+            paths = ("/models?watch=true", "/models/gemma-3-270m?watch=true", "/metrics/live")
+            streams = [open_streams.enter_context(watching(ending, path)) for path in paths]
+            assert all(next(events) for events in streams)
+            began = time.monotonic()
+        assert time.monotonic() - began < 15
+        assert not any("error" in event for events in streams for event in events)
