@@ -28,6 +28,8 @@ _BUILT_IN_LIMIT = RequestLimits().max_tokens
 _CHAT = Operation.CHAT  # to look up a member of an enum costs a call on Python 3.11
 _MAX_FALLBACKS = 8
 _MAX_MESSAGES = 10_000
+UNMEASURED = -1
+_LONG = 4_096  # characters
 
 
 def check(call: ModelCall, limits: RequestLimits) -> None:
@@ -37,8 +39,9 @@ def check(call: ModelCall, limits: RequestLimits) -> None:
         _check_tokens_of_answer(call, body, limits)
     if "options" in body:
         _check_options(call, limits)
-    call.text_size = size = plain_size(body["messages"]) if "messages" in body else None
+    size = plain_size(body["messages"]) if "messages" in body else None
     is_plain = size is not None
+    call.text_size = None if size == UNMEASURED else size
     if is_plain and operation is _CHAT and call.native is None and call.hints is None and HARMLESS.issuperset(body):
         if _CHOICE_FIELDS.isdisjoint(body):
             call.is_plain = True
@@ -144,19 +147,25 @@ def _check_messages(body: dict[str, Any], walk: BodyWalk) -> None:
 
 def plain_size(messages: Any) -> int | None:
     """The bytes of text of ``messages`` if each of them is an object with a role and a text and nothing else, as in
-    most chats; else ``None``."""
+    most chats; else ``None``. :data:`UNMEASURED` for long texts that are not ASCII: to encode them takes as long as to
+    write the request, and mostly nobody asks."""
     if type(messages) is not list or not 0 < len(messages) <= _MAX_MESSAGES:
         return None
-    size = 0
+    size, long = 0, False
     try:
         for message in messages:
             content = message["content"]
             if len(message) != 2 or type(message["role"]) is not str:
                 return None
-            size += len(content) if content.isascii() else len(content.encode())
+            if content.isascii():
+                size += len(content)
+            elif len(content) <= _LONG:
+                size += len(content.encode())
+            else:
+                long = True
     except (TypeError, KeyError, AttributeError, UnicodeEncodeError):
         return None
-    return size
+    return UNMEASURED if long else size
 
 
 def _check_native_content(body: Mapping[str, Any], walk: BodyWalk) -> None:

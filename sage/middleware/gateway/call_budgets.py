@@ -15,7 +15,7 @@ from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.gateway.body_walk import HARMLESS
 from sage.middleware.gateway.media_bounds import media_bound
 from sage.middleware.providers.base import ModelCall, Operation, count_prompts
-from sage.middleware.usage.estimates import upper_bound_prompt
+from sage.middleware.usage.estimates import size_of_texts, upper_bound_prompt
 from sage.middleware.usage.price_list import PriceList
 from sage.middleware.usage.prices import MostRates
 
@@ -79,7 +79,10 @@ class CallBudgets:
             if answer > self._most_output:
                 answer = self._most_output
             # a byte of text is a token at most
-            tokens = (call.text_size or 0) + _EACH_MESSAGE * (len(call.body["messages"]) + 1)
+            size = call.text_size
+            if size is None:
+                size = call.text_size = size_of_texts(call.body["messages"]) or 0
+            tokens = size + _EACH_MESSAGE * (len(call.body["messages"]) + 1)
         elif call.operation in _WITHOUT_ANSWER:
             return None
         elif call.relayed:

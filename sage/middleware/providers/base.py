@@ -150,7 +150,8 @@ class ModelCall:
     request_id: bytes = b""
     """The ``x-request-id`` of the request that it was made of; empty without one."""
     text_size: int | None = None
-    """The bytes of text of a chat whose messages are a role and a text each; admission sets it, ``None`` for others."""
+    """The bytes of text of a chat whose messages are a role and a text each; admission sets it. ``None`` for others,
+    and for long texts that nobody has measured."""
     is_plain: bool = False
     """Whether it is a chat of such messages that asks for one answer, and has no field with text beside them; admission
     sets it."""

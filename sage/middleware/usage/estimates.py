@@ -26,7 +26,7 @@ def estimate_prompt(body: Mapping[str, Any], text_size: int | None = None) -> in
     messages, where these are a role and a text each and were measured before."""
     if "tools" not in body and "messages" in body:
         if text_size is None:
-            text_size = _text_size(body["messages"])
+            text_size = size_of_texts(body["messages"])
         if text_size is not None:
             return _EACH_MESSAGE * len(body["messages"]) - (-text_size // _BYTES) or 1
     size = tokens = 0
@@ -40,7 +40,7 @@ def estimate_prompt(body: Mapping[str, Any], text_size: int | None = None) -> in
     return max(1, tokens + -(-size // _BYTES))
 
 
-def _text_size(messages: Any) -> int | None:
+def size_of_texts(messages: Any) -> int | None:
     """The bytes of text of messages of a text and at most a role each; ``None`` for others."""
     size = 0
     try:

@@ -159,6 +159,22 @@ def test_a_refused_call_says_when_to_come_back(start: Callable[..., Running], up
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("text", ["a", "é", "你", "😀"])
+def test_each_byte_of_a_text_is_reserved_however_long_it_is(start: Callable[..., Running], text: str) -> None:
+    running = start(defaults={"user": {"tokens": 10}})
+
+    def reserved(times: int) -> int:
+        messages = [{"role": "user", "content": text * times}, {"role": "user", "content": "x"}]
+        refusal = running.post("/v1/chat/completions", json={"model": "bench", "messages": messages, "max_tokens": 1})
+        assert refusal.status_code == 429, refusal.text
+        return int(refusal.json()["error"]["message"].partition("this call may take ")[2].partition(" ")[0])
+
+    size = len(text.encode())
+    assert reserved(9_000) - reserved(1) == 8_999 * size
+    assert reserved(9_000) >= 9_000 * size + 1
+
+
+@pytest.mark.slow
 def test_images_are_reserved_for(start: Callable[..., Running], up: Upstream) -> None:
     running = start(users={"root": {"tokens": 2500}})
     head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (1024).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
