@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import Body, Query, Request
+from fastapi import Body, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -340,10 +340,19 @@ async def register_model(
     return JSONResponse(model.describe(), status_code=201 if created else 200)
 
 
+async def _known_model(name: str, principal: Caller, gateway: TheGateway) -> str:
+    """The model of the path. What is wrong with the path is said before anything of the body: `/models/m/load` takes no
+    other method, and is no model."""
+    require_model_access(principal, name)
+    if gateway.registry.get(name) is None:
+        await gateway.registry.resolve(name)
+    return name
+
+
 @router.patch("/models/{name:path}", name="models_change")
 @requires(Scope.MODELS_WRITE)
 async def change_model(
-    name: str,
+    name: Annotated[str, Depends(_known_model)],
     body: RegistrationFields,
     principal: Caller,
     gateway: TheGateway,
@@ -355,7 +364,6 @@ async def change_model(
 
     `revision`, as `GET` tells it, has the change refused (409) where somebody else has changed the model since.
     """
-    require_model_access(principal, name)
     if not body:
         raise InvalidRequest("give at least one field to change, such as 'deployments' or 'fallbacks'")
     whole = partial(_check_registration, principal, name)

@@ -240,6 +240,9 @@ def test_a_change_that_is_wrong_leaves_the_model_as_it_was(refusing: Running, fi
 def test_only_what_was_registered_at_run_time_is_changed(up: Upstream, gateway: Callable[..., Running]) -> None:
     running = gateway(llm=llm(up, bench=body()))
     assert change(running, "/models/nobody", {"pin": True}).status_code == 404
+    for path in ("/models/nobody", "/models/bench/load", "/models/bench/explain"):  # whatever the body is
+        answer = running.request("PATCH", path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found"), path
     answer = change(running, "/models/bench", {"pin": True})
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "model_configured")
     assert "POST /settings/reload" in answer.json()["error"]["message"]
