@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from sage.middleware.providers.wire.repeated_events import EventShape, has_text_alone
-from sage.middleware.routers.openai.responses.writer import EventWriter
+from sage.middleware.routers.openai.responses.writer import EventWriter, RepeatedEvent
 
 _MOST_LEARNED = 8
 """How often it is tried to find chunks that are alike: some servers number each of them."""
@@ -18,7 +18,7 @@ class TextDeltas:
     def __init__(self, writer: EventWriter) -> None:
         self._writer = writer
         self.shape: EventShape | None = None
-        self._form = b""
+        self._form = RepeatedEvent(b"", b"", b"")
         self._texts: list[str] = []
         self._tries = 0
 

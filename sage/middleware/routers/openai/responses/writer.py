@@ -5,8 +5,7 @@ Source: OpenAI's API reference (responses, *Streaming*).
 
 from __future__ import annotations
 
-from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -24,9 +23,12 @@ _TEXT_BEGUN = (
     b'"part":{"type":"output_text","annotations":[],"logprobs":[],"text":""}}\n\n'
 )
 _TEXT_DELTA = (
-    b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":%%d,'
-    b'"item_id":"%b","output_index":%d,"content_index":%d,"delta":"%%b","logprobs":[]}\n\n'
+    b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":',
+    b',"item_id":"%b","output_index":%d,"content_index":%d,"delta":"',
+    b'","logprobs":[]}\n\n',
 )
+_NUMBERS = [b"%d" % number for number in range(1_024)]
+"""To write a number takes as long as all else of an event."""
 _TEXT_ENDED = (
     b'event: response.output_text.done\ndata: {"type":"response.output_text.done","sequence_number":%d,'
     b'"item_id":"%b","output_index":%d,"content_index":0,"text":%b,"logprobs":[]}\n\n'
@@ -37,6 +39,14 @@ _TEXT_ENDED = (
     b'"output_index":%d,"item":{"id":"%b","type":"message","status":"%b","role":"assistant","content":'
     b'[{"type":"output_text","annotations":[],"logprobs":[],"text":%b}]}}\n\n'
 )
+
+
+class RepeatedEvent(NamedTuple):
+    """An event without its number and its text: what stands before, between and behind them."""
+
+    before: bytes
+    middle: bytes
+    after: bytes
 
 
 class EventWriter:
@@ -54,11 +64,15 @@ class EventWriter:
         self._number += 1
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps(event))
 
-    def repeated(self, form: bytes, texts: list[bytes]) -> bytes:
-        """Events that are alike but for their number and their text, for which ``form`` has ``%d`` and ``%b``."""
-        number, count = self._number, len(texts)
-        self._number = end = number + count
-        return form * count % tuple(chain.from_iterable(zip(range(number, end), texts)))  # noqa: B905 costs a call
+    def repeated(self, form: RepeatedEvent, texts: list[bytes]) -> bytes:
+        """Events of that ``form``, one for each of ``texts`` as they stand in JSON."""
+        if not texts:
+            return b""
+        start = self._number
+        self._number = end = start + len(texts)
+        numbers = _NUMBERS[start:end] if end <= len(_NUMBERS) else [b"%d" % number for number in range(start, end)]
+        before, middle, after = form
+        return before + (after + before).join(map(middle.join, zip(numbers, texts))) + after  # noqa: B905 costs a call
 
     def snapshot(self, kind: str) -> bytes:
         """An event that has all of the response."""
@@ -80,9 +94,10 @@ class EventWriter:
         """More of the text that is the part of that number in the message of that name."""
         return self.repeated(self.text_form(name, part), [orjson.dumps(text)[1:-1]])
 
-    def text_form(self, name: str, part: int) -> bytes:
+    def text_form(self, name: str, part: int) -> RepeatedEvent:
         """What :meth:`repeated` makes the deltas of a text of."""
-        return _TEXT_DELTA % (name.encode(), len(self.output), part)
+        before, middle, after = _TEXT_DELTA
+        return RepeatedEvent(before, middle % (name.encode(), len(self.output), part), after)
 
     def text_ended(self, name: str, text: str, status: str) -> bytes:
         """A message is whole that has nothing but one ``text``."""
