@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 from fastapi.responses import Response
@@ -20,7 +21,7 @@ from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.routers.http.asgi import read_json
 from sage.middleware.routers.http.deps import Caller
 from sage.middleware.routers.http.guard import guarded_router, requires
-from sage.middleware.routers.http.key_names import TheKeyNames
+from sage.middleware.routers.http.key_names import KeyNames, TheKeyNames
 from sage.middleware.routers.http.openapi_bodies import json_body
 from sage.middleware.routers.items import Deleted, reply
 from sage.middleware.settings.budgets import BudgetSettings
@@ -76,8 +77,7 @@ async def list_budgets(request: Request, caller: Caller, key_names: TheKeyNames)
     accounts: Accounts | None = request.app.state.accounts
     reader = budgets.reader
     views = await asyncio.to_thread(lambda: reader.views(_visible(reader, accounts, caller)))
-    names = await key_names.of(view["name"] for view in views if view["kind"] == "key")
-    return reply({"budgets": [{**view, "key_name": names.get(view["name"])} for view in views]})
+    return reply({"budgets": await _with_key_names(views, key_names)})
 
 
 @router.put(
@@ -87,7 +87,9 @@ async def list_budgets(request: Request, caller: Caller, key_names: TheKeyNames)
     openapi_extra=json_body(BudgetSettings, {"usd": 100, "window": "month"}),
 )
 @requires(Scope.TENANT_ADMIN)
-async def put_budget(kind: Kind, name: str, request: Request, budgets: TheBudgets, caller: Caller) -> Response:
+async def put_budget(
+    kind: Kind, name: str, request: Request, budgets: TheBudgets, caller: Caller, key_names: TheKeyNames
+) -> Response:
     """Gives a subject its budget, in place of any other; what was spent in the window stays counted. Owners give
     budgets to the users and keys of their tenant; those of tenants, models and tags are admins'."""
     wanted = parse(BudgetSettings, await read_json(request.receive, request.scope))
@@ -95,7 +97,8 @@ async def put_budget(kind: Kind, name: str, request: Request, budgets: TheBudget
     subject, tenant = await asyncio.to_thread(_changeable, kind, name, request.app.state.accounts, caller)
     await budgets.give(subject, wanted, tenant, actor_of(caller))
     budget = Budget.of(subject, wanted, tenant=tenant)
-    return reply((await asyncio.to_thread(budgets.reader.views, [budget]))[0])
+    views = await asyncio.to_thread(budgets.reader.views, [budget])
+    return reply((await _with_key_names(views, key_names))[0])
 
 
 @router.delete("/budgets/{kind}/{name:path}", name="budgets_delete", response_model=Deleted)
@@ -108,6 +111,12 @@ async def delete_budget(kind: Kind, name: str, request: Request, budgets: TheBud
     if not await budgets.give(subject, None, tenant, actor_of(caller)):
         raise NotFound(f"the {kind} '{name[:80]}' has no budget of its own; GET /budgets shows what there is")
     return reply({"deleted": True})
+
+
+async def _with_key_names(views: Iterable[Mapping[str, Any]], key_names: KeyNames) -> list[dict[str, Any]]:
+    """``views`` of budgets, each with what its key is called."""
+    names = await key_names.of(view["name"] for view in views if view["kind"] == "key")
+    return [{**view, "key_name": names.get(view["name"]) if view["kind"] == "key" else None} for view in views]
 
 
 def _visible(budgets: BudgetReader, accounts: Accounts | None, caller: Principal) -> list[Budget]:

@@ -70,7 +70,7 @@ def test_lists_fit_eighty_columns(tmp_path: Path) -> None:
     run("key", "add", "--user", "me", "--scope", "generate", "--scope", "search", "--scope", "collections:write")
     lines = run("key", "list").splitlines()
     assert max(map(width, lines)) <= 80
-    assert "all but" in lines[1]
+    assert any("all but" in line for line in lines)
 
 
 @pytest.mark.slow

@@ -95,6 +95,7 @@ def test_callers_see_what_they_meet_owners_their_tenants_and_admins_all(house: H
         "left": 100,
         "opens_at": house.seen_by("bob") and house.seen_by("olga")["tenant:acme"]["opens_at"],
         "source": "config",
+        "key_name": None,
     }
     assert house.seen_by("bob")["user:bob"]["opens_at"] is None
 
