@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -39,13 +39,17 @@ def server() -> Iterator[PostgresqlServer]:
 def frozen(server: PostgresqlServer) -> Iterator[None]:
     """The server and all that it has started say nothing, while the kernel goes on answering for them."""
     pids = [server.process.pid, *children(server.process.pid)]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+
+    def signal_all(number: int) -> None:
+        for pid in pids:
+            with suppress(ProcessLookupError):  # those of connections come and go
+                os.kill(pid, number)
+
     try:
+        signal_all(signal.SIGSTOP)
         yield
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        signal_all(signal.SIGCONT)
 
 
 def count(database: Database) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -107,11 +107,15 @@ def ask(
         connections, transport = Connections(echo), make_transport(kind)
         server = await asyncio.start_server(connections.accept, alive or FOUR, 0)
         port = server.sockets[0].getsockname()[1]
-        if alive is None:
-            server.close()
-            await server.wait_closed()
         outcomes = []
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
+            # A loop of uvloop's does not close while a server is open, whatever went wrong before.
+            stack.push_async_callback(connections.end)
+            stack.callback(server.close)
+            stack.push_async_callback(transport.close)
+            if alive is None:
+                server.close()
+                await server.wait_closed()
             for address in dead:
                 stack.enter_context(black_hole(address, port))
             started = time.monotonic()
@@ -125,9 +129,6 @@ def ask(
                 except SageError as exc:
                     outcomes.append(f"{exc.code} {exc.message}")
             took = time.monotonic() - started
-        await transport.close()
-        server.close()
-        await connections.end()
         return outcomes, took, loop.looked_up
 
     with asyncio.Runner(loop_factory=NamesLoop) as runner:
