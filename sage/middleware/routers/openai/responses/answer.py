@@ -16,14 +16,16 @@ from sage.middleware.routers.openai.responses.server_tools import ServerTools, r
 
 def complete(request: ResponsesRequest, response: dict[str, Any], chat: dict[str, Any]) -> dict[str, Any]:
     """``response`` with what the ``chat`` has answered."""
+    try:
+        choice = chat["choices"][0]
+        text = plain_text(choice["message"])
+    except (LookupError, TypeError, AttributeError):  # it is not of the usual form
+        text = None
+    if text is not None and choice.get("finish_reason") == "stop" and not choice.get("logprobs"):  # nearly every answer
+        return resource.completed(response, text, chat.get("usage"), chat.get("service_tier"))
     choice = first_object(chat.get("choices"))
-    finish, sent = finish_of(choice), choice.get("message")
-    text = plain_text(sent) if finish == "stop" and type(sent) is dict and not choice.get("logprobs") else None
-    if text is not None:  # nearly every answer
-        name = resource.item_id("msg", response["id"], 0)
-        output = [resource.message_item(name, [resource.text_part(text)])]
-    else:
-        output = output_items(request, response["id"], choice, 0, incomplete=finish in ("length", "content_filter"))
+    finish = finish_of(choice)
+    output = output_items(request, response["id"], choice, 0, incomplete=finish in ("length", "content_filter"))
     return resource.ended(response, output, finish, chat.get("usage"), chat.get("service_tier"))
 
 

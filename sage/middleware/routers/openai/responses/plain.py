@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from sage.middleware.routers.http.asgi import take_model
@@ -61,7 +60,7 @@ class PlainRequest(ResponsesRequest):
 
     def response(self, name: str) -> dict[str, Any]:
         """As :func:`resource.new_response`."""
-        response = {"id": name, **resource.DEFAULTS, **self.body, "created_at": int(time.time())}
+        response = resource.response_of(self.body, name)
         del response["input"]
         response.pop("stream", None)
         return response

@@ -16,7 +16,8 @@ from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.routers.openai.responses import reasoning
 from sage.middleware.routers.openai.responses.tools import ToolName, custom_input
 
-DEFAULTS: Mapping[str, Any] = {
+_DEFAULTS: dict[str, Any] = {
+    "id": "",
     "object": "response",
     "created_at": 0,
     "status": "in_progress",
@@ -74,10 +75,18 @@ def item_id(prefix: str, response: str, number: int) -> str:
     return f"{prefix}_{response[5:]}{number:02d}"
 
 
+def response_of(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A response of that ``name`` before there is anything of it, with the ``fields`` that its request has set."""
+    response = _DEFAULTS.copy()  # a third of what it costs to put them into another object
+    response.update(fields)
+    response["id"], response["created_at"] = name, int(time.time())
+    return response
+
+
 def new_response(body: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The response to ``body`` before there is anything of it."""
     echoed = {field: body[field] for field in _ECHOED.intersection(body) if body[field] is not None}
-    response = {"id": name, **DEFAULTS, **echoed, "created_at": int(time.time())}
+    response = response_of(echoed, name)
     if "tools" in echoed:
         response["tools"] = [
             {**_FUNCTION, **tool} if tool.get("type") == "function" else tool for tool in objects(echoed["tools"])
@@ -91,6 +100,20 @@ def new_response(body: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _set(value: Mapping[str, Any]) -> dict[str, Any]:
     return {name: each for name, each in value.items() if each is not None}
+
+
+def completed(response: dict[str, Any], text: str, usage: Any, tier: Any) -> dict[str, Any]:
+    """``response`` with a ``text`` that is all of it: what :func:`ended` makes of that, in one step."""
+    part = {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
+    name = f"msg_{response['id'][5:]}00"
+    response["output"] = [
+        {"id": name, "type": "message", "status": "completed", "role": "assistant", "content": [part]}
+    ]
+    if isinstance(tier, str):
+        response["service_tier"] = tier
+    response["usage"] = response_usage(usage)
+    response["status"], response["completed_at"] = "completed", int(time.time())
+    return response
 
 
 def ended(
