@@ -31,12 +31,11 @@ from sage.middleware.routers.http.asgi import (
     Send,
     caller,
     caller_of_request,
-    read_json,
-    read_json_at_once,
     take_flag,
     take_model,
 )
 from sage.middleware.routers.http.hot_route import HotRoute
+from sage.middleware.routers.http.json_endpoint import JsonEndpoint
 from sage.middleware.routers.http.memory_turn import MakeBody, MakeEvents, in_context, read_memory
 from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import Events, respond
@@ -46,19 +45,11 @@ _MOST_EFFORT = {"xhigh": "high", "max": "high"}
 """Efforts beyond what all models of OpenAI's that think have."""
 
 
-class Messages:
+class Messages(JsonEndpoint):
     """The ASGI endpoint of ``/v1/messages``."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        body = read_json_at_once(receive, scope)
-        return self._read(scope, receive, send) if body is None else self._answer(body, scope, receive, send)
-
-    async def _read(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Nothing here holds the body, which the call lets go of once its stream has begun.
-        await self._answer(await read_json(receive, scope), scope, receive, send)
 
     def _answer(self, body: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         model, fallbacks = take_names(body, scope)

@@ -27,12 +27,11 @@ from sage.middleware.routers.http.asgi import (
     caller,
     caller_of_request,
     note,
-    read_json,
-    read_json_at_once,
     take_flag,
     take_model,
 )
 from sage.middleware.routers.http.hot_route import HotRoute
+from sage.middleware.routers.http.json_endpoint import JsonEndpoint
 from sage.middleware.routers.http.memory_turn import in_context, read_memory
 from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import respond
@@ -42,21 +41,13 @@ _OURS = frozenset({"search", "memory", "mcp"})
 """Fields of a chat that no provider sees."""
 
 
-class Inference:
+class Inference(JsonEndpoint):
     """The ASGI endpoint of one operation. All fields of the body go on to the provider unchanged, also unknown ones."""
 
     def __init__(self, gateway: Gateway, operation: Operation) -> None:
         self._gateway = gateway
         self._operation = operation
         self._streams = operation in (Operation.CHAT, Operation.COMPLETIONS)
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        body = read_json_at_once(receive, scope)
-        return self._read(scope, receive, send) if body is None else self._answer(body, scope, receive, send)
-
-    async def _read(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Nothing here holds the body, which the call lets go of once its stream has begun.
-        await self._answer(await read_json(receive, scope), scope, receive, send)
 
     def _answer(self, body: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if not _OURS.isdisjoint(body) and self._operation is _CHAT:

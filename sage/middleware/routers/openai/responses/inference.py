@@ -21,12 +21,11 @@ from sage.middleware.routers.http.asgi import (
     Scope,
     Send,
     caller,
-    read_json,
-    read_json_at_once,
     send_json,
     take_model,
 )
 from sage.middleware.routers.http.hot_route import HotRoute
+from sage.middleware.routers.http.json_endpoint import JsonEndpoint
 from sage.middleware.routers.http.memory_turn import in_context, read_memory
 from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import AnswersCalls, Events, respond
@@ -43,19 +42,11 @@ from sage.middleware.routers.openai.responses.truncation import context_of, trun
 _CHAT = Operation.CHAT  # to look up a member of an enum costs a call on Python 3.11
 
 
-class Responses:
+class Responses(JsonEndpoint):
     """The ASGI endpoint of ``/v1/responses``."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        body = read_json_at_once(receive, scope)
-        return self._read(scope, receive, send) if body is None else self._answer(body, scope, receive, send)
-
-    async def _read(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Nothing here holds the body, which the call lets go of once its stream has begun.
-        await self._answer(await read_json(receive, scope), scope, receive, send)
 
     def _answer(self, body: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         request = PlainRequest.read(body)
