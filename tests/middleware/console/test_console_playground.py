@@ -75,6 +75,7 @@ async def ask(page: Page, question: str, *, answers: int = 1) -> None:
     """Asks by keyboard, and waits until so many answers of the page are complete."""
     await page.evaluate("document.querySelector('#question').focus()")
     await page.insert(question)
+    await page.wait_for("!document.querySelector('#question').form.querySelector('.primary').disabled")
     await page.press("Enter", 13)
     await page.wait_for(f"document.querySelectorAll('.took').length === {answers}")
 
@@ -217,11 +218,12 @@ def test_large_images_are_shrunk_before_they_are_sent(watched: Watched, up: Upst
         await page.wait_for("document.querySelector('.composer .note')?.innerText.includes('5000 × 1000')")
         assert "2048 × 410" in await page.text(".composer .note")
         await give(page, "paste", "heavy.png", noise.getvalue())
-        await page.wait_for("document.querySelectorAll('.composer .note').length === 2")
-        await ask(page, "What is this?")
+        await ask(page, "What is this?")  # what is typed while a picture is read stays, and waits for it
 
     visit(watched.gateway, tmp_path / "profile", act)
-    sent = [part["image_url"]["url"] for part in asked(up)[0]["messages"][0]["content"][1:]]
+    text, *pictures = asked(up)[0]["messages"][0]["content"]
+    assert text == {"type": "text", "text": "What is this?"}
+    sent = [part["image_url"]["url"] for part in pictures]
     opened = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in sent]
     assert [(each.format, each.size) for each in opened] == [("PNG", (2048, 410)), ("JPEG", (1600, 1200))]
     assert opened[0].convert("RGBA").getpixel((9, 9)) == (0, 0, 0, 0)  # still transparent

@@ -22,14 +22,22 @@ export function Composer({question = "", pictures: first = [], earlier, onSend, 
   const [faults, setFaults] = useState([])
   const [over, setOver] = useState(false)
   const picker = useRef(null)
-  const draft = (words, shown) => { setText(words); setPictures(shown); onDraft?.(words, shown) }
-  const add = async files => {
-    const all = [...earlier, ...pictures]
-    const read = await readPictures(files, all.reduce((sum, each) => sum + each.size, 0), all.map(each => each.name))
-    setFaults(read.faults)
-    draft(text, [...pictures, ...read.pictures])
+  const [reading, setReading] = useState(0)
+  // What stands there now: while pictures are read, which takes seconds for large ones, people go on typing.
+  const now = useRef({words: question, shown: first})
+  const read = useRef(Promise.resolve())
+  const draft = (words, shown) => { now.current = {words, shown}; setText(words); setPictures(shown); onDraft?.(words, shown) }
+  const addNow = async files => {
+    const all = [...earlier, ...now.current.shown]
+    const {pictures: more, faults} = await readPictures(files, all.reduce((sum, each) => sum + each.size, 0), all.map(each => each.name))
+    setFaults(faults)
+    draft(now.current.words, [...now.current.shown, ...more])
   }
-  const ready = !blocked && (text.trim() !== "" || pictures.length > 0)
+  const add = files => {
+    setReading(count => count + 1)
+    read.current = read.current.then(() => addNow(files)).finally(() => setReading(count => count - 1))
+  }
+  const ready = !blocked && reading === 0 && (text.trim() !== "" || pictures.length > 0)
   const send = event => {
     event.preventDefault()
     if (!ready) return
