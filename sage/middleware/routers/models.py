@@ -344,8 +344,7 @@ async def _known_model(name: str, principal: Caller, gateway: TheGateway) -> str
     """The model of the path. What is wrong with the path is said before anything of the body: `/models/m/load` takes no
     other method, and is no model."""
     require_model_access(principal, name)
-    if gateway.registry.get(name) is None:
-        await gateway.registry.resolve(name)
+    await gateway.registry.resolve(name)
     return name
 
 

@@ -35,7 +35,7 @@ from sage.middleware.providers.wire.event_bytes import (
 )
 from sage.middleware.providers.wire.repeated_events import EventShape
 
-MAX_COUNT = 2**53
+_MAX_COUNT = 2**53
 """More tokens than this no upstream has counted."""
 _MOST_UNLIKE = 8
 """Times in a row after which no other shape is looked for: each event has something of its own (probabilities)."""
@@ -411,7 +411,7 @@ def read_usage(usage: Any) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if type(prompt) is int and type(completion) is int and 0 <= prompt <= MAX_COUNT and 0 <= completion <= MAX_COUNT:
+    if type(prompt) is int and type(completion) is int and 0 <= prompt <= _MAX_COUNT and 0 <= completion <= _MAX_COUNT:
         return Usage(prompt, completion, usage)
     if prompt is None and completion is None:  # Anthropic's names, which some servers of this wire send, too
         prompt, completion = sum(count(usage.get(name)) for name in _ANTHROPIC_PROMPT), usage.get("output_tokens")
@@ -420,7 +420,7 @@ def read_usage(usage: Any) -> Usage | None:
 
 def count(value: Any) -> int:
     """A number of tokens as an upstream reported it; 0 for what is not one. Bounded, so that sums fit JSON too."""
-    return int(min(value, MAX_COUNT)) if isinstance(value, int | float) and value > 0 else 0
+    return int(min(value, _MAX_COUNT)) if isinstance(value, int | float) and value > 0 else 0
 
 
 def payloads(events: bytes) -> list[Any]:

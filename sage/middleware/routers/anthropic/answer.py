@@ -13,7 +13,7 @@ from sage.errors import UpstreamFailed
 from sage.middleware.providers.token_details import token_details
 from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.providers.wire.messages import Message, finish_of, plain_text, read_message
-from sage.middleware.providers.wire.sse import MAX_COUNT, read_usage
+from sage.middleware.providers.wire.sse import read_usage
 from sage.middleware.providers.wire.tool_calls import ToolCall, arguments_object
 
 _STOP_REASONS = {
@@ -23,7 +23,7 @@ _STOP_REASONS = {
     "function_call": "tool_use",
     "content_filter": "refusal",
 }
-_PLAIN = {"prompt_tokens", "completion_tokens", "total_tokens"}
+_PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 
 
 def message(chat: Mapping[str, Any], stops: Sequence[str], estimated: tuple[int, int]) -> dict[str, Any]:
@@ -118,13 +118,11 @@ def stop_reason(
 
 def usage(counted: Any, estimated: tuple[int, int]) -> dict[str, Any]:
     """Anthropic's ``usage``, in which tokens of the cache are counted apart from the others of the prompt."""
-    if type(counted) is dict and counted.keys() == _PLAIN:
-        prompt, answer = counted["prompt_tokens"], counted["completion_tokens"]
-        if type(prompt) is type(answer) is int and 0 <= prompt <= MAX_COUNT and 0 <= answer <= MAX_COUNT:
-            return _usage(prompt, answer)
-    read = read_usage(counted) if counted is not None else None
+    read = read_usage(counted)
     if read is None:
         return _usage(*estimated)
+    if _PLAIN.issuperset(counted):
+        return _usage(read.prompt_tokens, read.completion_tokens)
     cached, reasoning, units = token_details(counted)
     written = (units or {}).get("cache_write_tokens", 0)
     prompt, answer = read.prompt_tokens, read.completion_tokens

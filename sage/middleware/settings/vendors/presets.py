@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from sage.middleware.settings.vendors.kind import Preset
 
-_KIMI = {
-    **{"temperature": (1, 0.6), "top_p": (0.95,), "n": (1,)},
-    **{"presence_penalty": (0,), "frequency_penalty": (0,)},
+_KIMI: dict[str, tuple[float, ...]] = {
+    "temperature": (1, 0.6),
+    "top_p": (0.95,),
+    "n": (1,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
 }
 
 PRESETS: tuple[Preset, ...] = (

@@ -22,7 +22,8 @@ def complete(request: ResponsesRequest, response: dict[str, Any], chat: dict[str
     except (LookupError, TypeError, AttributeError):  # it is not of the usual form
         text = None
     if text is not None and choice.get("finish_reason") == "stop" and not choice.get("logprobs"):  # nearly every answer
-        return resource.completed(response, text, chat.get("usage"), chat.get("service_tier"))
+        output = [resource.message_item(resource.item_id("msg", response["id"], 0), [resource.text_part(text)])]
+        return resource.ended(response, output, "stop", chat.get("usage"), chat.get("service_tier"))
     choice = first_object(chat.get("choices"))
     finish = finish_of(choice)
     output = output_items(request, response["id"], choice, 0, incomplete=finish in ("length", "content_filter"))

@@ -16,14 +16,7 @@ from sage.middleware.gateway.context.chat_memory import MemoryRequest
 from sage.middleware.gateway.context.context import add_context
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.providers.base import ModelCall, Operation
-from sage.middleware.routers.http.asgi import (
-    Receive,
-    Scope,
-    Send,
-    caller,
-    send_json,
-    take_model,
-)
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, send_json, take_model
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.json_endpoint import JsonEndpoint
 from sage.middleware.routers.http.memory_turn import in_context, read_memory

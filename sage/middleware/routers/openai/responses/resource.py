@@ -102,20 +102,6 @@ def _set(value: Mapping[str, Any]) -> dict[str, Any]:
     return {name: each for name, each in value.items() if each is not None}
 
 
-def completed(response: dict[str, Any], text: str, usage: Any, tier: Any) -> dict[str, Any]:
-    """``response`` with a ``text`` that is all of it: what :func:`ended` makes of that, in one step."""
-    part = {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
-    name = f"msg_{response['id'][5:]}00"
-    response["output"] = [
-        {"id": name, "type": "message", "status": "completed", "role": "assistant", "content": [part]}
-    ]
-    if isinstance(tier, str):
-        response["service_tier"] = tier
-    response["usage"] = response_usage(usage)
-    response["status"], response["completed_at"] = "completed", int(time.time())
-    return response
-
-
 def ended(
     response: dict[str, Any], output: list[dict[str, Any]], finish: str | None, usage: Any, tier: Any = None
 ) -> dict[str, Any]:
